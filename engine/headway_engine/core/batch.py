@@ -1,0 +1,81 @@
+"""What the scheduler hands to the executor for one engine step, and what it gets back.
+
+A step computes a `Batch`: for each scheduled sequence one `Chunk` of consecutive tokens. A prefill chunk carries prompt
+tokens (the last one of a prompt also samples); a decode chunk carries the one token sampled before. After the step the
+KV cache holds the keys and values of every token in the batch.
+
+KV cache layout, for every attention back end and kernel: one tensor each for keys and values per layer, of shape
+`[num_blocks, block_size, num_kv_heads, head_dim]`. Token at position p of a sequence lives in block
+`block_table[p // block_size]`, row `p % block_size`. Block 0 is never given to a sequence: padding rows write there.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from headway_engine.core.request import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence to compute in this step.
+
+    Attributes:
+        sequence_id: stable for the life of the request, unique in the batch.
+        token_ids: the tokens to compute, at positions `start .. start + len(token_ids) - 1`.
+        start: number of tokens whose keys and values are already in the cache.
+        block_table: the sequence's blocks, enough to hold `start + len(token_ids)` tokens.
+        sample: True when the last token of the chunk is the last known one, so that a next token is drawn.
+        sampling: how to draw it.
+        seed: the request's random stream (drawn once per request when the client gave none).
+        num_sampled: tokens sampled so far; with `seed` it fixes the random number, whatever the batch looks like.
+    """
+
+    sequence_id: int
+    token_ids: tuple[int, ...]
+    start: int
+    block_table: tuple[int, ...]
+    sample: bool
+    sampling: SamplingParams
+    seed: int
+    num_sampled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One engine step: decode chunks first, then prefill chunks, in scheduling order. Never empty."""
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that this step computes."""
+        return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailure:
+    """A chunk whose logits were not finite; its request ends with ERROR, the others go on."""
+
+    message: str
+
+
+class Executor(Protocol):
+    """Runs batches on a device. Called from one thread only."""
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks that sequences may use (block 0 not counted)."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+
+    def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+        """Compute one step.
+
+        Returns:
+            One entry per chunk with `sample`, in the order of the batch: the sampled token id, or why it failed.
+
+        Raises:
+            Exception: the step as a whole failed (out of memory, device error); no chunk of it took effect.
+        """
