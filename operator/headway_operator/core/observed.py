@@ -1,0 +1,119 @@
+"""Everything a decision may look at: one frozen snapshot of a fleet, read afresh for each pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+from headway_operator.core.plan import Json, LimitsPatch
+
+Histogram: TypeAlias = tuple[int, ...]  # counts per log bucket, see core/histogram.py
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSample:
+    """One GetStats answer. Counters and histograms run since `boot_id` began.
+
+    Times are milliseconds in the histograms, seconds elsewhere.
+    """
+
+    taken_s: float  # the operator's monotonic clock
+    boot_id: str
+    num_running: int
+    num_waiting: int
+    waiting_prompt_tokens: int
+    kv_usage: float  # 0..1
+    draining: bool
+    ttft: Histogram
+    queue_wait: Histogram
+    prefill: Histogram
+    itl: Histogram
+    step: Histogram
+    ttft_sum_ms: float
+    queue_wait_sum_ms: float
+    prefill_sum_ms: float
+    itl_sum_ms: float
+    requests_received: int
+    requests_finished: int
+    requests_rejected: int
+    prompt_tokens: int
+    generation_tokens: int
+    preemptions: int
+    revision: int
+    effective: LimitsPatch  # every field set
+    baseline: LimitsPatch  # every field set
+    lease_remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """The engine container as kubelet reports it."""
+
+    ready: bool
+    restart_count: int
+    waiting_reason: str = ""  # ImagePullBackOff, CrashLoopBackOff, ...
+    waiting_message: str = ""
+    terminated_reason: str = ""  # of the last termination: OOMKilled, Error, ...
+    terminated_message: str = ""  # /dev/termination-log
+    terminated_exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One engine pod of the fleet."""
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    phase: str  # Pending, Running, Succeeded, Failed, Unknown
+    ready: bool
+    ip: str  # "" until assigned
+    node: str
+    created: datetime
+    deleting: bool
+    unschedulable_message: str = ""  # the scheduler's sentence when it cannot place the pod
+    container: ContainerState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedObject:
+    """A child other than a pod: what it looks like and which of its fields we own."""
+
+    kind: str
+    name: str
+    uid: str
+    controlled: bool  # owned by this LLMDeployment (uid matches)
+    manifest: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A fleet at one moment.
+
+    Attributes:
+        manifest: the LLMDeployment as read (metadata, spec, status), raw: `decide` parses and validates it.
+        pods: pods that carry the fleet's label and our ownerReference, deleting ones included.
+        children: Services, ServiceAccount, PodDisruptionBudget of the fleet's names, foreign ones included.
+        samples: per pod name the recent GetStats samples, oldest first, at most `slo.windowSeconds` + 10 s long.
+        now: wall clock, UTC: for timestamps in the API.
+        monotonic_s: the clock of the samples.
+        defaults: operator settings that decisions need.
+    """
+
+    manifest: Mapping[str, Json]
+    pods: tuple[PodView, ...]
+    children: tuple[OwnedObject, ...]
+    samples: Mapping[str, tuple[EngineSample, ...]]
+    now: datetime
+    monotonic_s: float
+    defaults: "Defaults"
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Operator settings that shape what it creates."""
+
+    engine_image: str
+    engine_image_pull_policy: str = "IfNotPresent"
+    engine_command: tuple[str, ...] = field(default_factory=tuple)  # empty: the image's entrypoint

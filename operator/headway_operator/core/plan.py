@@ -1,0 +1,138 @@
+"""What one pass will do: a tuple of actions, in order, each with its reason.
+
+`shell/execute.py` runs them one at a time and stops at the first failure; the next pass starts from fresh reads. The
+order is therefore part of the decision: record an intention in the status before acting on it, drain before delete.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json]"
+Manifest: TypeAlias = Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsPatch:
+    """Live limits of one engine; None leaves a limit as it is."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    batch_wait_ms: int | None = None
+    max_queued_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Server-side apply of an owned object (create or repair). `manifest` has kind, name and namespace."""
+
+    manifest: Manifest
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkDraining:
+    """Take a pod out of the endpoints and write down when and why: label serving=false, drain annotations."""
+
+    pod: str
+    uid: str
+    started: str  # RFC 3339
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartDrain:
+    """Tell the engine in `pod` to admit nothing more (Drain RPC); what is in flight goes on."""
+
+    pod: str
+    deadline_s: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete with a uid precondition; `grace_s` None uses the pod's own grace period."""
+
+    pod: str
+    uid: str
+    reason: str
+    grace_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteObject:
+    """Delete another owned object (kind, name) with a uid precondition."""
+
+    kind: str
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimits:
+    """UpdateRuntimeConfig on one engine. `lease_s` 0 makes the limits the engine's baseline."""
+
+    pod: str
+    limits: LimitsPatch
+    lease_s: int
+    expected_revision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddFinalizer:
+    """Put the drain finalizer on the LLMDeployment before anything is created for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFinalizer:
+    """Everything is drained and deleted: let the LLMDeployment go."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStatus:
+    """Server-side apply of the whole status (the operator owns all of it)."""
+
+    status: Manifest
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A Kubernetes Event on the LLMDeployment. `type` is Normal or Warning."""
+
+    type: str
+    event_reason: str  # CamelCase
+    reason: str  # the message
+
+
+Action: TypeAlias = (
+    Apply
+    | MarkDraining
+    | StartDrain
+    | DeletePod
+    | DeleteObject
+    | SetLimits
+    | AddFinalizer
+    | RemoveFinalizer
+    | WriteStatus
+    | Emit
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One pass: what to do now, and when to look again at the latest.
+
+    Attributes:
+        actions: in order.
+        requeue_s: seconds until the next pass when nothing wakes it earlier.
+    """
+
+    actions: tuple[Action, ...]
+    requeue_s: float
