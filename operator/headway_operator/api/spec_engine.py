@@ -1,0 +1,151 @@
+"""`spec.engine`: the engine process of every pod.
+
+`capacity` is allocated when the process starts, so a change rolls the pods. `limits` move inside it while the engine
+runs: a change goes over gRPC and no pod restarts. Everything else here restarts, too.
+"""
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from headway_operator.api.base import ApiModel, Quantity, Rule
+from headway_operator.api.spec_model import PullPolicy
+
+DEFAULT_QUEUED_REQUESTS = 256
+GPU_RESOURCE = "nvidia.com/gpu"
+
+
+class Device(StrEnum):
+    """What the engine computes on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Dtype(StrEnum):
+    """Number format of weights and activations."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Capacity(ApiModel):
+    """The envelope that an engine allocates at start. A change rolls the pods."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.maxNumBatchedTokens >= self.maxNumSeqs",
+            "capacity.maxNumBatchedTokens must be at least capacity.maxNumSeqs (a decode step needs one token per sequence)",
+            field_path=".maxNumBatchedTokens",
+        ),
+    )
+
+    max_num_seqs: int = Field(ge=1, le=4096, description="Most sequences that may ever run at once in one engine.")
+    max_num_batched_tokens: int = Field(
+       default= ge=1, le=1048576, description="Most tokens that one engine step may ever compute (prefill and decode together)."
+    )
+    max_queued_requests: int = Field(
+        default=1024, ge=1, le=1048576, description="Most requests that may ever wait in one engine's queue."
+    )
+    kv_cache_memory_mebibytes: int | None = Field(
+        default=None,
+        ge=16,
+        le=1048576,
+        description="Size of the KV cache in MiB. Default: 512 on cpu, 0.9 of the free memory on cuda.",
+    )
+
+
+class Limits(ApiModel):
+    """The live batch limits: the baseline that tuning starts from and falls back to."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.maxNumSeqs) || !has(self.maxNumBatchedTokens) || self.maxNumBatchedTokens >= self.maxNumSeqs",
+            "limits.maxNumBatchedTokens must be at least limits.maxNumSeqs (a decode step needs one token per sequence)",
+            field_path=".maxNumBatchedTokens",
+        ),
+    )
+
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, le=4096, description="Sequences that run at once in one engine. Default: the capacity."
+    )
+    max_num_batched_tokens: int | None = Field(
+        default=None, ge=1, le=1048576, description="Tokens that one engine step computes. Default: the capacity."
+    )
+    batch_wait_milliseconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Milliseconds that an idle engine waits for company before the first step. Default: 0.",
+    )
+    max_queued_requests: int | None = Field(
+        default=None,
+        ge=1,
+        le=1048576,
+        description="Requests that wait in one engine's queue before further ones are refused. "
+        f"Default: {DEFAULT_QUEUED_REQUESTS}, or the capacity when that is smaller.",
+    )
+
+
+class Resources(ApiModel):
+    """Kubernetes resources of the engine container."""
+
+    requests: dict[str, Quantity] = Field(
+        default={}, max_length=16, description="Resources that the scheduler reserves, such as cpu: 500m, memory: 1Gi."
+    )
+    limits: dict[str, Quantity] = Field(
+        default={},
+        max_length=16,
+        description="Resources that the container may use. nvidia.com/gpu is added on device cuda, one per rank.",
+    )
+
+
+def _within_capacity(field: str) -> Rule:
+    return Rule(
+        f"!has(self.limits) || !has(self.limits.{field}) || self.limits.{field} <= self.capacity.{field}",
+        f"limits.{field} cannot exceed capacity.{field}",
+        f"'limits.{field} cannot exceed capacity.{field} (' + string(self.capacity.{field}) + ')'",
+        f".limits.{field}",
+    )
+
+
+class Engine(ApiModel):
+    """The engine process: where it runs, what it allocates, how it starts."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _within_capacity("maxNumSeqs"),
+        _within_capacity("maxNumBatchedTokens"),
+        _within_capacity("maxQueuedRequests"),
+        Rule(
+            "self.device != 'cpu' || !has(self.resources) || "
+            f"(!('{GPU_RESOURCE}' in self.resources.limits) && !('{GPU_RESOURCE}' in self.resources.requests))",
+            f"engine.resources must not name {GPU_RESOURCE} when engine.device is cpu",
+            field_path=".resources",
+        ),
+        Rule(
+            "self.device != 'cpu' || self.dtype != 'float16'",
+            "engine.dtype float16 needs engine.device cuda; on cpu use auto, float32 or bfloat16",
+            field_path=".dtype",
+        ),
+    )
+
+    image: str | None = Field(
+        default=None, min_length=1, max_length=1024, description="Engine image. Default: the one that the operator is set to."
+    )
+    image_pull_policy: PullPolicy = Field(
+        default=PullPolicy.IF_NOT_PRESENT, description="When the kubelet pulls the engine image."
+    )
+    device: Device = Field(default=Device.CUDA, description="What the engine computes on: cuda takes one GPU per rank.")
+    dtype: Dtype = Field(
+        default=Dtype.AUTO, description="Number format of weights and activations; auto is bfloat16 on cuda, float32 on cpu."
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=1, le=16777216, description="Longest prompt plus answer, in tokens. Default: the model's own limit."
+    )
+    tensor_parallel_size: Literal[1] = Field(default=1, description="GPUs that share one copy of the model (ranks).")
+    capacity: Capacity = Field(description="Allocated when the engine starts: a change rolls the pods.")
+    limits: Limits = Field(default=Limits(), description="Applied to running engines over gRPC: a change never restarts a pod.")
+    resources: Resources = Field(default=Resources(), description="Kubernetes resources of the engine container.")

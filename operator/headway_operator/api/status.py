@@ -1,0 +1,118 @@
+"""`status`: what the operator observed and decided. Written only by the operator, by server-side apply.
+
+What must survive a restart of the operator lives here: the desired count, the limits in force and the last changes.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from headway_operator.api.base import ApiModel, Format, ListMap, Timestamp
+
+HISTORY_LENGTH = 10
+Int32 = Annotated[int, Format("int32")]
+Int64 = Annotated[int, Format("int64")]
+
+
+class Condition(ApiModel):
+    """One aspect of the fleet's state, in the form of a Kubernetes condition."""
+
+    type: str = Field(max_length=316, description="The aspect; see the table of condition types.")
+    status: Annotated[str, Field(pattern="^(True|False|Unknown)$")] = Field(description="True, False or Unknown.")
+    observed_generation: Int64 | None = Field(
+        default=None, ge=0, description="metadata.generation of the spec that this was concluded from."
+    )
+    last_transition_time: Timestamp = Field(description="When `status` last changed.")
+    reason: str = Field(min_length=1, max_length=1024, description="Why, in one CamelCase word.")
+    message: str = Field(default="", max_length=32768, description="Why, in a sentence; with the cure when there is one.")
+
+
+class SloStatus(ApiModel):
+    """The pooled measurements of all engines over slo.windowSeconds."""
+
+    ttft_observed: str | None = Field(default=None, description="Observed time to first token with its unit, such as 431ms.")
+    ttft_observed_milliseconds: int | None = Field(
+        default=None, description="Observed time to first token at slo.ttft.percentile, queue wait included, in milliseconds."
+    )
+    inter_token_latency_observed_milliseconds: int | None = Field(
+        default=None, description="Observed time between tokens at its percentile, in milliseconds."
+    )
+    tokens_per_second: int | None = Field(default=None, description="Output tokens per second of the whole fleet.")
+    queue_depth: int | None = Field(default=None, description="Requests waiting in all engines.")
+    sample_count: int | None = Field(default=None, description="Requests that the observed percentiles were taken over.")
+    last_sample_time: Timestamp | None = Field(default=None, description="When an engine last answered.")
+
+
+class ScalingChange(ApiModel):
+    """One change of the replica count."""
+
+    time: Timestamp = Field(description="When it was decided.")
+    from_: Int32 = Field(validation_alias="from", serialization_alias="from", description="Replicas before.")
+    to: Int32 = Field(description="Replicas after.")
+    reason: str = Field(description="Why, with the numbers.")
+
+
+class ScalingStatus(ApiModel):
+    """What the replica actuator decided."""
+
+    desired_replicas: Int32 | None = Field(default=None, description="Replicas that the operator works towards.")
+    recommended_replicas: Int32 | None = Field(
+        default=None, description="Replicas that the policy asks for, before stabilization and step limits."
+    )
+    reason: str | None = Field(default=None, description="Why, with the numbers.")
+    last_scale_time: Timestamp | None = Field(default=None, description="When the desired count last changed.")
+    history: tuple[ScalingChange, ...] = Field(
+        default=(), max_length=HISTORY_LENGTH, description="The last changes, newest first."
+    )
+
+
+class LimitValues(ApiModel):
+    """A full set of live batch limits."""
+
+    max_num_seqs: int = Field(description="Sequences that run at once in one engine.")
+    max_num_batched_tokens: int = Field(description="Tokens that one engine step computes.")
+    batch_wait_milliseconds: int = Field(
+       default= description="Milliseconds that an idle engine waits for company before the first step."
+    )
+    max_queued_requests: int = Field(description="Requests that may wait in one engine's queue.")
+
+
+class TuningChange(ApiModel):
+    """One change of the live batch limits."""
+
+    time: Timestamp = Field(description="When it was decided.")
+    from_: LimitValues = Field(validation_alias="from", serialization_alias="from", description="Limits before.")
+    to: LimitValues = Field(description="Limits after.")
+    reason: str = Field(description="Why, with the numbers.")
+
+
+class TuningStatus(ApiModel):
+    """What the batch limit actuator decided, and how far it has arrived."""
+
+    revision: Int64 | None = Field(default=None, description="Grows by one with each change that the operator decides.")
+    applied_replicas: Int32 | None = Field(default=None, description="Ready replicas that run with `effective`.")
+    effective: LimitValues | None = Field(default=None, description="The limits in force; new pods start with them.")
+    recommended: LimitValues | None = Field(default=None, description="The limits that the policy asks for.")
+    reason: str | None = Field(default=None, description="Why, with the numbers.")
+    last_change_time: Timestamp | None = Field(default=None, description="When `effective` last changed.")
+    history: tuple[TuningChange, ...] = Field(
+        default=(), max_length=HISTORY_LENGTH, description="The last changes, newest first."
+    )
+
+
+class LLMDeploymentStatus(ApiModel):
+    """What the operator observed and decided."""
+
+    observed_generation: Int64 | None = Field(default=None, description="metadata.generation that the operator last acted on.")
+    model: str | None = Field(default=None, description="The served name of the model.")
+    endpoint: str | None = Field(default=None, description="In-cluster gRPC address, host:port.")
+    replicas: Int32 | None = Field(default=None, description="Engine pods that exist and are not draining.")
+    ready_replicas: Int32 | None = Field(default=None, description="Engine pods that take requests.")
+    updated_replicas: Int32 | None = Field(default=None, description="Engine pods of the current revision.")
+    selector: str | None = Field(default=None, description="Label selector of the engine pods, for the scale subresource.")
+    slo: SloStatus | None = Field(default=None, description="Measured latencies and load.")
+    scaling: ScalingStatus | None = Field(default=None, description="The replica actuator.")
+    tuning: TuningStatus | None = Field(default=None, description="The batch limit actuator.")
+    conditions: Annotated[tuple[Condition, ...], ListMap("type")] = Field(
+        default=(), max_length=32, description="Aspects of the fleet's state, one per type."
+    )

@@ -1,0 +1,254 @@
+"""`LLMDeployment` of serving.headway.dev/v1alpha1: a fleet of engines that serves one model within a latency objective.
+
+These models are the one source of the API: the CRD (schema, defaults, CEL rules, descriptions) and the reference page
+are generated from them. They are plain frozen data; import everything from here.
+"""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, JsonValue
+
+from headway_operator.api.base import ApiModel, Format, PreserveUnknown, Rule, Timestamp
+from headway_operator.api.spec_actuators import (
+    Drain,
+    Range,
+    Rollout,
+    ScaleDown,
+    ScaleUp,
+    Scaling,
+    ScalingMode,
+    Tuning,
+    TuningBounds,
+    TuningMode,
+)
+from headway_operator.api.spec_engine import (
+    DEFAULT_QUEUED_REQUESTS,
+    GPU_RESOURCE,
+    Capacity,
+    Device,
+    Dtype,
+    Engine,
+    Limits,
+    Resources,
+)
+from headway_operator.api.spec_model import (
+    HostPathSource,
+    ImageSource,
+    Model,
+    ModelSource,
+    PackedSource,
+    PullPolicy,
+    PvcSource,
+)
+from headway_operator.api.spec_slo import LatencyTarget, Slo, WorkloadClass
+from headway_operator.api.status import (
+    HISTORY_LENGTH,
+    Condition,
+    LimitValues,
+    LLMDeploymentStatus,
+    ScalingChange,
+    ScalingStatus,
+    SloStatus,
+    TuningChange,
+    TuningStatus,
+)
+
+__all__ = [
+    "API_VERSION",
+    "GPU_RESOURCE",
+    "GROUP",
+    "HISTORY_LENGTH",
+    "KIND",
+    "PLURAL",
+    "VERSION",
+    "Capacity",
+    "Condition",
+    "Device",
+    "Drain",
+    "Dtype",
+    "Engine",
+    "HostPathSource",
+    "ImageSource",
+    "LLMDeployment",
+    "LLMDeploymentSpec",
+    "LLMDeploymentStatus",
+    "LatencyTarget",
+    "LimitValues",
+    "Limits",
+    "Metadata",
+    "Model",
+    "ModelSource",
+    "PackedSource",
+    "PodTemplate",
+    "PodTemplateMetadata",
+    "PullPolicy",
+    "PvcSource",
+    "Range",
+    "Resources",
+    "Rollout",
+    "ScaleDown",
+    "ScaleUp",
+    "Scaling",
+    "ScalingChange",
+    "ScalingMode",
+    "ScalingStatus",
+    "Slo",
+    "SloStatus",
+    "Tuning",
+    "TuningBounds",
+    "TuningChange",
+    "TuningMode",
+    "TuningStatus",
+    "WorkloadClass",
+    "baseline_limits",
+    "itl_target_ms",
+    "ttft_target_ms",
+]
+
+GROUP = "serving.headway.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LLMDeployment"
+PLURAL = "llmdeployments"
+
+
+class PodTemplateMetadata(ApiModel):
+    """Metadata added to every engine pod."""
+
+    labels: dict[str, str] = Field(default={}, max_length=64, description="Labels added to the engine pods.")
+    annotations: dict[str, str] = Field(default={}, max_length=64, description="Annotations added to the engine pods.")
+
+
+class PodTemplate(ApiModel):
+    """A partial pod template, merged over the pods that the operator makes."""
+
+    metadata: PodTemplateMetadata = Field(default=PodTemplateMetadata(), description="Labels and annotations to add.")
+    spec: Annotated[dict[str, JsonValue], PreserveUnknown()] = Field(
+        default={},
+        description="Fields of a PodSpec, merged strategically: containers, volumes and environment variables by name, "
+        "tolerations appended, everything else replaced. The engine's container is called `engine`.",
+    )
+
+
+class LLMDeploymentSpec(ApiModel):
+    """What the user wants."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.scaling.mode != 'Auto' || !has(self.replicas)",
+            "spec.replicas must be unset when spec.scaling.mode is Auto (the operator owns the count); "
+            "use mode Off, Advisory or External to set it",
+            field_path=".replicas",
+        ),
+        Rule(
+            "self.scaling.mode != 'External' || has(self.replicas)",
+            "spec.replicas must be set when spec.scaling.mode is External (reading /scale fails on an absent value)",
+            field_path=".replicas",
+        ),
+        Rule(
+            "!(self.scaling.mode in ['Auto', 'Advisory']) || has(self.slo)",
+            "spec.slo is required when spec.scaling.mode is Auto or Advisory (it is what the fleet is scaled for)",
+            field_path=".slo",
+        ),
+        Rule(
+            "self.tuning.mode == 'Off' || has(self.slo)",
+            "spec.slo is required when spec.tuning.mode is Auto or Advisory (it is what the limits are tuned for)",
+            field_path=".slo",
+        ),
+        *(
+            Rule(
+                f"!has(self.tuning.bounds.{field}) || self.tuning.bounds.{field}.max <= self.engine.capacity.{field}",
+                f"tuning.bounds.{field}.max cannot exceed engine.capacity.{field}",
+                f"'tuning.bounds.{field}.max cannot exceed engine.capacity.{field} ('"
+                f" + string(self.engine.capacity.{field}) + ')'",
+                f".tuning.bounds.{field}.max",
+            )
+            for field in ("maxNumSeqs", "maxNumBatchedTokens")
+        ),
+    )
+
+    replicas: Annotated[int, Format("int32")] | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Engine pods to run. Default: 1. Unset in scaling mode Auto, required in External.",
+    )
+    paused: bool = Field(
+        default=False, description="True: the operator observes and reports, and changes nothing of this fleet."
+    )
+    model: Model = Field(description="The model to serve.")
+    engine: Engine = Field(description="The engine process of every pod.")
+    slo: Slo | None = Field(default=None, description="The latency objective. Required when scaling or tuning is on.")
+    scaling: Scaling = Field(
+        default=Scaling(), description="Who decides the number of replicas, and how fast it may change."
+    )
+    tuning: Tuning = Field(
+        default=Tuning(), description="Whether the live batch limits follow the load, and inside which bounds."
+    )
+    rollout: Rollout = Field(default=Rollout(), description="How pods of a new revision replace the old ones.")
+    drain: Drain = Field(default=Drain(), description="How a pod is taken out of service.")
+    template: PodTemplate = Field(
+        default=PodTemplate(), description="A partial pod template, merged over the operator's own."
+    )
+
+
+class Metadata(ApiModel):
+    """The part of ObjectMeta that the operator reads."""
+
+    name: str
+    namespace: str
+    uid: str = ""
+    generation: int = 1
+    resource_version: str = ""
+    creation_timestamp: Timestamp | None = None
+    deletion_timestamp: Timestamp | None = None
+    labels: dict[str, str] = Field(default={})
+    annotations: dict[str, str] = Field(default={})
+
+
+class LLMDeployment(ApiModel):
+    """A fleet of engines that serves one model within a latency objective."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "size(self.metadata.name) <= 46",
+            "metadata.name must be at most 46 characters (the names of child objects add a suffix)",
+        ),
+        Rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name must begin with a letter and hold only a-z, 0-9 and '-' (a Service is named after it)",
+        ),
+    )
+
+    metadata: Metadata
+    spec: LLMDeploymentSpec = Field(description="What the user wants.")
+    status: LLMDeploymentStatus = Field(
+        default=LLMDeploymentStatus(), description="What the operator observed and decided."
+    )
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients put in a request's `model`."""
+        return self.spec.model.name_in(self.metadata.name)
+
+
+def ttft_target_ms(spec: LLMDeploymentSpec) -> int | None:
+    """Target for the time to first token, the class's default filled in; None without an objective."""
+    return spec.slo.ttft_target.target_milliseconds if spec.slo else None
+
+
+def itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
+    """Target for the time between tokens, the class's default filled in; None without an objective."""
+    return spec.slo.inter_token_latency_target.target_milliseconds if spec.slo else None
+
+
+def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
+    """The live limits that the spec asks for, defaults filled in: what an engine starts with and falls back to."""
+    limits, capacity = spec.engine.limits, spec.engine.capacity
+    queued = min(DEFAULT_QUEUED_REQUESTS, capacity.max_queued_requests)
+    return LimitValues(
+        max_num_seqs=limits.max_num_seqs or capacity.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens or capacity.max_num_batched_tokens,
+        batch_wait_milliseconds=limits.batch_wait_milliseconds or 0,
+        max_queued_requests=limits.max_queued_requests or queued,
+    )
