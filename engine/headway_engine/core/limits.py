@@ -1,0 +1,159 @@
+"""The live limits as a small state machine: baseline, effective limits, and a lease that ends by itself.
+
+    update with lease_s > 0:  effective = effective + patch, for lease_s seconds
+    update with lease_s = 0:  baseline = baseline + patch, effective = baseline, a lease that was held is over
+    lease ends:               effective = baseline
+
+`revision` goes up by one whenever `effective` or `baseline` takes another value; renewing a lease with equal limits only
+moves its end. A state is frozen: the step thread holds the current one, and any thread may read it.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from headway_engine.core.request import Rejected, StatusCode
+
+MAX_LEASE_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be changed live.
+
+    Attributes:
+        max_num_seqs: running sequences.
+        max_num_batched_tokens: tokens of one step, prefill chunks and decodes together.
+        batch_wait_ms: how long an idle engine waits for company before its first step.
+        max_queued_requests: waiting requests; more are refused.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    batch_wait_ms: int
+    max_queued_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsPatch:
+    """A change of limits; None leaves a limit as it is."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    batch_wait_ms: int | None = None
+    max_queued_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Smallest and largest value allowed, both included."""
+
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What the process was sized for at its start; limits move inside it."""
+
+    max_num_seqs: Bounds
+    max_num_batched_tokens: Bounds
+    batch_wait_ms: Bounds
+    max_queued_requests: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfigState:
+    """The limits as a reader sees them at one moment; `lease_remaining_s` is 0 when no lease is held."""
+
+    revision: int
+    effective: Limits
+    baseline: Limits
+    envelope: Envelope
+    lease_remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsState:
+    """The state of the machine; `lease_ends_s` is a monotonic time, None without a lease."""
+
+    envelope: Envelope
+    baseline: Limits
+    effective: Limits
+    revision: int = 1
+    lease_ends_s: float | None = None
+
+    def view(self, now: float) -> RuntimeConfigState:
+        """What a reader sees at `now`, a lease that just ended included."""
+        state = self.expire(now)
+        remaining = 0.0 if state.lease_ends_s is None else state.lease_ends_s - now
+        return RuntimeConfigState(state.revision, state.effective, state.baseline, state.envelope, remaining)
+
+    def expire(self, now: float) -> "LimitsState":
+        """The state at `now`: back on the baseline when the lease has ended."""
+        if self.lease_ends_s is None or now < self.lease_ends_s:
+            return self
+        return _move(self, self.baseline, self.baseline, None)
+
+    def update(
+        self, patch: LimitsPatch, lease_s: int, expected_revision: int | None, now: float
+    ) -> "LimitsState | Rejected":
+        """The next state, or why the change is refused."""
+        current = self.expire(now)
+        if expected_revision is not None and expected_revision != current.revision:
+            return Rejected(
+                StatusCode.ABORTED,
+                f"expected_revision is {expected_revision}, the current revision is {current.revision}",
+            )
+        if not 0 <= lease_s <= MAX_LEASE_S:
+            return _invalid(f"lease_seconds is {lease_s}, allowed are 0 to {MAX_LEASE_S}")
+        limits = merge(current.effective if lease_s else current.baseline, patch)
+        problem = check(limits, current.envelope)
+        if problem is not None:
+            return problem
+        if lease_s:
+            return _move(current, current.baseline, limits, now + lease_s)
+        return _move(current, limits, limits, None)
+
+
+def merge(limits: Limits, patch: LimitsPatch) -> Limits:
+    """`limits` with the fields that `patch` sets."""
+    return Limits(
+        max_num_seqs=limits.max_num_seqs if patch.max_num_seqs is None else patch.max_num_seqs,
+        max_num_batched_tokens=(
+            limits.max_num_batched_tokens if patch.max_num_batched_tokens is None else patch.max_num_batched_tokens
+        ),
+        batch_wait_ms=limits.batch_wait_ms if patch.batch_wait_ms is None else patch.batch_wait_ms,
+        max_queued_requests=(
+            limits.max_queued_requests if patch.max_queued_requests is None else patch.max_queued_requests
+        ),
+    )
+
+
+def check(limits: Limits, envelope: Envelope) -> Rejected | None:
+    """Why `limits` cannot be, or None when they can."""
+    for field in fields(limits):
+        value: int = getattr(limits, field.name)
+        bounds: Bounds = getattr(envelope, field.name)
+        if not bounds.min <= value <= bounds.max:
+            return _invalid(f"limits.{field.name} is {value}, the envelope allows {bounds.min} to {bounds.max}")
+    if limits.max_num_batched_tokens < limits.max_num_seqs:
+        # Each running sequence decodes one token a step: a smaller budget would leave some of them without progress.
+        return _invalid(
+            f"limits.max_num_batched_tokens is {limits.max_num_batched_tokens},"
+            f" it must be at least limits.max_num_seqs ({limits.max_num_seqs})"
+        )
+    return None
+
+
+def _invalid(message: str) -> Rejected:
+    return Rejected(StatusCode.INVALID_ARGUMENT, message)
+
+
+def _move(state: LimitsState, baseline: Limits, effective: Limits, lease_ends_s: float | None) -> LimitsState:
+    changed = baseline != state.baseline or effective != state.effective
+    return replace(
+        state,
+        baseline=baseline,
+        effective=effective,
+        lease_ends_s=lease_ends_s,
+        revision=state.revision + changed,
+    )

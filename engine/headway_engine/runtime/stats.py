@@ -1,0 +1,119 @@
+"""Figures about the engine as readers see them: `Loads` (now), `StatsSnapshot` (since boot), `Health`.
+
+Durations and counters come from `core.metrics`, which the step thread writes; the step thread publishes frozen snapshots,
+so that nobody reads a half-written one. `ThroughputWindow` and `Intake` live on the event loop.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from headway_engine.core.histogram import Histogram
+from headway_engine.core.limits import RuntimeConfigState
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """A cheap snapshot for routers; see `headway.v1.Loads`.
+
+    Attributes:
+        num_running: requests that hold KV blocks.
+        num_waiting: requests that do not: in tokenization, queued, or preempted.
+        num_total: all requests in flight.
+        used_tokens: tokens held in KV blocks.
+        max_total_num_tokens: capacity of the KV cache.
+        token_usage: used_tokens / max_total_num_tokens.
+        gen_throughput: output tokens per second over the last 5 s.
+        max_running_requests: the live limit.
+        waiting_prompt_tokens: prompt tokens not prefilled yet, of waiting and running requests.
+        draining: admission has stopped.
+    """
+
+    num_running: int
+    num_waiting: int
+    num_total: int
+    used_tokens: int
+    max_total_num_tokens: int
+    token_usage: float
+    gen_throughput: float
+    max_running_requests: int
+    waiting_prompt_tokens: int
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StatsSnapshot:
+    """Counters and histograms since the process started; see `headway.v1.Stats`."""
+
+    boot_id: str
+    uptime_seconds: float
+    loads: Loads
+    ttft: Histogram
+    queue_wait: Histogram
+    prefill: Histogram
+    itl: Histogram
+    e2e: Histogram
+    step: Histogram
+    requests_received: int
+    requests_finished: dict[str, int]
+    requests_rejected: dict[str, int]
+    prompt_tokens: int
+    generation_tokens: int
+    preemptions: int
+    steps: int
+    config: RuntimeConfigState
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Liveness and readiness; `detail` is one sentence that says why, when one of them is False."""
+
+    alive: bool
+    ready: bool
+    detail: str
+
+
+class RejectReason(StrEnum):
+    """The keys of `requests_rejected`."""
+
+    INVALID = "invalid"
+    QUEUE_FULL = "queue_full"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Intake:
+    """Requests that arrived, and those refused before they reached the step thread."""
+
+    received: int = 0
+    rejected: Counter[RejectReason] = field(default_factory=Counter)
+
+
+class ThroughputWindow:
+    """Tokens per second over the last `span_s` seconds, in slots of a tenth of a second."""
+
+    def __init__(self, span_s: float = 5.0) -> None:
+        self._span_s = span_s
+        self._slots: deque[tuple[int, int]] = deque()
+        self._tokens = 0
+
+    def record(self, tokens: int, now: float) -> None:
+        """Count `tokens` at `now`."""
+        slot = int(now * 10)
+        if self._slots and self._slots[-1][0] == slot:
+            tokens_before = self._slots.pop()[1]
+            self._slots.append((slot, tokens_before + tokens))
+        else:
+            self._slots.append((slot, tokens))
+        self._tokens += tokens
+        self._forget(now)
+
+    def rate(self, now: float) -> float:
+        """Tokens per second, averaged over the whole span."""
+        self._forget(now)
+        return self._tokens / self._span_s
+
+    def _forget(self, now: float) -> None:
+        oldest = int((now - self._span_s) * 10)
+        while self._slots and self._slots[0][0] <= oldest:
+            self._tokens -= self._slots.popleft()[1]
