@@ -45,7 +45,7 @@ class Capacity(ApiModel):
 
     max_num_seqs: int = Field(ge=1, le=4096, description="Most sequences that may ever run at once in one engine.")
     max_num_batched_tokens: int = Field(
-       default= ge=1, le=1048576, description="Most tokens that one engine step may ever compute (prefill and decode together)."
+        ge=1, le=1048576, description="Most tokens that one engine step may ever compute (prefill and decode together)."
     )
     max_queued_requests: int = Field(
         default=1024, ge=1, le=1048576, description="Most requests that may ever wait in one engine's queue."
@@ -133,19 +133,28 @@ class Engine(ApiModel):
     )
 
     image: str | None = Field(
-        default=None, min_length=1, max_length=1024, description="Engine image. Default: the one that the operator is set to."
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Engine image. Default: the one that the operator is set to.",
     )
     image_pull_policy: PullPolicy = Field(
         default=PullPolicy.IF_NOT_PRESENT, description="When the kubelet pulls the engine image."
     )
     device: Device = Field(default=Device.CUDA, description="What the engine computes on: cuda takes one GPU per rank.")
     dtype: Dtype = Field(
-        default=Dtype.AUTO, description="Number format of weights and activations; auto is bfloat16 on cuda, float32 on cpu."
+        default=Dtype.AUTO,
+        description="Number format of weights and activations; auto is bfloat16 on cuda, float32 on cpu.",
     )
     max_model_len: int | None = Field(
-        default=None, ge=1, le=16777216, description="Longest prompt plus answer, in tokens. Default: the model's own limit."
+        default=None,
+        ge=1,
+        le=16777216,
+        description="Longest prompt plus answer, in tokens. Default: the model's own limit.",
     )
     tensor_parallel_size: Literal[1] = Field(default=1, description="GPUs that share one copy of the model (ranks).")
     capacity: Capacity = Field(description="Allocated when the engine starts: a change rolls the pods.")
-    limits: Limits = Field(default=Limits(), description="Applied to running engines over gRPC: a change never restarts a pod.")
+    limits: Limits = Field(
+        default=Limits(), description="Applied to running engines over gRPC: a change never restarts a pod."
+    )
     resources: Resources = Field(default=Resources(), description="Kubernetes resources of the engine container.")

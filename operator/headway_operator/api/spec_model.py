@@ -25,16 +25,18 @@ class PvcSource(ApiModel):
     """A PersistentVolumeClaim, mounted read-only at /models."""
 
     claim_name: str = Field(
-       default= min_length=1, max_length=253, description="Name of the PersistentVolumeClaim, in the fleet's namespace."
+        min_length=1, max_length=253, description="Name of the PersistentVolumeClaim, in the fleet's namespace."
     )
-    path: RelativePath = Field(default=".", description="Directory or .gguf file inside the volume, relative to its root.")
+    path: RelativePath = Field(
+        default=".", description="Directory or .gguf file inside the volume, relative to its root."
+    )
 
 
 class HostPathSource(ApiModel):
     """A directory or file of the node, mounted read-only at /models."""
 
     path: AbsolutePath = Field(
-       default= description="Absolute path, on every node the pods may run on, of a Hugging Face directory or a .gguf file."
+        description="Absolute path, on every node the pods may run on, of a Hugging Face directory or a .gguf file."
     )
 
 
@@ -42,15 +44,19 @@ class ImageSource(ApiModel):
     """An OCI image mounted as a read-only volume at /models."""
 
     reference: str = Field(min_length=1, max_length=1024, description="Image reference, by tag or digest.")
-    pull_policy: PullPolicy = Field(default=PullPolicy.IF_NOT_PRESENT, description="When the kubelet pulls the model image.")
-    path: RelativePath = Field(default=".", description="Directory or .gguf file inside the image, relative to its root.")
+    pull_policy: PullPolicy = Field(
+        default=PullPolicy.IF_NOT_PRESENT, description="When the kubelet pulls the model image."
+    )
+    path: RelativePath = Field(
+        default=".", description="Directory or .gguf file inside the image, relative to its root."
+    )
 
 
 class PackedSource(ApiModel):
     """A model that is part of the engine image."""
 
     path: AbsolutePath = Field(
-       default= description="Absolute path, inside the engine image, of a Hugging Face directory or a .gguf file."
+        description="Absolute path, inside the engine image, of a Hugging Face directory or a .gguf file."
     )
 
 

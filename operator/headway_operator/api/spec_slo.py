@@ -62,7 +62,7 @@ class Slo(ApiModel):
     )
 
     workload_class: WorkloadClass = Field(
-       default= description="realtime (first token below 500 ms), interactive (500 to 2000 ms) or batch (above 2000 ms)."
+        description="realtime (first token below 500 ms), interactive (500 to 2000 ms) or batch (above 2000 ms)."
     )
     window_seconds: int = Field(
         default=60, ge=10, le=3600, description="Seconds of samples that an observed percentile is taken over."

@@ -24,22 +24,29 @@ class Condition(ApiModel):
     )
     last_transition_time: Timestamp = Field(description="When `status` last changed.")
     reason: str = Field(min_length=1, max_length=1024, description="Why, in one CamelCase word.")
-    message: str = Field(default="", max_length=32768, description="Why, in a sentence; with the cure when there is one.")
+    message: str = Field(
+        default="", max_length=32768, description="Why, in a sentence; with the cure when there is one."
+    )
 
 
 class SloStatus(ApiModel):
     """The pooled measurements of all engines over slo.windowSeconds."""
 
-    ttft_observed: str | None = Field(default=None, description="Observed time to first token with its unit, such as 431ms.")
+    ttft_observed: str | None = Field(
+        default=None, description="Observed time to first token with its unit, such as 431ms."
+    )
     ttft_observed_milliseconds: int | None = Field(
-        default=None, description="Observed time to first token at slo.ttft.percentile, queue wait included, in milliseconds."
+        default=None,
+        description="Observed time to first token at slo.ttft.percentile, queue wait included, in milliseconds.",
     )
     inter_token_latency_observed_milliseconds: int | None = Field(
         default=None, description="Observed time between tokens at its percentile, in milliseconds."
     )
     tokens_per_second: int | None = Field(default=None, description="Output tokens per second of the whole fleet.")
     queue_depth: int | None = Field(default=None, description="Requests waiting in all engines.")
-    sample_count: int | None = Field(default=None, description="Requests that the observed percentiles were taken over.")
+    sample_count: int | None = Field(
+        default=None, description="Requests that the observed percentiles were taken over."
+    )
     last_sample_time: Timestamp | None = Field(default=None, description="When an engine last answered.")
 
 
@@ -72,7 +79,7 @@ class LimitValues(ApiModel):
     max_num_seqs: int = Field(description="Sequences that run at once in one engine.")
     max_num_batched_tokens: int = Field(description="Tokens that one engine step computes.")
     batch_wait_milliseconds: int = Field(
-       default= description="Milliseconds that an idle engine waits for company before the first step."
+        description="Milliseconds that an idle engine waits for company before the first step."
     )
     max_queued_requests: int = Field(description="Requests that may wait in one engine's queue.")
 
@@ -103,13 +110,17 @@ class TuningStatus(ApiModel):
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed and decided."""
 
-    observed_generation: Int64 | None = Field(default=None, description="metadata.generation that the operator last acted on.")
+    observed_generation: Int64 | None = Field(
+        default=None, description="metadata.generation that the operator last acted on."
+    )
     model: str | None = Field(default=None, description="The served name of the model.")
     endpoint: str | None = Field(default=None, description="In-cluster gRPC address, host:port.")
     replicas: Int32 | None = Field(default=None, description="Engine pods that exist and are not draining.")
     ready_replicas: Int32 | None = Field(default=None, description="Engine pods that take requests.")
     updated_replicas: Int32 | None = Field(default=None, description="Engine pods of the current revision.")
-    selector: str | None = Field(default=None, description="Label selector of the engine pods, for the scale subresource.")
+    selector: str | None = Field(
+        default=None, description="Label selector of the engine pods, for the scale subresource."
+    )
     slo: SloStatus | None = Field(default=None, description="Measured latencies and load.")
     scaling: ScalingStatus | None = Field(default=None, description="The replica actuator.")
     tuning: TuningStatus | None = Field(default=None, description="The batch limit actuator.")
