@@ -1,0 +1,52 @@
+"""What cannot run says why, in the fleet's conditions, soon, and with the cure."""
+
+from typing import Any
+
+import pytest
+import steps
+from fleets import apply, manifest, wait_condition
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+NAME = "cause"
+
+
+def engine(**changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = manifest(NAME)["spec"]["engine"]
+    return found | changes
+
+
+def test_no_gpu_in_the_cluster_is_named_with_the_cure(namespace: str) -> None:
+    apply(namespace, manifest(NAME, engine=engine(device="cuda")))
+    message = wait_condition(NAME, namespace, "Ready", "False", timeout_s=15)["message"]
+    assert "nvidia.com/gpu" in message
+    assert "device" in message, "the cure: another device, or nodes with GPUs"
+
+
+def test_an_image_that_does_not_exist_is_named(namespace: str) -> None:
+    image = "registry.headway.local/no-such-engine:1"
+    apply(namespace, manifest(NAME, engine=engine(image=image)))
+    steps.wait_until(
+        "the cause",
+        lambda: image in steps.condition(steps.fleet(NAME, namespace), "Ready").get("message", ""),
+        timeout_s=15,
+    )
+
+
+def test_a_missing_model_file_is_named(namespace: str) -> None:
+    missing = "/models/no-such-model.gguf"
+    apply(namespace, manifest(NAME, model={"source": {"packed": {"path": missing}}}))
+    condition = wait_condition(NAME, namespace, "ModelAvailable", "False", timeout_s=40)
+    assert missing in condition["message"]
+
+
+def test_a_spec_that_the_api_server_cannot_refuse_leaves_the_running_fleet_alone(namespace: str) -> None:
+    deployment = manifest(NAME)
+    apply(namespace, deployment)
+    steps.wait_ready(NAME, namespace)
+    before = [pod["metadata"]["uid"] for pod in steps.engine_pods(NAME, namespace)]
+    deployment["spec"]["template"] = {"spec": {"containers": "not a list"}}
+    apply(namespace, deployment)
+    condition = wait_condition(NAME, namespace, "Accepted", "False", timeout_s=10)
+    assert "template" in condition["message"]
+    assert [pod["metadata"]["uid"] for pod in steps.engine_pods(NAME, namespace)] == before

