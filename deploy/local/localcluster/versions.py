@@ -41,7 +41,9 @@ class Program:
     def binaries(self) -> tuple[str, ...]:
         """File names after the build and its renames."""
         last = (package.rsplit("/", 1) for package in self.packages)
-        names = [head.rsplit("/", 1)[-1] if tail.startswith("v") and tail[1:].isdigit() else tail for head, tail in last]
+        names = [
+            head.rsplit("/", 1)[-1] if tail.startswith("v") and tail[1:].isdigit() else tail for head, tail in last
+        ]
         return tuple(self.renames.get(name, name) for name in names)
 
 

@@ -1,0 +1,154 @@
+"""Builds the pinned binaries once into the user's cache.
+
+Each program is compiled into a folder of its own and then renamed into the partial build, and the
+partial build is renamed to its final name at the end: a killed build never looks finished, and the
+next one takes up where it stopped (Go's own cache keeps what was compiled inside a program).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import deps
+from .errors import ClusterError
+from .progress import Progress
+from .settings import Paths
+from .shell import run
+from .versions import GO_FLAGS, GO_MINIMUM, GO_SELF_UPDATING, GOMOD, PROGRAMS, Program, pins_key
+
+STAGES = "kwok-stages.yaml"
+_KWOK_STAGES = (
+    "node/fast/node-initialize",
+    "node/heartbeat-with-lease/node-heartbeat-with-lease",
+    "pod/fast/pod-ready",
+    "pod/fast/pod-complete",
+    "pod/fast/pod-delete",
+)
+
+
+def bin_dir(paths: Paths) -> Path:
+    """Where the binaries of the current pins are, or will be."""
+    return paths.cache / pins_key() / "bin"
+
+
+def ensure(paths: Paths) -> Path:
+    """Returns the folder of the binaries, building them first when they are not there."""
+    done = bin_dir(paths)
+    if done.is_dir():
+        return done
+    deps.ensure()
+    check_go()
+    with _only_builder(paths):
+        if done.is_dir():  # another process has built them meanwhile
+            return done
+        partial = paths.cache / f"{pins_key()}.partial"
+        (partial / "bin").mkdir(parents=True, exist_ok=True)
+        print(f"building Kubernetes and its parts from Go modules, once, into {done}", flush=True)
+        progress = Progress(sys.stderr, tty=sys.stderr.isatty())
+        for number, program in enumerate(PROGRAMS, start=1):
+            if not all((partial / "bin" / name).exists() for name in program.binaries):
+                progress.start(f"[{number}/{len(PROGRAMS)}] {program.name}")
+                _build(program, partial, progress)
+                progress.done()
+        _collect_stages(partial / "bin" / STAGES)
+        partial.rename(done.parent)
+    return done
+
+
+def check_go() -> None:
+    """Raises unless the Go on the PATH is new enough, or can fetch a new enough one by itself."""
+    needed = ".".join(map(str, GO_MINIMUM))
+    cure = (
+        f"Install Go {needed} or newer from https://go.dev/dl/ and put its bin folder on the PATH "
+        "(Debian 12's golang package is 1.19: too old)"
+    )
+    if not shutil.which("go"):
+        raise ClusterError(f"building the local cluster needs Go, and there is no `go` on the PATH. {cure}.")
+    said = run(["go", "version"])
+    found = parse_go_version(said)
+    if found is None:
+        raise ClusterError(f"`go version` says {said.strip()!r}, which names no version. {cure}.")
+    updates_itself = found >= GO_SELF_UPDATING and run(["go", "env", "GOTOOLCHAIN"]).strip() != "local"
+    if found < GO_MINIMUM and not updates_itself:
+        raise ClusterError(f"Go {'.'.join(map(str, found))} is too old, {needed} is needed. {cure}.")
+
+
+def parse_go_version(text: str) -> tuple[int, int, int] | None:
+    """Reads `go version go1.26.8 linux/amd64`; None when it is not of that form."""
+    match = re.search(r"\bgo(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
+
+
+def _build(program: Program, partial: Path, progress: Progress) -> None:
+    out = partial / f"{program.name}.tmp"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    argv = ["go", "build", "-v", "-ldflags", f"-s -w {program.ldflags}".strip(), "-o", f"{out}/"]
+    argv += ["-tags", program.tags] if program.tags else []
+    env = {**os.environ, "GOFLAGS": GO_FLAGS, "CGO_ENABLED": "1" if program.cgo else "0", "GOWORK": "off"}
+    with (partial / f"{program.name}.log").open("w+") as log:
+        child = subprocess.Popen([*argv, *program.packages], cwd=GOMOD / program.name, env=env, stdout=log, stderr=log)
+        try:
+            while child.poll() is None:
+                progress.tick(_doing(Path(log.name)))
+                try:
+                    child.wait(timeout=0.5)
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+        if child.returncode != 0:
+            progress.failed()
+            log.seek(0)
+            lines = [line for line in log.read().splitlines() if not line.startswith("go: downloading")]
+            raise ClusterError(f"building {program.name} failed:\n" + "\n".join(lines[-15:]))
+    for old, new in program.renames.items():
+        (out / old).rename(out / new)
+    for name in program.binaries:
+        (out / name).rename(partial / "bin" / name)
+    out.rmdir()
+    (partial / f"{program.name}.log").unlink()
+
+
+def _doing(log: Path) -> str:
+    """The last line `go build -v` has written: a package compiled or a module downloaded."""
+    with log.open("rb") as f:
+        f.seek(max(0, log.stat().st_size - 300))
+        lines = f.read().decode(errors="replace").splitlines()
+    return lines[-1].removeprefix("go: ")[:70] if lines else ""
+
+
+def _collect_stages(target: Path) -> None:
+    """Joins the kwok rules for fake nodes and pods, which its module ships as separate files."""
+    module = subprocess.run(
+        ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"],
+        cwd=GOMOD / "kubernetes",
+        env={**os.environ, "GOFLAGS": GO_FLAGS, "GOWORK": "off"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    folder = Path(module) / "kustomize" / "stage"
+    target.write_text("\n---\n".join((folder / f"{name}.yaml").read_text() for name in _KWOK_STAGES))
+
+
+@contextmanager
+def _only_builder(paths: Paths) -> Iterator[None]:
+    paths.cache.mkdir(parents=True, exist_ok=True)
+    with (paths.cache / "build.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another process builds the cluster's binaries; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
