@@ -1,0 +1,64 @@
+"""Log-bucket histograms of milliseconds, as the engines send them.
+
+Bucket i counts values in [0.1 * 1.1^i, 0.1 * 1.1^(i+1)); trailing empty buckets are left out. Counts run since an
+engine's boot, so a window is the difference of two histograms and a fleet is their sum. A quantile interpolates inside
+its bucket on the log scale, which keeps it within 5 % of the true value.
+"""
+
+from collections.abc import Iterable
+from itertools import zip_longest
+from typing import TypeAlias
+
+Histogram: TypeAlias = tuple[int, ...]
+
+FIRST_MS = 0.1
+GROWTH = 1.1
+EMPTY: Histogram = ()
+
+
+def merge(histograms: Iterable[Histogram]) -> Histogram:
+    """The sum of several histograms."""
+    total: list[int] = []
+    for histogram in histograms:
+        if len(histogram) > len(total):
+            total.extend([0] * (len(histogram) - len(total)))
+        for index, count in enumerate(histogram):
+            total[index] += count
+    return tuple(total)
+
+
+def subtract(newer: Histogram, older: Histogram) -> Histogram | None:
+    """What was counted between two readings; None when a bucket shrank, which no counter does."""
+    if not older or newer == older:
+        return newer if not older else EMPTY
+    difference = tuple(new - old for new, old in zip_longest(newer, older, fillvalue=0))
+    return None if min(difference) < 0 else difference
+
+
+def count(histogram: Histogram) -> int:
+    """How many values were counted."""
+    return sum(histogram)
+
+
+def quantile(histogram: Histogram, share: float) -> float | None:
+    """The value in milliseconds that `share` (0..1) of the counted values do not exceed; None when empty."""
+    total = sum(histogram)
+    if total <= 0:
+        return None
+    rank = share * total
+    below = 0
+    for index, bucket in enumerate(histogram):
+        if bucket and below + bucket >= rank:
+            inside = (rank - below) / bucket
+            return float(FIRST_MS * GROWTH ** (index + inside))
+        below += bucket
+    return float(FIRST_MS * GROWTH ** len(histogram))
+
+
+def bucket_of(value_ms: float) -> int:
+    """The bucket that counts `value_ms`."""
+    index, bound = 0, FIRST_MS * GROWTH
+    while value_ms >= bound:
+        index += 1
+        bound *= GROWTH
+    return index
