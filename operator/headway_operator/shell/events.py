@@ -1,0 +1,114 @@
+"""Kubernetes Events on LLMDeployments, bounded: repeats are dropped, floods are cut, failures are only logged.
+
+An Event says what changed and why; the state is in the status. So losing one is harmless, and posting one must never delay
+or fail a pass. Two guards hold the number of writes down: the same sentence about the same object is posted once in ten
+minutes, and each object has a bucket of 25 Events that refills by one every 30 s.
+"""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from headway_operator.core.plan import Manifest
+from headway_operator.shell.kube import RESOURCES, KubeApi, KubeError, Ref, text_at
+
+log = logging.getLogger(__name__)
+
+REPEAT_S = 600.0
+BURST = 25
+REFILL_S = 30.0
+NOTE_LIMIT = 1024  # bytes the API accepts
+REMEMBERED = 4096  # sentences and objects; the oldest are forgotten first
+
+
+class EventSink(Protocol):
+    """Takes Events; never fails."""
+
+    async def emit(self, ref: Ref, manifest: Manifest, kind: str, reason: str, message: str) -> None:
+        """Post an Event of type `kind` (Normal, Warning) about the object."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    refilled_s: float
+
+
+class EventRecorder:
+    """Posts Events to the API.
+
+    Args:
+        kube: where they go.
+        reporter: the name of this replica.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, kube: KubeApi, reporter: str, clock: Callable[[], float]) -> None:
+        self._kube = kube
+        self._reporter = reporter
+        self._clock = clock
+        self._said: OrderedDict[str, float] = OrderedDict()
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    async def emit(self, ref: Ref, manifest: Manifest, kind: str, reason: str, message: str) -> None:
+        """See `EventSink`."""
+        uid = text_at(manifest, "metadata", "uid")
+        now_s = self._clock()
+        digest = hashlib.sha256(f"{uid}\0{kind}\0{reason}\0{message}".encode()).hexdigest()[:16]
+        if self._is_repeat(digest, now_s) or not self._take_token(uid, now_s):
+            return
+        now = datetime.now(UTC)
+        try:
+            await self._kube.create(
+                {
+                    "apiVersion": RESOURCES["Event"].api_version,
+                    "kind": "Event",
+                    "metadata": {
+                        "name": f"{ref.name[:200]}.{digest}{int(now.timestamp()):x}",
+                        "namespace": ref.namespace,
+                    },
+                    "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+                    "reportingController": "serving.headway.dev/operator",
+                    "reportingInstance": self._reporter[:128],
+                    "action": reason[:128],
+                    "reason": reason[:128],
+                    "type": kind,
+                    "note": message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+                    "regarding": {
+                        "apiVersion": RESOURCES[ref.kind].api_version,
+                        "kind": ref.kind,
+                        "namespace": ref.namespace,
+                        "name": ref.name,
+                        "uid": uid,
+                    },
+                }
+            )
+        except KubeError as error:
+            log.warning("%s: event %s not posted: %s", ref, reason, error.message)
+
+    def _is_repeat(self, digest: str, now_s: float) -> bool:
+        said_s = self._said.pop(digest, None)
+        repeat = said_s is not None and now_s - said_s < REPEAT_S
+        self._said[digest] = said_s if repeat and said_s is not None else now_s
+        _trim(self._said)
+        return repeat
+
+    def _take_token(self, uid: str, now_s: float) -> bool:
+        bucket = self._buckets.pop(uid, None) or _Bucket(BURST, now_s)
+        bucket.tokens = min(float(BURST), bucket.tokens + (now_s - bucket.refilled_s) / REFILL_S)
+        bucket.refilled_s = now_s
+        self._buckets[uid] = bucket
+        _trim(self._buckets)
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True
+
+
+def _trim(memory: "OrderedDict[str, float] | OrderedDict[str, _Bucket]") -> None:
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)

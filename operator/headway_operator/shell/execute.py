@@ -1,0 +1,191 @@
+"""The only writer: runs a plan's actions one at a time, in order.
+
+A failure of the API server ends the plan: what follows may rest on the write that failed, and the next pass starts from
+fresh reads anyway. Two failures do not end it. An Event that cannot be posted is only a lost message. An engine that does
+not answer blocks nothing but the later actions on its own pod: one silent engine must not stop the fleet.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from headway_operator.core import names
+from headway_operator.core.observed import Observed, PodView
+from headway_operator.core.plan import (
+    Action,
+    AddFinalizer,
+    Apply,
+    DeleteObject,
+    DeletePod,
+    Emit,
+    Json,
+    MarkDraining,
+    Plan,
+    RemoveFinalizer,
+    SetLimits,
+    StartDrain,
+    WriteStatus,
+)
+from headway_operator.shell.engines import EngineControl, EngineError
+from headway_operator.shell.events import EventSink
+from headway_operator.shell.kube import Failure, FleetKey, KubeApi, KubeError, Ref, list_at, text_at
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a plan.
+
+    Attributes:
+        done: the actions that were carried out.
+        failed: the action that ended the plan, with `error`; None when none did.
+        error: why it failed.
+        engine_failures: control calls that failed, as sentences; the plan went on.
+    """
+
+    done: list[Action] = field(default_factory=list)
+    failed: Action | None = None
+    error: KubeError | None = None
+    engine_failures: list[str] = field(default_factory=list)
+
+
+class Executor:
+    """Carries out plans.
+
+    Args:
+        kube: where objects are written.
+        engines: where limits and drains are sent.
+        events: where Events go.
+    """
+
+    def __init__(self, kube: KubeApi, engines: EngineControl, events: EventSink) -> None:
+        self._kube = kube
+        self._engines = engines
+        self._events = events
+
+    async def execute(self, key: FleetKey, plan: Plan, observed: Observed) -> Result:
+        """Run a plan that was decided on `observed`."""
+        result = Result()
+        silent: set[str] = set()
+        for action in plan.actions:
+            pod = _pod_of(action)
+            if pod in silent:
+                continue
+            try:
+                await self._perform(key, action, observed)
+            except KubeError as error:
+                result.failed, result.error = action, error
+                return result
+            except EngineError as error:
+                silent.add(pod)
+                result.engine_failures.append(f"{type(action).__name__} {pod}: {error}")
+                continue
+            log.info("%s: %s: %s", key, _describe(action), action.reason)
+            result.done.append(action)
+        return result
+
+    async def _perform(self, key: FleetKey, action: Action, observed: Observed) -> None:  # noqa: C901  one arm per action
+        """One action, one write."""
+        match action:
+            case Apply(manifest=manifest):
+                await self._kube.apply(manifest)
+            case MarkDraining():
+                await self._kube.patch(Ref("Pod", key.namespace, action.pod), _drain_patch(action))
+            case StartDrain(pod=pod, deadline_s=deadline_s):
+                await self._engines.start_drain(_view(observed, pod), deadline_s)
+            case DeletePod(pod=pod, uid=uid, grace_s=grace_s):
+                await self._delete(Ref("Pod", key.namespace, pod), uid, grace_s)
+            case DeleteObject(kind=kind, name=name, uid=uid):
+                await self._delete(Ref(kind, key.namespace, name), uid, None)
+            case SetLimits(pod=pod, limits=limits, lease_s=lease_s, expected_revision=revision):
+                await self._engines.set_limits(_view(observed, pod), limits, lease_s, revision)
+            case AddFinalizer():
+                finalizers = list_at(observed.manifest, "metadata", "finalizers")
+                await self._kube.patch(key.ref, _finalizer_patch(observed, [*finalizers, names.FINALIZER]))
+            case RemoveFinalizer():
+                await self._remove_finalizer(key, observed)
+            case WriteStatus(status=status):
+                await self._kube.apply(
+                    {
+                        "kind": key.ref.kind,
+                        # The uid keeps the status of a deleted fleet off its successor of the same name.
+                        "metadata": {**_identity(key), "uid": text_at(observed.manifest, "metadata", "uid")},
+                        "status": dict(status),
+                    },
+                    subresource="status",
+                )
+            case Emit(type=kind, event_reason=reason, reason=message):
+                await self._events.emit(key.ref, observed.manifest, kind, reason, message)
+            case _:
+                assert_never(action)
+
+    async def _delete(self, ref: Ref, uid: str, grace_s: int | None) -> None:
+        try:
+            await self._kube.delete(ref, uid, grace_s)
+        except KubeError as error:
+            if error.failure is not Failure.NOT_FOUND:  # gone already is what we wanted
+                raise
+
+    async def _remove_finalizer(self, key: FleetKey, observed: Observed) -> None:
+        rest = [name for name in list_at(observed.manifest, "metadata", "finalizers") if name != names.FINALIZER]
+        try:
+            await self._kube.patch(key.ref, _finalizer_patch(observed, rest))
+        except KubeError as error:
+            if error.failure is not Failure.NOT_FOUND:
+                raise
+
+
+def _drain_patch(action: MarkDraining) -> dict[str, Json]:
+    return {
+        "metadata": {
+            "uid": action.uid,
+            "labels": {names.LABEL_SERVING: "false"},
+            "annotations": {
+                names.ANNOTATION_DRAIN_STARTED: action.started,
+                names.ANNOTATION_DRAIN_REASON: action.reason,
+            },
+        }
+    }
+
+
+def _finalizer_patch(observed: Observed, finalizers: list[Json]) -> dict[str, Json]:
+    """The whole list, guarded by the resourceVersion: a merge patch would drop a finalizer that others just added."""
+    return {
+        "metadata": {
+            "uid": text_at(observed.manifest, "metadata", "uid"),
+            "resourceVersion": text_at(observed.manifest, "metadata", "resourceVersion"),
+            "finalizers": finalizers,
+        }
+    }
+
+
+def _identity(key: FleetKey) -> dict[str, Json]:
+    return {"name": key.name, "namespace": key.namespace}
+
+
+def _view(observed: Observed, name: str) -> PodView:
+    for pod in observed.pods:
+        if pod.name == name:
+            return pod
+    raise EngineError("NO_ADDRESS", f"pod {name} was not among the observed pods")
+
+
+def _pod_of(action: Action) -> str:
+    """The pod an action is about, "" for all others."""
+    match action:
+        case MarkDraining(pod=pod) | StartDrain(pod=pod) | DeletePod(pod=pod) | SetLimits(pod=pod):
+            return pod
+        case _:
+            return ""
+
+
+def _describe(action: Action) -> str:
+    name = type(action).__name__
+    match action:
+        case Apply(manifest=manifest):
+            return f"{name} {text_at(manifest, 'kind')}/{text_at(manifest, 'metadata', 'name')}"
+        case DeleteObject(kind=kind, name=target):
+            return f"{name} {kind}/{target}"
+        case _:
+            return f"{name} {_pod_of(action)}".rstrip()

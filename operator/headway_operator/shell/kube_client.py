@@ -1,0 +1,189 @@
+"""`KubeApi` over the asyncio client of the official `kubernetes` package: dicts in, dicts out.
+
+Only the client's transport is used (authentication, TLS, token refresh, connection pool). Its generated models are
+bypassed: they cost memory, know nothing of our CRD and validate arguments with exceptions of their own. `_request` is the
+one place where an answer, or the lack of one, becomes a result or a `KubeError`.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client as k8s
+from kubernetes.aio import config as k8s_config
+from pydantic import ValidationError
+
+from headway_operator.core.plan import Json, Manifest
+from headway_operator.shell.kube import (
+    FIELD_MANAGER,
+    RESOURCES,
+    Failure,
+    KubeError,
+    Ref,
+    collection_path,
+    list_at,
+    ref_of,
+    text_at,
+)
+
+# (verb, kind, HTTP status or 0, seconds)
+RequestObserver = Callable[[str, str, int, float], None]
+
+PAGE_LIMIT = 500  # objects per page of a LIST: bounds the memory of one answer on both sides
+_CONTENT_TYPES = {
+    "apply": "application/apply-patch+yaml",
+    "patch": "application/merge-patch+json",
+}
+_METHODS = {"get": "GET", "list": "GET", "create": "POST", "replace": "PUT", "apply": "PATCH", "patch": "PATCH"}
+
+
+class KubeClient:
+    """The real API server.
+
+    Args:
+        api_client: an authenticated `kubernetes.aio` ApiClient; closed by `close`.
+        timeout_s: deadline of one request.
+        observe: told about every request, for metrics.
+    """
+
+    def __init__(self, api_client: "k8s.ApiClient", timeout_s: float, observe: RequestObserver) -> None:
+        self._client = api_client
+        self._timeout_s = timeout_s
+        self._observe = observe
+
+    @classmethod
+    async def connect(cls, timeout_s: float, observe: RequestObserver) -> "KubeClient":
+        """Configure from the pod's service account, else from the user's kubeconfig."""
+        configuration = k8s.Configuration()
+        try:
+            k8s_config.load_incluster_config(client_configuration=configuration)
+        except k8s_config.ConfigException:
+            await k8s_config.load_kube_config(client_configuration=configuration)
+        return cls(k8s.ApiClient(configuration), timeout_s, observe)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def get(self, ref: Ref) -> Manifest:
+        """See `KubeApi`."""
+        return await self._request("get", ref.kind, ref.path)
+
+    async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
+        """See `KubeApi`. A continue token that expires between two pages starts the LIST afresh, once."""
+        try:
+            return await self._pages(kind, namespace, selector)
+        except KubeError as error:
+            if error.status != HTTPStatus.GONE:
+                raise
+            return await self._pages(kind, namespace, selector)
+
+    async def _pages(self, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
+        query = {"limit": str(PAGE_LIMIT)} | ({"labelSelector": selector} if selector else {})
+        items: list[Manifest] = []
+        while True:
+            page = await self._request("list", kind, collection_path(kind, namespace), query=query)
+            items.extend(item for item in list_at(page, "items") if isinstance(item, dict))
+            token = text_at(page, "metadata", "continue")
+            if not token:
+                return tuple(items)
+            query = query | {"continue": token}
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """See `KubeApi`."""
+        ref = ref_of(manifest)
+        return await self._request("create", ref.kind, collection_path(ref.kind, ref.namespace), body=manifest)
+
+    async def replace(self, manifest: Manifest) -> Manifest:
+        """See `KubeApi`."""
+        ref = ref_of(manifest)
+        return await self._request("replace", ref.kind, ref.path, body=manifest)
+
+    async def apply(self, manifest: Manifest, subresource: str = "") -> Manifest:
+        """See `KubeApi`."""
+        ref = ref_of(manifest)
+        path = f"{ref.path}/{subresource}" if subresource else ref.path
+        body = {"apiVersion": RESOURCES[ref.kind].api_version, **manifest}
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request("apply", ref.kind, path, query=query, body=body)
+
+    async def patch(self, ref: Ref, patch: Manifest) -> Manifest:
+        """See `KubeApi`."""
+        return await self._request("patch", ref.kind, ref.path, query={"fieldManager": FIELD_MANAGER}, body=patch)
+
+    async def delete(self, ref: Ref, uid: str, grace_s: int | None = None) -> None:
+        """See `KubeApi`."""
+        body: dict[str, Json] = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        }
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
+        await self._request("delete", ref.kind, ref.path, body=body)
+
+    async def _request(
+        self, verb: str, kind: str, path: str, *, query: dict[str, str] | None = None, body: Manifest | None = None
+    ) -> Manifest:
+        started = time.monotonic()
+        status = 0
+        try:
+            status, text, retry_after = await self._send(verb, f"{path}?{urlencode(query)}" if query else path, body)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise KubeError(Failure.RETRYABLE, f"{verb} {path}: no answer: {reason}") from error
+        except (k8s.ApiException, ValidationError, ValueError) as error:
+            raise KubeError(Failure.PERMANENT, f"{verb} {path}: the client refused the request: {error}") from error
+        finally:
+            self._observe(verb, kind, status, time.monotonic() - started)
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise classify(status, text, f"{verb} {path}", retry_after)
+        return _as_object(text)
+
+    async def _send(self, verb: str, path: str, body: Manifest | None) -> tuple[int, str, str]:
+        headers = {"Accept": "application/json", "Content-Type": _CONTENT_TYPES.get(verb, "application/json")}
+        method, url, headers, data, _ = await self._client.param_serialize(
+            _METHODS.get(verb, verb.upper()),
+            path,
+            header_params=headers,
+            body=dict(body) if body is not None else None,
+            auth_settings=["BearerToken"],
+        )
+        async with asyncio.timeout(self._timeout_s):
+            response = await self._client.call_api(method, url, headers, data)
+            raw = await response.read()
+        return response.status, raw.decode(), response.getheader("Retry-After") or ""
+
+
+def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeError:
+    """Turn an HTTP error into a `KubeError`.
+
+    An apply with a field that the CRD lacks is answered 500, yet will fail for ever: the operator is newer than the CRD.
+    """
+    message = f"{what}: {status} {text_at(_as_object(text), 'message') or text[:300]}"
+    wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
+    if status == HTTPStatus.NOT_FOUND:
+        return KubeError(Failure.NOT_FOUND, message, status)
+    if status == HTTPStatus.CONFLICT:
+        return KubeError(Failure.CONFLICT, message, status)
+    if "field not declared in schema" in text:
+        return KubeError(Failure.PERMANENT, f"{message} (upgrade the CRD before the operator)", status)
+    if (
+        status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ):
+        return KubeError(Failure.RETRYABLE, message, status, wait_s)
+    return KubeError(Failure.PERMANENT, message, status)
+
+
+def _as_object(text: str) -> dict[str, Json]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,151 @@
+"""From GetStats answers to what the core reads: decoding, and a bounded history per pod.
+
+The core takes differences of counters over the SLO window, so a history needs its two ends and a few points between.
+`History` keeps the last ten seconds in full and thins what is older, so an hour's window costs no more than a minute's.
+An idle engine repeats itself: equal histograms share one tuple.
+"""
+
+from collections import deque
+from dataclasses import replace
+
+from headway_operator.core.observed import EngineSample, Histogram
+from headway_operator.core.plan import LimitsPatch
+from headway_rpc import pb
+
+DENSE_S = 10.0  # so many seconds are kept in full
+SPARSE_POINTS = 64  # and so many points of what is older
+MARGIN_S = 10.0  # kept beyond the window, so that its far end has a sample
+
+
+class History:
+    """The samples of one pod, oldest first.
+
+    Args:
+        window_s: how long a window the core will look at.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._samples: deque[EngineSample] = deque()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def view(self) -> tuple[EngineSample, ...]:
+        """All samples, oldest first."""
+        return tuple(self._samples)
+
+    @property
+    def latest(self) -> EngineSample | None:
+        """The newest sample."""
+        return self._samples[-1] if self._samples else None
+
+    def add(self, sample: EngineSample) -> None:
+        """Append a sample, forget those beyond the window and thin the older ones."""
+        latest = self.latest
+        self._samples.append(_sharing(sample, latest) if latest is not None else sample)
+        while self._samples[0].taken_s < sample.taken_s - self.window_s - MARGIN_S:
+            self._samples.popleft()
+        self._thin(sample.taken_s - DENSE_S)
+
+    def replace_config(self, config: "pb.RuntimeConfig") -> None:
+        """Take over the limits that an update just returned, so that the next decision does not repeat it."""
+        if self._samples:
+            self._samples[-1] = replace(
+                self._samples[-1],
+                revision=config.revision,
+                effective=limits_of(config.effective),
+                baseline=limits_of(config.baseline),
+                lease_remaining_s=config.lease_remaining_seconds,
+            )
+
+    def _thin(self, dense_from_s: float) -> None:
+        """Drop the sample that just left the dense part if its older neighbour is near enough.
+
+        Runs once per sample, so at most one sample can have left since the last time.
+        """
+        spacing_s = self.window_s / SPARSE_POINTS
+        for index in range(len(self._samples) - 2, 0, -1):
+            if self._samples[index].taken_s < dense_from_s:
+                if self._samples[index].taken_s - self._samples[index - 1].taken_s < spacing_s:
+                    del self._samples[index]
+                return
+
+
+def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
+    """Turn one GetStats answer into the core's record."""
+    return EngineSample(
+        taken_s=taken_s,
+        boot_id=stats.boot_id,
+        num_running=stats.loads.num_running,
+        num_waiting=stats.loads.num_waiting,
+        waiting_prompt_tokens=stats.loads.waiting_prompt_tokens,
+        kv_usage=stats.loads.token_usage,
+        draining=stats.loads.draining,
+        ttft=tuple(stats.ttft.buckets),
+        queue_wait=tuple(stats.queue_wait.buckets),
+        prefill=tuple(stats.prefill.buckets),
+        itl=tuple(stats.itl.buckets),
+        step=tuple(stats.step.buckets),
+        ttft_sum_ms=stats.ttft.sum_ms,
+        queue_wait_sum_ms=stats.queue_wait.sum_ms,
+        prefill_sum_ms=stats.prefill.sum_ms,
+        itl_sum_ms=stats.itl.sum_ms,
+        requests_received=stats.requests_received,
+        requests_finished=sum(stats.requests_finished.values()),
+        requests_rejected=sum(stats.requests_rejected.values()),
+        prompt_tokens=stats.prompt_tokens,
+        generation_tokens=stats.generation_tokens,
+        preemptions=stats.preemptions,
+        revision=stats.config.revision,
+        effective=limits_of(stats.config.effective),
+        baseline=limits_of(stats.config.baseline),
+        lease_remaining_s=stats.config.lease_remaining_seconds,
+    )
+
+
+def limits_of(limits: "pb.Limits") -> LimitsPatch:
+    """The wire's limits as the core's; a limit the engine did not report stays None."""
+    return LimitsPatch(
+        max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
+        max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
+        batch_wait_ms=limits.batch_wait_ms if limits.HasField("batch_wait_ms") else None,
+        max_queued_requests=limits.max_queued_requests if limits.HasField("max_queued_requests") else None,
+    )
+
+
+def limits_message(limits: LimitsPatch) -> "pb.Limits":
+    """The core's limits as the wire's; None stays unset."""
+    return pb.Limits(
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        batch_wait_ms=limits.batch_wait_ms,
+        max_queued_requests=limits.max_queued_requests,
+    )
+
+
+def is_busy(sample: EngineSample, before: EngineSample | None) -> bool:
+    """Does this sample deserve a pass soon: traffic, a restart, a drain, limits that changed by themselves?"""
+    if sample.num_running or sample.num_waiting or sample.draining or before is None:
+        return True
+    return (
+        sample.boot_id != before.boot_id
+        or sample.requests_received != before.requests_received
+        or sample.revision != before.revision
+    )
+
+
+def _sharing(sample: EngineSample, before: EngineSample) -> EngineSample:
+    def same(new: Histogram, old: Histogram) -> Histogram:
+        return old if new == old else new
+
+    return replace(
+        sample,
+        ttft=same(sample.ttft, before.ttft),
+        queue_wait=same(sample.queue_wait, before.queue_wait),
+        prefill=same(sample.prefill, before.prefill),
+        itl=same(sample.itl, before.itl),
+        step=same(sample.step, before.step),
+        effective=before.effective if sample.effective == before.effective else sample.effective,
+        baseline=before.baseline if sample.baseline == before.baseline else sample.baseline,
+    )
