@@ -121,7 +121,8 @@ class Engine(ApiModel):
         _within_capacity("maxQueuedRequests"),
         Rule(
             "self.device != 'cpu' || !has(self.resources) || "
-            f"(!('{GPU_RESOURCE}' in self.resources.limits) && !('{GPU_RESOURCE}' in self.resources.requests))",
+            f"((!has(self.resources.limits) || !('{GPU_RESOURCE}' in self.resources.limits)) && "
+            f"(!has(self.resources.requests) || !('{GPU_RESOURCE}' in self.resources.requests)))",
             f"engine.resources must not name {GPU_RESOURCE} when engine.device is cpu",
             field_path=".resources",
         ),
