@@ -1,0 +1,78 @@
+"""Statistics and limits between protobuf and the core, for the control port."""
+
+from headway_engine.core.histogram import Histogram
+from headway_engine.core.limits import Bounds, Envelope, Limits, LimitsPatch, RuntimeConfigState
+from headway_engine.runtime.stats import StatsSnapshot
+from headway_engine.server.convert import to_loads
+from headway_rpc import pb
+
+
+def to_stats(stats: StatsSnapshot) -> pb.Stats:
+    """The whole snapshot."""
+    return pb.Stats(
+        boot_id=stats.boot_id,
+        uptime_seconds=stats.uptime_seconds,
+        loads=to_loads(stats.loads),
+        ttft=to_histogram(stats.ttft),
+        queue_wait=to_histogram(stats.queue_wait),
+        prefill=to_histogram(stats.prefill),
+        itl=to_histogram(stats.itl),
+        e2e=to_histogram(stats.e2e),
+        step=to_histogram(stats.step),
+        requests_received=stats.requests_received,
+        requests_finished=stats.requests_finished,
+        requests_rejected=stats.requests_rejected,
+        prompt_tokens=stats.prompt_tokens,
+        generation_tokens=stats.generation_tokens,
+        preemptions=stats.preemptions,
+        steps=stats.steps,
+        config=to_runtime_config(stats.config),
+    )
+
+
+def to_histogram(histogram: Histogram) -> pb.Histogram:
+    """Same buckets, same meaning."""
+    return pb.Histogram(buckets=histogram.buckets, count=histogram.count, sum_ms=histogram.sum_ms)
+
+
+def to_runtime_config(state: RuntimeConfigState) -> pb.RuntimeConfig:
+    """The limits as a reader sees them."""
+    return pb.RuntimeConfig(
+        revision=state.revision,
+        effective=_to_limits(state.effective),
+        baseline=_to_limits(state.baseline),
+        envelope=_to_envelope(state.envelope),
+        lease_remaining_seconds=state.lease_remaining_s,
+    )
+
+
+def to_patch(limits: pb.Limits) -> LimitsPatch:
+    """Unset fields stay None: left as they are."""
+    return LimitsPatch(
+        max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
+        max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
+        batch_wait_ms=limits.batch_wait_ms if limits.HasField("batch_wait_ms") else None,
+        max_queued_requests=limits.max_queued_requests if limits.HasField("max_queued_requests") else None,
+    )
+
+
+def _to_limits(limits: Limits) -> pb.Limits:
+    return pb.Limits(
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        batch_wait_ms=limits.batch_wait_ms,
+        max_queued_requests=limits.max_queued_requests,
+    )
+
+
+def _to_envelope(envelope: Envelope) -> pb.Envelope:
+    return pb.Envelope(
+        max_num_seqs=_to_bounds(envelope.max_num_seqs),
+        max_num_batched_tokens=_to_bounds(envelope.max_num_batched_tokens),
+        batch_wait_ms=_to_bounds(envelope.batch_wait_ms),
+        max_queued_requests=_to_bounds(envelope.max_queued_requests),
+    )
+
+
+def _to_bounds(bounds: Bounds) -> pb.Bounds:
+    return pb.Bounds(min=bounds.min, max=bounds.max)
