@@ -132,7 +132,7 @@ def _rules(observed: Observed, pod: Pod, direction: str, spec: Json) -> Iterator
                     yield " ".join(word for word in (match, dport, "return") if word)
 
 
-def _ends(observed: Observed, pod: Pod, ingress: bool, peer: Json) -> Iterator[tuple[str, Pod | None]]:  # noqa: FBT001
+def _ends(observed: Observed, pod: Pod, ingress: bool, peer: Json) -> Iterator[tuple[str, Pod | None]]:
     """The other ends that a peer of a rule stands for, as matches on their address."""
     field = "ip saddr" if ingress else "ip daddr"
     if block := peer.get("ipBlock"):

@@ -10,7 +10,6 @@ from .deps import CNI_BIN
 from .settings import (
     KUBELET_HEALTH_PORT,
     POD_BRIDGE,
-    REGISTRY_HOST,
     REGISTRY_PORT,
     Addresses,
     Paths,

@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder = Path()
 
-    def do_GET(self) -> None:  # noqa: N802 - the name http.server looks for
+    def do_GET(self) -> None:
         """Sends a manifest or a blob."""
         if self.path == "/v2/":
             self._send(200, b"{}")
@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
                     self.wfile.write(chunk)
                     first += len(chunk)
 
-    def do_HEAD(self) -> None:  # noqa: N802 - the name http.server looks for
+    def do_HEAD(self) -> None:
         """Says what GET would send."""
         self.do_GET()
 

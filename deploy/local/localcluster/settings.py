@@ -142,7 +142,7 @@ class Paths:
 
     @property
     def certs_d(self) -> Path:
-        """containerd's map from registry name to registry address."""
+        """Containerd's map from registry name to registry address."""
         return self.state / "certs.d"
 
     @property
@@ -159,7 +159,7 @@ class Paths:
         return None if index == 1 else self.state / "netns" / node_name(index)
 
     def socket(self, index: int) -> Path:
-        """containerd's socket."""
+        """Containerd's socket."""
         return self.node(index) / "containerd.sock"
 
     @classmethod
