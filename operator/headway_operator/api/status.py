@@ -66,6 +66,10 @@ class ScalingStatus(ApiModel):
     recommended_replicas: Int32 | None = Field(
         default=None, description="Replicas that the policy asks for, before stabilization and step limits."
     )
+    recommended_since: Timestamp | None = Field(
+        default=None,
+        description="Since when the recommendation has been above, or below, the desired count without a break.",
+    )
     reason: str | None = Field(default=None, description="Why, with the numbers.")
     last_scale_time: Timestamp | None = Field(default=None, description="When the desired count last changed.")
     history: tuple[ScalingChange, ...] = Field(

@@ -99,6 +99,7 @@ class Observed:
         now: wall clock, UTC: for timestamps in the API.
         monotonic_s: the clock of the samples.
         defaults: operator settings that decisions need.
+        refused: why the API server refused to create a pod in the pass before; "" when it did not.
     """
 
     manifest: Mapping[str, Json]
@@ -108,6 +109,7 @@ class Observed:
     now: datetime
     monotonic_s: float
     defaults: "Defaults"
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,148 @@
+"""GetStats samples to one load window of the fleet.
+
+Counters and histograms run since an engine's boot; a window is the difference of its last sample and the last one before
+the window began. A restart inside the window is seen by the boot id: what the new process counted all happened since.
+An engine whose last sample is old, or whose numbers contradict themselves, does not report; the others decide.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from headway_operator.core import histogram
+from headway_operator.core.histogram import EMPTY, Histogram
+from headway_operator.core.observed import EngineSample
+from headway_operator.core.pods import STALE_S
+from headway_planner.policy import Latency, LoadView
+
+COUNTERS = ("requests_received", "requests_finished", "prompt_tokens", "generation_tokens")
+HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl")
+
+
+@dataclass(frozen=True, slots=True)
+class PodWindow:
+    """One engine over a window. Gauges are means over its samples."""
+
+    span_s: float
+    running: float
+    waiting: float
+    kv_usage: float
+    active: bool
+    counts: Mapping[str, int]
+    histograms: Mapping[str, Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLoad:
+    """The fleet over a window: the policy's view, and what the status shows beside it."""
+
+    view: LoadView
+    tokens_per_s: float
+    queue_depth: int
+    last_sample_s: float | None
+    silent: tuple[str, ...]  # serving pods that do not report
+
+
+def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:
+    """One engine over the last `window_s`; None when it is silent or contradicts itself."""
+    if not samples or now_s - samples[-1].taken_s > STALE_S:
+        return None
+    inside = [sample for sample in samples if sample.taken_s >= now_s - window_s] or [samples[-1]]
+    before = samples[len(samples) - len(inside) - 1] if len(samples) > len(inside) else None
+    series = [before, *inside] if before is not None else inside
+    if not all(_sane(sample) for sample in series):
+        return None
+    counts = dict.fromkeys(COUNTERS, 0)
+    parts: dict[str, list[Histogram]] = {name: [] for name in HISTOGRAMS}
+    for first, last, rebooted in _boots(series):
+        for name in COUNTERS:
+            grown = getattr(last, name) - (0 if rebooted else getattr(first, name))
+            if grown < 0:
+                return None
+            counts[name] += grown
+        for name in HISTOGRAMS:
+            difference = histogram.subtract(getattr(last, name), EMPTY if rebooted else getattr(first, name))
+            if difference is None:
+                return None
+            parts[name].append(difference)
+    return PodWindow(
+        span_s=series[-1].taken_s - series[0].taken_s,
+        running=_mean(sample.num_running for sample in inside),
+        waiting=_mean(sample.num_waiting for sample in inside),
+        kv_usage=_mean(sample.kv_usage for sample in inside),
+        active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in inside),
+        counts=counts,
+        histograms={name: histogram.merge(found) for name, found in parts.items()},
+    )
+
+
+def fleet_load(
+    serving: Sequence[str],
+    samples: Mapping[str, tuple[EngineSample, ...]],
+    now_s: float,
+    window_s: float,
+    percentiles: tuple[float, float] = (0.95, 0.95),
+) -> FleetLoad:
+    """The serving pods pooled. `percentiles`: of the time to first token and of the time between tokens."""
+    windows = {name: pod_window(samples.get(name, ()), now_s, window_s) for name in serving}
+    found = [window for window in windows.values() if window is not None]
+    pooled = {name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS}
+    counts = {name: sum(window.counts[name] for window in found) for name in COUNTERS}
+    span_s = max((window.span_s for window in found), default=0.0)
+    computed = counts["prompt_tokens"] + counts["generation_tokens"]
+    active = any(window.active for window in found)
+    view = LoadView(
+        serving=len(serving),
+        reporting=len(found),
+        span_s=span_s,
+        waiting=sum(window.waiting for window in found),
+        running=sum(window.running for window in found),
+        busiest_running=max((window.running for window in found), default=0.0),
+        kv_usage=max((window.kv_usage for window in found), default=0.0),
+        arrivals=counts["requests_received"],
+        finished=counts["requests_finished"],
+        prompt_share=counts["prompt_tokens"] / computed if computed else 0.0,
+        active=active,
+        quiet=not active and len(found) == len(serving),
+        ttft=_latency(pooled["ttft"], percentiles[0]),
+        queue_wait=_latency(pooled["queue_wait"], percentiles[0]),
+        prefill=_latency(pooled["prefill"], percentiles[0]),
+        itl=_latency(pooled["itl"], percentiles[1]),
+    )
+    latest = [samples[name][-1] for name in serving if windows[name] is not None]
+    return FleetLoad(
+        view=view,
+        tokens_per_s=sum(window.counts["generation_tokens"] / window.span_s for window in found if window.span_s > 0),
+        queue_depth=sum(sample.num_waiting for sample in latest),
+        last_sample_s=max((sample.taken_s for sample in latest), default=None),
+        silent=tuple(name for name in serving if windows[name] is None),
+    )
+
+
+def _boots(series: Sequence[EngineSample]) -> Iterable[tuple[EngineSample, EngineSample, bool]]:
+    """First and last sample of each run of one boot id, and whether that boot began inside the series."""
+    first, rebooted = series[0], False
+    for one, other in pairwise(series):
+        if one.boot_id != other.boot_id:
+            yield first, one, rebooted
+            first, rebooted = other, True
+    yield first, series[-1], rebooted
+
+
+def _sane(sample: EngineSample) -> bool:
+    return (
+        sample.num_running >= 0
+        and sample.num_waiting >= 0
+        and math.isfinite(sample.kv_usage)
+        and 0 <= sample.kv_usage <= 1.01
+    )
+
+
+def _latency(pooled: Histogram, share: float) -> Latency:
+    return Latency(histogram.quantile(pooled, share), histogram.quantile(pooled, 0.5), histogram.count(pooled))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)

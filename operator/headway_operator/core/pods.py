@@ -1,0 +1,76 @@
+"""What a pod is to its fleet: live, serving, warming, blocked, draining, spent. Each word is defined here once."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from headway_operator.core import names
+from headway_operator.core.observed import EngineSample, PodView
+
+STALE_S = 10.0  # a sample older than this says nothing about now
+UNSCHEDULABLE_GRACE_S = 10.0  # the scheduler's first verdict may be about a pod that is still going away
+
+
+def draining(pod: PodView) -> bool:
+    """We took it out of service; it ends when its streams have ended."""
+    return names.ANNOTATION_DRAIN_STARTED in pod.annotations
+
+
+def spent(pod: PodView) -> bool:
+    """Evicted, lost with its node, or ended: it never runs again."""
+    return pod.phase in ("Failed", "Succeeded")
+
+
+def live(pod: PodView) -> bool:
+    """It counts as a replica: it serves or will."""
+    return not (pod.deleting or draining(pod) or spent(pod))
+
+
+def serving(pod: PodView) -> bool:
+    """It takes requests."""
+    return live(pod) and pod.ready
+
+
+def blocked(pod: PodView) -> bool:
+    """No node takes it."""
+    return live(pod) and not pod.node and pod.unschedulable_message != ""
+
+
+def warming(pod: PodView) -> bool:
+    """It is on its way to serve, and nothing is known to stand in its way."""
+    return live(pod) and not pod.ready and not blocked(pod) and not failing(pod)
+
+
+def failing(pod: PodView) -> bool:
+    """Its engine ended or its image does not come: waiting longer does not help by itself."""
+    state = pod.container
+    if state is None or state.ready:
+        return False
+    waits = state.waiting_reason in ("", "ContainerCreating", "PodInitializing")
+    return not waits or state.terminated_exit_code != 0
+
+
+def revision_of(pod: PodView) -> str:
+    """The revision that the pod was made for."""
+    return pod.labels.get(names.LABEL_REVISION, "")
+
+
+def age_s(pod: PodView, now: datetime) -> float:
+    """Seconds since the pod was created."""
+    return (now - pod.created).total_seconds()
+
+
+def fresh_samples(
+    samples: Mapping[str, tuple[EngineSample, ...]], pods: Iterable[PodView], now_s: float
+) -> dict[str, EngineSample]:
+    """The latest sample of each pod that answered lately."""
+    fresh: dict[str, EngineSample] = {}
+    for pod in pods:
+        series = samples.get(pod.name)
+        if series and now_s - series[-1].taken_s <= STALE_S:
+            fresh[pod.name] = series[-1]
+    return fresh
+
+
+def in_flight(sample: EngineSample | None) -> int | None:
+    """Requests that run or wait in an engine; None when it does not answer."""
+    return None if sample is None else sample.num_running + sample.num_waiting

@@ -1,0 +1,172 @@
+"""Which batch limits, and how they reach the engines.
+
+The baseline is the spec's and belongs in every engine: it is what the engine falls back to when it hears nothing. What
+tuning adds to it is only lent, by a lease that is renewed at half its length. Without tuning, and when tuning wants just
+the baseline, no lease is needed and a settled fleet costs no call.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from headway_operator.api.v1alpha1 import (
+    HISTORY_LENGTH,
+    LimitValues,
+    LLMDeployment,
+    LLMDeploymentSpec,
+    Range,
+    TuningChange,
+    TuningMode,
+    TuningStatus,
+    baseline_limits,
+)
+from headway_operator.core.observed import EngineSample, PodView
+from headway_operator.core.plan import LimitsPatch, SetLimits
+from headway_planner.policy import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState, direction_of
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The outcome for one pass.
+
+    Attributes:
+        effective: what every engine should run with.
+        baseline: what it falls back to.
+        recommended: what the policy asks for; None when it was not asked.
+        reason: why.
+        hold: the policy had too little data to judge.
+    """
+
+    effective: LimitValues
+    baseline: LimitValues
+    recommended: LimitValues | None
+    reason: str
+    hold: bool = False
+
+
+def policy_config(spec: LLMDeploymentSpec) -> TuneConfig | None:
+    """What the policy may do; None when it is not asked."""
+    if spec.tuning.mode is TuningMode.OFF or spec.slo is None:
+        return None
+    capacity, bounds = spec.engine.capacity, spec.tuning.bounds
+    seqs = bounds.max_num_seqs or Range(min=1, max=capacity.max_num_seqs)
+    tokens = bounds.max_num_batched_tokens or Range(min=1, max=capacity.max_num_batched_tokens)
+    return TuneConfig(
+        seqs_min=seqs.min,
+        seqs_max=min(seqs.max, capacity.max_num_seqs),
+        tokens_min=tokens.min,
+        tokens_max=min(tokens.max, capacity.max_num_batched_tokens),
+        ttft_target_ms=spec.slo.ttft_target.target_milliseconds,
+        itl_target_ms=spec.slo.inter_token_latency_target.target_milliseconds,
+        cooldown_s=spec.tuning.cooldown_seconds,
+    )
+
+
+def policy_state(fleet: LLMDeployment) -> TuneState:
+    """What the policy remembers, from the status."""
+    memory = fleet.status.tuning or TuningStatus()
+    last = memory.history[0] if memory.history else None
+    return TuneState(
+        limits=_batch(_in_force(fleet)),
+        baseline=_batch(baseline_limits(fleet.spec)),
+        last_change_s=last.time.timestamp() if last is not None else None,
+        last_direction=direction_of(_batch(last.from_), _batch(last.to)) if last is not None else Direction.NONE,
+    )
+
+
+def decided(fleet: LLMDeployment, decision: TuneDecision | None) -> Limits:
+    """The mode's answer: the policy's limits in Auto, the spec's in every other mode."""
+    baseline = baseline_limits(fleet.spec)
+    if decision is None:
+        return Limits(baseline, baseline, None, "mode Off: spec.engine.limits")
+    recommended = _values(decision.limits, baseline)
+    if fleet.spec.tuning.mode is TuningMode.AUTO:
+        return Limits(recommended, baseline, recommended, decision.reason, decision.hold)
+    return Limits(baseline, baseline, recommended, f"Advisory: {decision.reason}", decision.hold)
+
+
+def actions(
+    limits: Limits, targets: Sequence[PodView], samples: Mapping[str, EngineSample], lease_s: int
+) -> tuple[SetLimits, ...]:
+    """The calls that bring the engines to `limits`; `samples`: the fresh ones only."""
+    calls: list[SetLimits] = []
+    for pod in sorted(targets, key=lambda one: one.name):
+        sample = samples.get(pod.name)
+        if sample is not None:
+            calls.extend(_calls(pod.name, sample, limits, lease_s))
+    return tuple(calls)
+
+
+def _calls(pod: str, sample: EngineSample, limits: Limits, lease_s: int) -> list[SetLimits]:
+    baseline, wanted = patch(limits.baseline), patch(limits.effective)
+    if limits.effective == limits.baseline:
+        if sample.baseline == baseline and sample.effective == baseline:
+            return []
+        return [SetLimits(pod, baseline, 0, sample.revision, f"limits of the spec: {limits.reason}")]
+    calls: list[SetLimits] = []
+    revision = sample.revision
+    if sample.baseline != baseline:
+        # A pod that was started with tuned limits: teach it the spec's first, then lend it the tuned ones again.
+        calls.append(SetLimits(pod, baseline, 0, revision, "the spec's limits become the baseline"))
+        revision += 1
+    if calls or sample.effective != wanted:
+        calls.append(SetLimits(pod, wanted, lease_s, revision, limits.reason))
+    elif sample.lease_remaining_s < lease_s / 2:
+        calls.append(SetLimits(pod, wanted, lease_s, revision, "lease renewed"))
+    return calls
+
+
+def applied(limits: Limits, serving: Sequence[PodView], samples: Mapping[str, EngineSample]) -> tuple[str, ...]:
+    """The serving pods whose engine confirms the limits."""
+    wanted = patch(limits.effective)
+    return tuple(
+        pod.name for pod in serving if (sample := samples.get(pod.name)) is not None and sample.effective == wanted
+    )
+
+
+def status_of(fleet: LLMDeployment, limits: Limits, applied_count: int, now: datetime, refresh: bool) -> TuningStatus:
+    """The status block after this pass. `refresh`: the numbers inside the reason may be renewed."""
+    before = fleet.status.tuning or TuningStatus()
+    changed = before.effective is not None and before.effective != limits.effective
+    keep_reason = not changed and not refresh and before.recommended == limits.recommended and before.reason
+    history, revision = before.history, before.revision or 1
+    if changed and before.effective is not None:
+        change = TuningChange(time=now, from_=before.effective, to=limits.effective, reason=limits.reason)
+        history, revision = (change, *history)[:HISTORY_LENGTH], revision + 1
+    return TuningStatus(
+        revision=revision,
+        applied_replicas=applied_count,
+        effective=limits.effective,
+        recommended=limits.recommended,
+        reason=before.reason if keep_reason else limits.reason,
+        last_change_time=now if changed else before.last_change_time,
+        history=history,
+    )
+
+
+def patch(limits: LimitValues) -> LimitsPatch:
+    """The limits as an engine takes them, every field set."""
+    return LimitsPatch(
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        batch_wait_ms=limits.batch_wait_milliseconds,
+        max_queued_requests=limits.max_queued_requests,
+    )
+
+
+def _in_force(fleet: LLMDeployment) -> LimitValues:
+    memory = fleet.status.tuning
+    return memory.effective if memory is not None and memory.effective is not None else baseline_limits(fleet.spec)
+
+
+def _batch(limits: LimitValues) -> BatchLimits:
+    return BatchLimits(limits.max_num_seqs, limits.max_num_batched_tokens)
+
+
+def _values(limits: BatchLimits, baseline: LimitValues) -> LimitValues:
+    return LimitValues(
+        max_num_seqs=limits.seqs,
+        max_num_batched_tokens=limits.tokens,
+        batch_wait_milliseconds=baseline.batch_wait_milliseconds,
+        max_queued_requests=baseline.max_queued_requests,
+    )
