@@ -7,7 +7,7 @@ belong to the server's settings: the runtime never listens on anything.
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway_engine.core.limits import Bounds, Envelope, Limits
+from headway_engine.core.limits import Bounds, Envelope, Limits, check
 
 # An idle engine never waits longer than this for company: beyond it the wait itself would miss any latency objective.
 MAX_BATCH_WAIT_MS = 1000
@@ -84,3 +84,8 @@ class EngineConfig:
             batch_wait_ms=self.batch_wait_ms,
             max_queued_requests=self.max_queued_requests,
         )
+
+    def problem(self) -> str | None:
+        """Why an engine cannot start with these limits, or None when it can."""
+        refused = check(self.baseline(), self.envelope())
+        return None if refused is None else refused.message

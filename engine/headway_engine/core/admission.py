@@ -1,0 +1,115 @@
+"""What a request may ask for. `validate` is called before tokenization and again after it; what it refuses costs nothing.
+
+Every refusal names the field as the wire calls it, the value, and the limit.
+"""
+
+import math
+from dataclasses import dataclass
+
+from headway_engine.core.request import Rejected, Request, SamplingParams, StatusCode
+
+MAX_REQUEST_ID_CHARS = 256
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 256
+MAX_STOP_TOKEN_IDS = 256
+MAX_SEED = 2**64 - 1
+# Tokens are shorter than this on average in any prompt that means something; a longer text is refused without the cost
+# of tokenizing it, which would be far more than the 10 ms a refusal may take.
+MAX_CHARS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionBounds:
+    """What the loaded model and the KV cache allow.
+
+    Attributes:
+        max_model_len: longest prompt and answer together, in tokens.
+        kv_capacity_tokens: tokens that the whole KV cache holds.
+        vocab_size: token ids are below it.
+    """
+
+    max_model_len: int
+    kv_capacity_tokens: int
+    vocab_size: int
+
+
+def validate(request: Request, bounds: AdmissionBounds) -> Rejected | None:
+    """Why the engine cannot serve `request`, or None when it can."""
+    problem = _request_id_problem(request.request_id)
+    problem = problem or _sampling_problem(request.sampling, bounds)
+    if request.text is not None:
+        problem = problem or _text_problem(request.text, bounds)
+    else:
+        problem = problem or _prompt_problem(request.prompt_ids, bounds)
+    return None if problem is None else Rejected(StatusCode.INVALID_ARGUMENT, problem)
+
+
+def _request_id_problem(request_id: str) -> str | None:
+    if 1 <= len(request_id) <= MAX_REQUEST_ID_CHARS:
+        return None
+    return f"request_id has {len(request_id)} characters, allowed are 1 to {MAX_REQUEST_ID_CHARS}"
+
+
+def _text_problem(text: str, bounds: AdmissionBounds) -> str | None:
+    if not text:
+        return "text is empty, a prompt needs at least 1 token"
+    most = bounds.max_model_len * MAX_CHARS_PER_TOKEN
+    if len(text) > most:
+        return (
+            f"text has {len(text)} characters, allowed are {most}"
+            f" ({MAX_CHARS_PER_TOKEN} for each of the model's {bounds.max_model_len} tokens)"
+        )
+    return None
+
+
+def _prompt_problem(prompt_ids: tuple[int, ...], bounds: AdmissionBounds) -> str | None:
+    count = len(prompt_ids)
+    if count == 0:
+        return "input_ids is empty, a prompt needs at least 1 token"
+    if count + 1 > bounds.max_model_len:
+        return (
+            f"the prompt has {count} tokens, allowed are {bounds.max_model_len - 1}"
+            f" (max_model_len {bounds.max_model_len}, 1 token left for the answer)"
+        )
+    if count + 1 > bounds.kv_capacity_tokens:
+        return (
+            f"the prompt has {count} tokens, allowed are {bounds.kv_capacity_tokens - 1}"
+            f" (the KV cache holds {bounds.kv_capacity_tokens}, 1 token left for the answer)"
+        )
+    return _token_ids_problem("input_ids", prompt_ids, bounds)
+
+
+def _sampling_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:
+    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
+        return f"sampling_params.temperature is {sampling.temperature}, it must be a finite number >= 0"
+    if not 0 < sampling.top_p <= 1:
+        return f"sampling_params.top_p is {sampling.top_p}, it must be above 0 and at most 1"
+    if sampling.top_k < 0:
+        return f"sampling_params.top_k is {sampling.top_k}, it must be >= 0 (0 is off)"
+    if sampling.max_tokens is not None and not 1 <= sampling.max_tokens <= bounds.max_model_len:
+        return (
+            f"sampling_params.max_tokens is {sampling.max_tokens},"
+            f" allowed are 1 to {bounds.max_model_len} (max_model_len)"
+        )
+    if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
+        return f"sampling_params.seed is {sampling.seed}, allowed are 0 to {MAX_SEED}"
+    return _stop_problem(sampling, bounds)
+
+
+def _stop_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:
+    if len(sampling.stop) > MAX_STOP_STRINGS:
+        return f"sampling_params.stop has {len(sampling.stop)} strings, allowed are {MAX_STOP_STRINGS}"
+    for index, stop in enumerate(sampling.stop):
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            return f"sampling_params.stop[{index}] has {len(stop)} characters, allowed are 1 to {MAX_STOP_CHARS}"
+    if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        count = len(sampling.stop_token_ids)
+        return f"sampling_params.stop_token_ids has {count} ids, allowed are {MAX_STOP_TOKEN_IDS}"
+    return _token_ids_problem("sampling_params.stop_token_ids", sampling.stop_token_ids, bounds)
+
+
+def _token_ids_problem(name: str, ids: tuple[int, ...], bounds: AdmissionBounds) -> str | None:
+    if ids and not (min(ids) >= 0 and max(ids) < bounds.vocab_size):
+        index, bad = next((i, t) for i, t in enumerate(ids) if not 0 <= t < bounds.vocab_size)
+        return f"{name}[{index}] is {bad}, the model's token ids are 0 to {bounds.vocab_size - 1}"
+    return None

@@ -1,0 +1,379 @@
+"""Continuous batching: which tokens are computed in the next step, and what the sampled ones mean.
+
+The caller loops `batch = schedule(now)`, `tokens = executor.run(batch)`, `events = commit(batch, tokens, now)`; between two
+steps it adds, aborts, expires and sets limits. One step mixes decodes and prefill chunks under one token budget:
+
+1. Waiting sequences are admitted, best class first and in order of arrival, while there is a slot, the budget leaves them
+   a token, and their blocks fit above a watermark. A better class may take the place of a worse one that runs.
+2. Each decoding sequence gets room for its next token. When the pool is empty, the running sequence that is last in rank
+   (lowest class, then latest arrival) gives its blocks back and waits again; it keeps its tokens and recomputes them.
+3. Chunks are cut: decodes first, then prefills in rank order, until the budget is used up.
+
+Progress is certain: the best-ranked running sequence can always evict all others, and `max_len` keeps it within the pool.
+Lowering `max_num_seqs` stops admission until enough have ended; nobody is preempted for it. When more sequences decode
+than the budget has tokens, they take turns.
+
+A sequence that ends while its step is in flight keeps its blocks until `commit`, since the executor may still write there.
+"""
+
+import heapq
+from dataclasses import dataclass
+
+from headway_engine.core.batch import Batch, Chunk, StepFailure
+from headway_engine.core.blocks import BlockPool
+from headway_engine.core.limits import Limits
+from headway_engine.core.metrics import Metrics
+from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
+from headway_engine.core.sequence import Phase, Sequence
+from headway_engine.core.waiting import WaitingQueue
+
+# Share of the pool that admission leaves free for the growth of what runs already. Without it the pool fills with prompts
+# and the first decodes preempt them again; engines that admit up to 1.0 lose 10 to 20 % of their throughput to that.
+WATERMARK = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """What happened to one request: a new token, its end, or both."""
+
+    request_id: RequestId
+    token_ids: tuple[int, ...]
+    finished: Finished | None
+
+
+class Scheduler:
+    """The state of all requests in flight. Used by one thread."""
+
+    def __init__(self, pool: BlockPool, limits: Limits, max_model_len: int, eos_token_ids: frozenset[int]) -> None:
+        self.pool = pool
+        self.limits = limits
+        self.metrics = Metrics()
+        self.max_len = min(max_model_len, pool.capacity_tokens)
+        self._eos = eos_token_ids
+        self._watermark = int(pool.num_blocks * WATERMARK)
+        self._waiting = WaitingQueue()
+        self._running: dict[int, Sequence] = {}
+        self._running_by_class = [0 for _ in Priority]
+        self._in_flight: dict[int, Sequence] = {}
+        self._by_request: dict[RequestId, Sequence] = {}
+        self._deadlines: list[tuple[float, int, RequestId]] = []
+        self._next_id = 0
+        self._turn = 0  # whose turn it is when more sequences decode than the budget has tokens
+        self._blocked = False  # the latest step left a sequence waiting
+        self._kv_tokens = 0
+        self._backlog = 0
+
+    # ---- what readers ask -------------------------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait, preempted ones included."""
+        return len(self._waiting)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens held in KV blocks."""
+        return self._kv_tokens
+
+    @property
+    def backlog_tokens(self) -> int:
+        """Tokens not prefilled yet, of waiting and running sequences."""
+        return self._backlog
+
+    @property
+    def open_slots(self) -> int:
+        """Waiting sequences that the next step could start, as far as known: none while some found no room."""
+        blocked = self._blocked and len(self._waiting)
+        return 0 if blocked else max(0, self.limits.max_num_seqs - len(self._running))
+
+    def holds(self, request_id: RequestId) -> bool:
+        """Whether the request is in flight."""
+        return request_id in self._by_request
+
+    def running(self) -> tuple[Sequence, ...]:
+        """The running sequences, for checks and tests."""
+        return tuple(self._running.values())
+
+    def waiting(self) -> tuple[Sequence, ...]:
+        """The waiting sequences in order of service, for checks and tests."""
+        return tuple(self._waiting)
+
+    def next_due(self, now: float) -> float | None:
+        """When `schedule` or `expire` has something to do: `now` for at once, None for not before the next call of `add`."""
+        if self._running or (len(self._waiting) and not self._waits_for_company(now)):
+            return now
+        due = [self._deadlines[0][0]] if self._deadlines else []
+        oldest = self._waiting.oldest_arrival_s()
+        if oldest is not None:
+            due.append(oldest + self.limits.batch_wait_ms / 1000)
+        return min(due, default=None)
+
+    # ---- between two steps ------------------------------------------------------------------------------------------
+
+    def add(self, request: Request, seed: int) -> None:
+        """Queue a request that `admission` has passed.
+
+        Raises:
+            ValueError: it can never run, or its id is in flight; admission should have seen that.
+        """
+        prompt_len = len(request.prompt_ids)
+        if not 1 <= prompt_len < self.max_len or request.request_id in self._by_request:
+            raise ValueError(f"request {request.request_id}: {prompt_len} prompt tokens, or its id is in flight")
+        sampling = request.sampling
+        max_len = self.max_len if sampling.max_tokens is None else min(self.max_len, prompt_len + sampling.max_tokens)
+        stop_ids = frozenset(sampling.stop_token_ids)
+        sequence = Sequence(
+            sequence_id=self._next_id,
+            request=request,
+            seed=seed,
+            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | self._eos,
+            max_len=max_len,
+            tokens=list(request.prompt_ids),
+            prefill_end=prompt_len,
+        )
+        self._next_id += 1
+        self._waiting.push(sequence)
+        self._by_request[request.request_id] = sequence
+        self._backlog += prompt_len
+        if request.deadline_s is not None:
+            heapq.heappush(self._deadlines, (request.deadline_s, sequence.sequence_id, request.request_id))
+
+    def abort(self, request_id: RequestId, reason: FinishReason, now: float) -> StepEvent | None:
+        """End a request wherever it is; None when it is not in flight."""
+        sequence = self._by_request.get(request_id)
+        return None if sequence is None else self._end(sequence, reason, now)
+
+    def expire(self, now: float) -> list[StepEvent]:
+        """End the requests whose deadline has passed."""
+        events = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, sequence_id, request_id = heapq.heappop(self._deadlines)
+            sequence = self._by_request.get(request_id)
+            if sequence is not None and sequence.sequence_id == sequence_id:  # the id may have been used again
+                events.append(self._end(sequence, FinishReason.DEADLINE, now))
+        return events
+
+    # ---- the step ---------------------------------------------------------------------------------------------------
+
+    def schedule(self, now: float) -> Batch | None:
+        """The next step, or None when there is nothing to compute yet.
+
+        Raises:
+            RuntimeError: the previous batch has not been committed.
+        """
+        if self._in_flight:
+            raise RuntimeError("schedule was called before commit")
+        if not self._running and (not len(self._waiting) or self._waits_for_company(now)):
+            return None
+        decoding = [sequence for sequence in self._running.values() if sequence.decoding]
+        self._admit(decoding)
+        budget = self.limits.max_num_batched_tokens
+        if len(decoding) > budget:
+            first = self._turn % len(decoding)
+            decoding = (decoding[first:] + decoding[:first])[:budget]
+            self._turn += budget
+        block_size = self.pool.block_size
+        for sequence in decoding:
+            if len(sequence.tokens) > len(sequence.blocks) * block_size and sequence.decoding:
+                self._grow(sequence)
+        # A sequence preempted above does not decode any more, also when it has been admitted again.
+        chunks = [self._launch(sequence, 1) for sequence in decoding if sequence.decoding]
+        chunks += self._cut_prefills(budget - len(chunks), now)
+        return Batch(tuple(chunks)) if chunks else None
+
+    def commit(self, batch: Batch, results: tuple[int | StepFailure, ...], now: float) -> list[StepEvent]:
+        """Take the tokens of the step in; returns what happened to each request."""
+        events: list[StepEvent] = []
+        sampled = iter(results)
+        in_flight, self._in_flight = self._in_flight, {}
+        self.metrics.steps += 1
+        for chunk in batch.chunks:
+            sequence = in_flight[chunk.sequence_id]
+            result = next(sampled) if chunk.sample else None
+            if sequence.phase is Phase.ENDED:
+                self._release(sequence)
+                continue
+            self._advance(sequence, len(chunk.token_ids))
+            if isinstance(result, int):
+                events.append(self._take_token(sequence, result, now))
+            elif result is not None:
+                events.append(self._end(sequence, FinishReason.ERROR, now, result.message))
+        return events
+
+    def fail(self, batch: Batch, message: str, now: float) -> list[StepEvent]:
+        """The step as a whole failed: each request of it ends with ERROR, the others go on."""
+        in_flight, self._in_flight = self._in_flight, {}
+        events = []
+        for chunk in batch.chunks:
+            sequence = in_flight[chunk.sequence_id]
+            if sequence.phase is Phase.ENDED:
+                self._release(sequence)
+            else:
+                events.append(self._end(sequence, FinishReason.ERROR, now, message))
+        return events
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _waits_for_company(self, now: float) -> bool:
+        """Whether an idle engine with these arrivals should wait for more of them."""
+        limits = self.limits
+        oldest = self._waiting.oldest_arrival_s()
+        return (
+            limits.batch_wait_ms > 0
+            and oldest is not None
+            and now < oldest + limits.batch_wait_ms / 1000
+            and len(self._waiting) < limits.max_num_seqs
+            and self._backlog < limits.max_num_batched_tokens
+        )
+
+    def _admit(self, decoding: list[Sequence]) -> None:
+        """Move waiting sequences to the running ones while there is room."""
+        pool = self.pool
+        growing = sum(len(s.tokens) > len(s.blocks) * pool.block_size for s in decoding)
+        budget = self.limits.max_num_batched_tokens - len(decoding)
+        # Backlog of running prefills by class: those of a worse class do not stand in the way of a better one.
+        ahead = [0 for _ in Priority]
+        if len(self._running) > len(decoding):
+            for sequence in self._running.values():
+                ahead[sequence.request.priority] += sequence.backlog
+        self._blocked = False
+        while (head := self._waiting.head()) is not None:
+            priority = head.request.priority
+            if sum(ahead[: priority + 1]) >= budget or not self._make_room(head, growing):
+                self._blocked = True
+                return
+            self._waiting.remove(head)
+            head.blocks = pool.allocate(pool.blocks_for(len(head.tokens)))
+            head.phase = Phase.RUNNING
+            self._running[head.sequence_id] = head
+            self._running_by_class[priority] += 1
+            ahead[priority] += head.backlog
+
+    def _make_room(self, head: Sequence, growing: int) -> bool:
+        """Whether `head` can run now, after preempting running sequences of a worse class where that is what it takes."""
+        slots_short = len(self._running) + 1 - self.limits.max_num_seqs
+        reserve = growing + self._watermark if self._running else 0
+        blocks_short = self.pool.blocks_for(len(head.tokens)) + reserve - self.pool.num_free
+        if slots_short <= 0 and blocks_short <= 0:
+            return True
+        priority = head.request.priority
+        # More than one slot short: the limit was lowered, and that alone never preempts.
+        if slots_short > 1 or not any(self._running_by_class[priority + 1 :]):
+            return False
+        worse = [s for s in self._running.values() if s.request.priority > priority]
+        worse.sort(key=lambda sequence: sequence.rank, reverse=True)
+        victims: list[Sequence] = []
+        for sequence in worse:
+            if slots_short <= 0 and blocks_short <= 0:
+                break
+            victims.append(sequence)
+            slots_short -= 1
+            blocks_short -= len(sequence.blocks)
+        if slots_short > 0 or blocks_short > 0:
+            return False
+        for sequence in victims:
+            self._preempt(sequence)
+        return True
+
+    def _grow(self, sequence: Sequence) -> None:
+        """Give a decoding sequence one more block, preempting from the end of the ranks when none is free."""
+        while self.pool.num_free == 0:
+            last = max(self._running.values(), key=lambda s: s.rank)
+            self._preempt(last)
+            if last is sequence:
+                return
+        sequence.blocks += self.pool.allocate(1)
+
+    def _cut_prefills(self, budget: int, now: float) -> list[Chunk]:
+        """Chunks of prompts, in rank order, of at most `budget` tokens in all."""
+        prefilling = [sequence for sequence in self._running.values() if not sequence.decoding]
+        prefilling.sort(key=lambda sequence: sequence.rank)
+        chunks = []
+        for sequence in prefilling:
+            if budget <= 0:
+                break
+            num_tokens = min(budget, sequence.backlog)
+            budget -= num_tokens
+            if sequence.started_s is None:
+                sequence.started_s = now
+                self.metrics.queue_wait.record((now - sequence.request.arrival_s) * 1000)
+                self.metrics.prompt_tokens += len(sequence.request.prompt_ids)
+            chunks.append(self._launch(sequence, num_tokens))
+        return chunks
+
+    def _launch(self, sequence: Sequence, num_tokens: int) -> Chunk:
+        self._in_flight[sequence.sequence_id] = sequence
+        return sequence.chunk(num_tokens)
+
+    def _advance(self, sequence: Sequence, num_tokens: int) -> None:
+        """Count tokens that are now in the cache."""
+        if not sequence.decoding:
+            self._backlog -= num_tokens
+        sequence.num_computed += num_tokens
+        self._kv_tokens += num_tokens
+
+    def _take_token(self, sequence: Sequence, token: int, now: float) -> StepEvent:
+        metrics = self.metrics
+        metrics.generation_tokens += 1
+        if sequence.first_token_s is None:
+            sequence.first_token_s = now
+            started = now if sequence.started_s is None else sequence.started_s
+            metrics.ttft.record((now - sequence.request.arrival_s) * 1000)
+            metrics.prefill.record((now - started) * 1000)
+        else:
+            metrics.itl.record((now - sequence.last_token_s) * 1000)
+        sequence.last_token_s = now
+        sequence.tokens.append(token)
+        reason = sequence.end_of_answer()
+        if reason is not None:
+            return self._end(sequence, reason, now, tokens=(token,))
+        return StepEvent(sequence.request.request_id, (token,), None)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's slot and blocks; it waits before its class and recomputes."""
+        self._leave_running(sequence)
+        self._backlog -= sequence.backlog
+        self._release(sequence)
+        self._backlog += sequence.backlog
+        sequence.phase = Phase.WAITING
+        self._waiting.push_front(sequence)
+        self.metrics.preemptions += 1
+
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, now: float, error: str = "", tokens: tuple[int, ...] = ()
+    ) -> StepEvent:
+        """Take a sequence out of every structure; its blocks wait for `commit` when its step is in flight."""
+        if sequence.phase is Phase.RUNNING:
+            self._leave_running(sequence)
+        else:
+            self._waiting.remove(sequence)
+        sequence.phase = Phase.ENDED
+        self._backlog -= sequence.backlog
+        request = sequence.request
+        del self._by_request[request.request_id]
+        if sequence.sequence_id not in self._in_flight:
+            self._release(sequence)
+        if len(self._deadlines) > 64 and len(self._deadlines) > 2 * len(self._by_request):
+            self._drop_old_deadlines()
+        self.metrics.finished[reason] += 1
+        self.metrics.e2e.record((now - request.arrival_s) * 1000)
+        return StepEvent(request.request_id, tokens, sequence.finished(reason, now, error))
+
+    def _leave_running(self, sequence: Sequence) -> None:
+        del self._running[sequence.sequence_id]
+        self._running_by_class[sequence.request.priority] -= 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self._kv_tokens -= sequence.num_computed
+        self.pool.free(sequence.forget_cache())
+
+    def _drop_old_deadlines(self) -> None:
+        """Forget deadlines of ended requests, so that long deadlines do not pile up."""
+        live = {sequence.sequence_id for sequence in self._by_request.values()}
+        self._deadlines = [entry for entry in self._deadlines if entry[1] in live]
+        heapq.heapify(self._deadlines)

@@ -1,0 +1,122 @@
+"""One admitted request while it is in flight: its tokens, how many of them are in the KV cache, and in which blocks.
+
+    prefill:  num_computed < prefill_end   chunks of known tokens, as the token budget allows
+    decode:   num_computed == len(tokens) - 1   one token a step
+
+`prefill_end` is the prompt's length at first. A preempted sequence keeps its tokens and loses its blocks, so `prefill_end`
+becomes the number of tokens it had: it recomputes all of them and goes on where it was.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from headway_engine.core.batch import Chunk
+from headway_engine.core.request import Finished, FinishReason, Request
+
+
+class Phase(Enum):
+    """Where a sequence is."""
+
+    WAITING = "waiting"  # holds no blocks
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The scheduler's record of a request.
+
+    Attributes:
+        sequence_id: also the order of arrival.
+        request: as admitted, with `prompt_ids`.
+        seed: of its random stream.
+        stop_ids: token ids that end it.
+        max_len: prompt and answer together never exceed it.
+        tokens: prompt and answer so far.
+        prefill_end: tokens to compute before the next one is sampled.
+        num_computed: tokens whose keys and values are in the cache.
+        blocks: KV blocks, enough for `num_computed` tokens and those of the step in flight.
+        started_s: when its first prefill step began.
+        first_token_s: when its first token came; survives preemption, so that it counts once.
+        last_token_s: when its latest token came.
+    """
+
+    sequence_id: int
+    request: Request
+    seed: int
+    stop_ids: frozenset[int]
+    max_len: int
+    tokens: list[int]
+    prefill_end: int
+    phase: Phase = Phase.WAITING
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    started_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float = 0.0
+    _table: tuple[int, ...] = ()
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The order of service: class first, then arrival. The highest rank is preempted first."""
+        return (self.request.priority, self.sequence_id)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next step computes just the token sampled last."""
+        return self.num_computed >= self.prefill_end
+
+    @property
+    def backlog(self) -> int:
+        """Tokens still to be prefilled."""
+        return max(0, self.prefill_end - self.num_computed)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt_ids)
+
+    def chunk(self, num_tokens: int) -> Chunk:
+        """The next `num_tokens` tokens to compute."""
+        start, end, known = self.num_computed, self.num_computed + num_tokens, len(self.tokens)
+        if len(self._table) != len(self.blocks):  # a tuple per step would cost O(context); blocks only ever append
+            self._table = tuple(self.blocks)
+        return Chunk(
+            sequence_id=self.sequence_id,
+            token_ids=(self.tokens[-1],) if start == known - 1 else tuple(self.tokens[start:end]),
+            start=start,
+            block_table=self._table,
+            sample=end == known,
+            sampling=self.request.sampling,
+            seed=self.seed,
+            num_sampled=known - len(self.request.prompt_ids),
+        )
+
+    def forget_cache(self) -> list[int]:
+        """Drop what was computed; returns the blocks to give back."""
+        blocks, self.blocks, self._table = self.blocks, [], ()
+        self.num_computed = 0
+        self.prefill_end = len(self.tokens)
+        return blocks
+
+    def end_of_answer(self) -> FinishReason | None:
+        """Why the newest token is the last one, or None when it is not."""
+        if self.tokens[-1] in self.stop_ids:
+            return FinishReason.STOP
+        if len(self.tokens) >= self.max_len:
+            return FinishReason.LENGTH
+        return None
+
+    def finished(self, reason: FinishReason, now: float, error: str) -> Finished:
+        """The figures of the ended request."""
+        arrival = self.request.arrival_s
+        prompt_tokens = len(self.request.prompt_ids)
+        waited_until = now if self.started_s is None else self.started_s
+        return Finished(
+            reason=reason,
+            output_ids=tuple(self.tokens[prompt_tokens:]),
+            prompt_tokens=prompt_tokens,
+            queue_ms=(waited_until - arrival) * 1000,
+            ttft_ms=0.0 if self.first_token_s is None else (self.first_token_s - arrival) * 1000,
+            error=error,
+        )

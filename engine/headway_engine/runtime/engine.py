@@ -1,0 +1,261 @@
+"""The engine as the server sees it: every method is safe on the event loop and none of them waits for a step.
+
+`submit` checks a request, tokenizes it in a worker thread, and sends it to the step loop. A caller that is cancelled while
+it waits for the tokenizer leaves nothing behind: the request becomes known to the step loop and to the streams together,
+after the last await.
+
+The queue bound counts requests in flight that hold no slot. Those that the next step could start at once do not count, so
+an idle engine takes `max_num_seqs + max_queued_requests` requests in one instant, and a full one `max_queued_requests`.
+"""
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+from headway_engine.core.admission import AdmissionBounds, validate
+from headway_engine.core.blocks import BlockPool
+from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
+from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
+from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.runtime.config import EngineConfig
+from headway_engine.runtime.loaded import LoadedModel, ModelInfo
+from headway_engine.runtime.loop import Abort, StepLoop, Submit, UpdateLimits
+from headway_engine.runtime.stats import Health, Intake, Loads, RejectReason, StatsSnapshot, ThroughputWindow
+from headway_engine.runtime.streams import Streams, TokenStream
+from headway_engine.runtime.tokenize import TokenizerPool
+
+
+class AsyncEngine:
+    """A running engine; make it with `start`."""
+
+    def __init__(self, config: EngineConfig, model: LoadedModel) -> None:
+        event_loop = asyncio.get_running_loop()
+        pool = BlockPool(model.executor.num_blocks, model.executor.block_size)
+        limits = LimitsState(config.envelope(), config.baseline(), config.baseline())
+        facts = model.model_info
+        eos_token_ids = model.tokenizer.eos_token_ids
+        self._scheduler = Scheduler(pool, limits.effective, facts.max_model_len, frozenset(eos_token_ids))
+        self._streams = Streams(event_loop, self._on_delivered)
+        self._loop = StepLoop(model.executor, self._scheduler, limits, self._streams)
+        self._bounds = AdmissionBounds(facts.max_model_len, pool.capacity_tokens, facts.vocab_size)
+        self._tokenizer = model.tokenizer
+        self._tokenizers = TokenizerPool(model.tokenizer)
+        self._event_loop = event_loop
+        self._kv_capacity = pool.capacity_tokens
+        # Requests in tokenization, each with the reason of an abort that came meanwhile.
+        self._entering: dict[RequestId, FinishReason | None] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._intake = Intake()
+        self._throughput = ThroughputWindow()
+        self._boot_id = uuid.uuid4().hex
+        self._started_s = time.monotonic()
+        self._model_info = ModelInfo(
+            model=config.model_name,
+            architecture=facts.architecture,
+            dtype=facts.dtype,
+            device=facts.device,
+            max_model_len=facts.max_model_len,
+            vocab_size=facts.vocab_size,
+            eos_token_ids=eos_token_ids,
+            engine_version=version("headway"),
+            chat_template=model.tokenizer.chat_template,
+        )
+        self._loop.start()
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> "AsyncEngine":
+        """Load the model in a thread and start the step loop.
+
+        Raises:
+            ModelLoadError: the model cannot be served.
+            ValueError: the baseline limits are outside the envelope; the message names field and bound.
+        """
+        problem = config.problem()
+        if problem is not None:
+            raise ValueError(problem)
+        # Here because it brings torch: everything else in this package works without.
+        from headway_engine.runtime.executor import load_executor  # noqa: PLC0415
+
+        return cls(config, await asyncio.to_thread(load_executor, config))
+
+    async def submit(self, request: Request) -> TokenStream | Rejected:
+        """Queue a request; what cannot be served is refused here and costs no step."""
+        self._intake.received += 1
+        refused = self._refusal(request)
+        if refused is not None:
+            return refused
+        request_id = request.request_id
+        self._entering[request_id] = None
+        self._idle.clear()
+        try:
+            if request.text is not None:
+                request = replace(request, text=None, prompt_ids=tuple(await self._tokenizers.encode(request.text)))
+                invalid = validate(request, self._bounds)
+                if invalid is not None:
+                    return self._refuse(RejectReason.INVALID, invalid)
+            return self._enter(request)
+        finally:
+            del self._entering[request_id]
+            self._note_idle()
+
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> bool:
+        """End a request; its stream ends with `reason`. False when it is not in flight."""
+        key = RequestId(request_id)
+        if key in self._entering:
+            self._entering[key] = reason
+            return True
+        if key not in self._streams:
+            return False
+        self._loop.send(Abort(key, reason))
+        return True
+
+    def model_info(self) -> ModelInfo:
+        """What is served."""
+        return self._model_info
+
+    def loads(self) -> Loads:
+        """Figures of this moment."""
+        state, total = self._loop.state, self._num_in_flight()
+        return Loads(
+            num_running=min(state.num_running, total),
+            num_waiting=max(0, total - state.num_running),
+            num_total=total,
+            used_tokens=state.kv_tokens,
+            max_total_num_tokens=self._kv_capacity,
+            token_usage=state.kv_tokens / self._kv_capacity,
+            gen_throughput=self._throughput.rate(time.monotonic()),
+            max_running_requests=state.limits.effective.max_num_seqs,
+            waiting_prompt_tokens=state.backlog_tokens + self._loop.unseen_prompt_tokens(),
+            draining=self._draining,
+        )
+
+    def stats(self) -> StatsSnapshot:
+        """Counters and histograms since the process started."""
+        metrics = self._loop.state.metrics
+        return StatsSnapshot(
+            boot_id=self._boot_id,
+            uptime_seconds=time.monotonic() - self._started_s,
+            loads=self.loads(),
+            ttft=metrics.ttft,
+            queue_wait=metrics.queue_wait,
+            prefill=metrics.prefill,
+            itl=metrics.itl,
+            e2e=metrics.e2e,
+            step=metrics.step,
+            requests_received=self._intake.received,
+            requests_finished={reason.value: count for reason, count in metrics.finished},
+            requests_rejected={reason.value: count for reason, count in self._intake.rejected.items()},
+            prompt_tokens=metrics.prompt_tokens,
+            generation_tokens=metrics.generation_tokens,
+            preemptions=metrics.preemptions,
+            steps=metrics.steps,
+            config=self.runtime_config(),
+        )
+
+    def runtime_config(self) -> RuntimeConfigState:
+        """The limits in effect."""
+        return self._loop.state.limits.view(time.monotonic())
+
+    async def update_limits(
+        self, patch: LimitsPatch, lease_s: int, expected_revision: int | None
+    ) -> RuntimeConfigState | Rejected:
+        """Change limits between two steps; returns the state after the change, or why it was refused."""
+        future: asyncio.Future[RuntimeConfigState | Rejected] = self._event_loop.create_future()
+
+        def settle(result: RuntimeConfigState | Rejected) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        def reply(result: RuntimeConfigState | Rejected) -> None:
+            self._event_loop.call_soon_threadsafe(settle, result)
+
+        self._loop.send(UpdateLimits(patch, lease_s, expected_revision, reply))
+        return await future
+
+    def begin_drain(self) -> None:
+        """Stop admission; requests in flight go on."""
+        self._draining = True
+
+    async def wait_idle(self, timeout_s: float | None) -> bool:
+        """Wait until nothing is in flight; False when `timeout_s` passed before."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def health(self) -> Health:
+        """Whether the step loop makes progress, and whether new requests are welcome."""
+        trouble = self._loop.trouble(time.monotonic())
+        if trouble is not None:
+            return Health(alive=False, ready=False, detail=trouble)
+        if self._draining:
+            return Health(alive=True, ready=False, detail="draining")
+        return Health(alive=True, ready=True, detail="")
+
+    async def stop(self) -> None:
+        """End what is in flight with ABORT, and the threads."""
+        self._draining = True
+        await asyncio.to_thread(self._loop.stop)
+        self._tokenizers.close()
+
+    def _refusal(self, request: Request) -> Rejected | None:
+        """Why `request` is not taken, or None."""
+        trouble = self._loop.trouble(time.monotonic())
+        if self._draining or trouble is not None:
+            message = "the engine is draining" if trouble is None else trouble
+            return self._refuse(RejectReason.DRAINING, Rejected(StatusCode.UNAVAILABLE, message))
+        invalid = validate(request, self._bounds)
+        if invalid is not None:
+            return self._refuse(RejectReason.INVALID, invalid)
+        if request.request_id in self._entering or request.request_id in self._streams:
+            message = f"request_id {request.request_id} is in flight already"
+            return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
+        state = self._loop.state
+        bound = state.limits.effective.max_queued_requests
+        queued = self._num_in_flight() - state.num_running
+        if queued >= bound + state.open_slots:
+            wait_ms = state.metrics.queue_wait.quantile(0.5) or 0.0
+            message = f"{queued} requests wait, limits.max_queued_requests is {bound}"
+            retry_after_ms = int(min(max(wait_ms, 100.0), 10_000.0))
+            return self._refuse(
+                RejectReason.QUEUE_FULL, Rejected(StatusCode.RESOURCE_EXHAUSTED, message, retry_after_ms)
+            )
+        return None
+
+    def _refuse(self, reason: RejectReason, rejected: Rejected) -> Rejected:
+        self._intake.rejected[reason] += 1
+        return rejected
+
+    def _enter(self, request: Request) -> TokenStream | Rejected:
+        """Make the request known to the step loop and to the streams; nothing awaits in here."""
+        seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
+        if not self._loop.send(Submit(request, seed)):
+            return self._refuse(RejectReason.DRAINING, Rejected(StatusCode.UNAVAILABLE, "the engine has stopped"))
+        stream = TokenStream(request, self._tokenizer, self.abort)
+        self._streams.add(stream)
+        reason = self._entering[request.request_id]
+        if reason is not None:
+            self._loop.send(Abort(request.request_id, reason))
+        return stream
+
+    def _num_in_flight(self) -> int:
+        return len(self._streams) + len(self._entering)
+
+    def _on_delivered(self, events: Sequence[StepEvent]) -> None:
+        """A step's events are with their streams."""
+        tokens = sum(len(event.token_ids) for event in events)
+        if tokens:
+            self._throughput.record(tokens, time.monotonic())
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._num_in_flight() == 0:
+            self._idle.set()
