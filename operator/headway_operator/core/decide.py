@@ -1,0 +1,232 @@
+"""`decide(observed) -> Plan`: one pass over one fleet.
+
+The order of a plan is part of the decision. The status comes first: a count or a limit is written down before a pod or an
+engine sees it, so an operator that takes over goes on where this one stopped. Then the children, the pods, the limits.
+A spec that cannot be acted on, and `paused`, leave everything that runs as it is. Deletion drains every pod and then lets
+the object go.
+"""
+
+from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
+from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode
+from headway_operator.core import (
+    desired,
+    diff,
+    drain,
+    events,
+    names,
+    pods,
+    podspec,
+    rollout,
+    scaling,
+    status,
+    tuning,
+    validation,
+)
+from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core.observed import Observed
+from headway_operator.core.plan import (
+    Action,
+    AddFinalizer,
+    Apply,
+    DeletePod,
+    Json,
+    Plan,
+    RemoveFinalizer,
+    WriteStatus,
+)
+from headway_operator.core.validation import Refused
+from headway_operator.core.view import Situation
+from headway_planner.policy import PolicyConfig, PolicyState, decide_both
+
+BUSY_S = 2.0  # time to the next pass while something moves
+DRAINING_S = 1.0  # an empty pod should not be kept waiting
+IDLE_S = 30.0
+CONTROL_WINDOW_S = 15.0  # longest window that the policy looks at: it must see the effect of its last decision
+SHORTEST_WINDOW_S = 5.0
+DEFAULT_WINDOW_S = 60.0  # of the status, without an objective
+
+
+def decide(observed: Observed) -> Plan:
+    """What to do for this fleet now, and when to look again."""
+    fleet = validation.parse(observed.manifest)
+    if _deleting(observed):
+        return _delete(observed, fleet)
+    if isinstance(fleet, Refused):
+        return _refuse(observed, fleet)
+    wanted = desired.children(fleet, scaling.manual_replicas(fleet))
+    refused = validation.check(fleet) or validation.conflict(observed.children, wanted)
+    if refused is not None:
+        return _refuse(observed, refused)
+    return _run(_situation(observed, fleet))
+
+
+def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
+    spec, now_s = fleet.spec, observed.monotonic_s
+    serving = [pod.name for pod in observed.pods if pods.serving(pod)]
+    slo = spec.slo
+    shares = (
+        (slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100) if slo else (0.95, 0.95)
+    )
+    window_s = float(slo.window_seconds) if slo else DEFAULT_WINDOW_S
+    load = fleet_load(serving, observed.samples, now_s, window_s, shares)
+    tune_state = tuning.policy_state(fleet)
+    decision = decide_both(
+        _control_load(observed, fleet, serving, load, shares).view,
+        PolicyConfig(scaling.policy_config(spec), tuning.policy_config(spec)),
+        PolicyState(scaling.policy_state(fleet, observed.pods, tune_state.limits), tune_state),
+        observed.now.timestamp(),
+    )
+    replicas = scaling.decided(fleet, decision.scale)
+    samples = pods.fresh_samples(observed.samples, observed.pods, now_s)
+    revision = podspec.revision(spec)
+    return Situation(
+        observed=observed,
+        fleet=fleet,
+        revision=revision,
+        samples=samples,
+        load=load,
+        replicas=replicas,
+        limits=tuning.decided(fleet, decision.tune),
+        steps=rollout.next_steps(observed.pods, revision, replicas.desired, spec.rollout, samples, observed.now),
+    )
+
+
+def _control_load(
+    observed: Observed, fleet: LLMDeployment, serving: list[str], load: FleetLoad, shares: tuple[float, float]
+) -> FleetLoad:
+    """The window that decisions look at: as long as a cooldown, so that it holds nothing from before the last change."""
+    window_s = min(max(float(fleet.spec.tuning.cooldown_seconds), SHORTEST_WINDOW_S), CONTROL_WINDOW_S)
+    short = fleet_load(serving, observed.samples, observed.monotonic_s, window_s, shares)
+    return short.with_quiet(load.view.quiet)
+
+
+def _run(situation: Situation) -> Plan:
+    observed, fleet = situation.observed, situation.fleet
+    after = status.next_status(situation)
+    actions: list[Action] = []
+    acts = not fleet.spec.paused
+    if acts and names.FINALIZER not in _finalizers(observed):
+        actions.append(AddFinalizer("pods must be drained before the fleet may go"))
+    actions += _write(fleet.status, after)
+    if acts:
+        actions += _children(situation)
+        actions += _pods(situation)
+        targets = [pod for pod in situation.live if pod.ip]
+        lease_s = fleet.spec.tuning.lease_seconds
+        actions += tuning.actions(situation.limits, targets, situation.samples, lease_s)
+    return Plan(tuple(actions), _requeue_s(situation))
+
+
+def _write(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Action]:
+    """The status if it differs, with the Events for what changed in it."""
+    if not status.differs(before, after):
+        return []
+    told = events.events(before, after)
+    reason = "; ".join(event.event_reason for event in told) or "observations"
+    return [WriteStatus(status.to_json(after), reason), *told]
+
+
+def _children(situation: Situation) -> list[Action]:
+    live = {(child.kind, child.name): child.manifest for child in situation.observed.children}
+    actions: list[Action] = []
+    for manifest in desired.children(situation.fleet, situation.replicas.desired):
+        kind, name = str(manifest["kind"]), _name(manifest)
+        found = live.get((kind, name))
+        if found is None:
+            actions.append(Apply(manifest, f"{kind} {name} is missing"))
+            continue
+        path = diff.first_difference(manifest, found)
+        if path is not None:
+            actions.append(Apply(manifest, f"{kind} {name} differs in {path}"))
+    return actions
+
+
+def _pods(situation: Situation) -> list[Action]:
+    observed, fleet, steps = situation.observed, situation.fleet, situation.steps
+    actions: list[Action] = []
+    for pod in situation.draining:
+        step = drain.advance(pod, situation.samples.get(pod.name), fleet.spec.drain, observed.now)
+        if step is not None:
+            actions.append(step)
+    actions += drain.start(steps.retire, observed.now)
+    taken = [pod.name for pod in observed.pods]
+    owner = desired.owner_reference(fleet)
+    for name in names.free_names(fleet.metadata.name, situation.revision, taken, steps.create):
+        manifest = podspec.pod_manifest(fleet, name, situation.limits.effective, observed.defaults, owner)
+        actions.append(Apply(manifest, steps.create_reason))
+    return actions
+
+
+def _requeue_s(situation: Situation) -> float:
+    decision = situation.replicas.decision
+    if situation.draining:
+        return DRAINING_S
+    pending = decision is not None and situation.fleet.spec.scaling.mode is ScalingMode.AUTO and decision.since_s
+    unsettled = len(situation.live) != situation.replicas.desired or len(situation.serving) < len(situation.live)
+    lent = situation.limits.effective != situation.limits.baseline
+    busy = situation.load.view.active or (not situation.load.view.quiet and situation.serving)
+    return BUSY_S if unsettled or pending or lent or busy or situation.rolling else IDLE_S
+
+
+def _refuse(observed: Observed, refused: Refused) -> Plan:
+    """Say why, change nothing else. The next edit wakes us; until then there is nothing to retry."""
+    before = validation.parse_status(observed.manifest)
+    finding = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
+    return Plan(tuple(_report(observed, before, (finding,))), IDLE_S)
+
+
+def _report(observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...]) -> list[Action]:
+    generation = _metadata(observed).get("generation")
+    number = generation if isinstance(generation, int) else 1
+    conditions = set_conditions(status.own_conditions(before), found, number, observed.now)
+    after = before.model_copy(update={"observed_generation": number, "conditions": conditions})
+    return _write(before, after)
+
+
+def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
+    """Drain every pod; when the last one is gone, let the object go."""
+    if names.FINALIZER not in _finalizers(observed):
+        return Plan((), IDLE_S)
+    if not observed.pods:
+        return Plan((RemoveFinalizer("every pod is drained and gone"),), IDLE_S)
+    rules = Drain() if isinstance(fleet, Refused) else fleet.spec.drain
+    samples = pods.fresh_samples(observed.samples, observed.pods, observed.monotonic_s)
+    text = f"{len(observed.pods)} pods finish their streams and go"
+    found = (
+        Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
+        Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),
+    )
+    actions = _report(observed, validation.parse_status(observed.manifest), found)
+    reason = "the LLMDeployment is being deleted"
+    for pod in observed.pods:
+        if pod.deleting:
+            continue
+        sample = samples.get(pod.name)
+        if pods.spent(pod):
+            actions.append(DeletePod(pod.name, pod.uid, reason))
+        elif pods.draining(pod):
+            step = drain.advance(pod, sample, rules, observed.now)
+            actions += [step] if step is not None else []
+        else:
+            retire = rollout.Retire(pod, reason, rollout.serves_nobody(pod, sample))
+            actions += drain.start((retire,), observed.now)
+    return Plan(tuple(actions), DRAINING_S)
+
+
+def _deleting(observed: Observed) -> bool:
+    return bool(_metadata(observed).get("deletionTimestamp"))
+
+
+def _finalizers(observed: Observed) -> list[Json]:
+    found = _metadata(observed).get("finalizers")
+    return found if isinstance(found, list) else []
+
+
+def _metadata(observed: Observed) -> dict[str, Json]:
+    found = observed.manifest.get("metadata")
+    return found if isinstance(found, dict) else {}
+
+
+def _name(manifest: dict[str, Json]) -> str:
+    metadata = manifest["metadata"]
+    return str(metadata["name"]) if isinstance(metadata, dict) else ""

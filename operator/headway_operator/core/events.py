@@ -1,0 +1,51 @@
+"""What changed in this pass that a user should be able to read later: Events, each once.
+
+They are found by comparing the status before and after, so a pass that changes nothing says nothing.
+"""
+
+from collections.abc import Iterable
+
+from headway_operator.api.conditions import ConditionType, Reason, find
+from headway_operator.api.v1alpha1 import LimitValues, LLMDeploymentStatus
+from headway_operator.core.plan import Emit
+
+ORDINARY = frozenset({Reason.STARTING.value, Reason.ROLLING_OUT.value, Reason.DELETING.value})
+WARNED = (ConditionType.ACCEPTED, ConditionType.READY, ConditionType.METRICS_AVAILABLE, ConditionType.TUNING_APPLIED)
+
+
+def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emit, ...]:
+    """The Events of one pass."""
+    return (*_scaled(before, after), *_tuned(before, after), *_conditions(before, after))
+
+
+def _scaled(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
+    old = before.scaling.desired_replicas if before.scaling else None
+    new = after.scaling.desired_replicas if after.scaling else None
+    if old is None or new is None or old == new or after.scaling is None:
+        return
+    word = "ScaledUp" if new > old else "ScaledDown"
+    yield Emit("Normal", word, f"{old} -> {new} replicas: {after.scaling.reason}")
+
+
+def _tuned(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
+    old = before.tuning.effective if before.tuning else None
+    new = after.tuning.effective if after.tuning else None
+    if old is None or new is None or old == new or after.tuning is None:
+        return
+    yield Emit("Normal", "LimitsChanged", f"{_changes(old, new)}: {after.tuning.reason}")
+
+
+def _changes(old: LimitValues, new: LimitValues) -> str:
+    before, after = old.model_dump(by_alias=True), new.model_dump(by_alias=True)
+    return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name])
+
+
+def _conditions(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
+    for kind in WARNED:
+        old, new = find(before.conditions, kind), find(after.conditions, kind)
+        if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+            continue
+        if new.status == "False" and new.reason not in ORDINARY:
+            yield Emit("Warning", new.reason, new.message)
+        elif kind is ConditionType.READY and new.status == "True" and (old is None or old.status != "True"):
+            yield Emit("Normal", "Ready", new.message)

@@ -1,0 +1,121 @@
+"""The status of a fleet, written only when a reader would see a difference.
+
+Measured numbers move with every sample. They are rounded to two digits, replaced when one of them has moved by a twentieth
+or more, and at most every five seconds; sentences with numbers in them are renewed together with them. What was decided is
+written at once. So a busy fleet costs a write in five seconds at most, and an idle one none.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from headway_operator.api.conditions import ConditionType, Finding, set_conditions
+from headway_operator.api.v1alpha1 import Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
+from headway_operator.core import desired, findings, names, scaling, tuning
+from headway_operator.core.load import FleetLoad
+from headway_operator.core.plan import Json
+from headway_operator.core.view import Situation
+
+OBSERVATION_INTERVAL_S = 5.0
+MATERIAL_LATENCY = 0.05  # shares of change that a reader would care about
+MATERIAL_RATE = 0.1
+MATERIAL_COUNT = 0.25
+OWN_TYPES = frozenset(kind.value for kind in ConditionType)
+
+
+def next_status(situation: Situation) -> LLMDeploymentStatus:
+    """The status after this pass."""
+    fleet, now = situation.fleet, situation.observed.now
+    before = fleet.status
+    slo = _slo(before.slo, situation.load, now - timedelta(seconds=_sample_age_s(situation)), now)
+    refresh = slo != before.slo
+    confirmed = tuning.applied(situation.limits, situation.serving, situation.samples)
+    return LLMDeploymentStatus(
+        observed_generation=fleet.metadata.generation,
+        model=fleet.model_name,
+        endpoint=desired.endpoint(fleet),
+        replicas=len(situation.live),
+        ready_replicas=len(situation.serving),
+        updated_replicas=len(situation.updated),
+        selector=names.selector(fleet.metadata.name),
+        slo=slo,
+        scaling=scaling.status_of(fleet, situation.replicas, now, refresh),
+        tuning=tuning.status_of(fleet, situation.limits, len(confirmed), now, refresh),
+        conditions=with_findings(fleet, findings.findings(situation, slo), now),
+    )
+
+
+def with_findings(fleet: LLMDeployment, found: Iterable[Finding], now: datetime) -> tuple[Condition, ...]:
+    """Our conditions after the findings of a pass. Conditions of other managers stay theirs."""
+    return set_conditions(own_conditions(fleet.status), found, fleet.metadata.generation, now)
+
+
+def own_conditions(status: LLMDeploymentStatus) -> tuple[Condition, ...]:
+    """The conditions that this operator writes."""
+    return tuple(condition for condition in status.conditions if condition.type in OWN_TYPES)
+
+
+def to_json(status: LLMDeploymentStatus) -> dict[str, Json]:
+    """The status as it goes to the API server."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def differs(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> bool:
+    """Whether there is anything to write."""
+    ours = before.model_copy(update={"conditions": own_conditions(before)})
+    return to_json(ours) != to_json(after)
+
+
+def _sample_age_s(situation: Situation) -> float:
+    last_s = situation.load.last_sample_s
+    return 0.0 if last_s is None else max(0.0, situation.observed.monotonic_s - last_s)
+
+
+def _slo(before: SloStatus | None, load: FleetLoad, sampled: datetime, now: datetime) -> SloStatus | None:
+    """The block of measurements: the one from before unless it is old and has changed materially."""
+    if load.last_sample_s is None:
+        return before  # nobody answers: the last known numbers, with their time
+    view = load.view
+    ttft = _rounded(view.ttft.high_ms)
+    fresh = SloStatus(
+        ttft_observed=None if ttft is None else f"{ttft}ms",
+        ttft_observed_milliseconds=ttft,
+        inter_token_latency_observed_milliseconds=_rounded(view.itl.high_ms),
+        tokens_per_second=_rounded(load.tokens_per_s) if load.tokens_per_s >= 0.5 else 0,
+        queue_depth=load.queue_depth,
+        sample_count=view.ttft.count,
+        last_sample_time=sampled,
+    )
+    if before is None or before.last_sample_time is None:
+        return fresh
+    recent = 0 <= (now - before.last_sample_time).total_seconds() < OBSERVATION_INTERVAL_S
+    return before if recent or not _material(before, fresh) else fresh
+
+
+def _material(before: SloStatus, after: SloStatus) -> bool:
+    return (
+        _moved(before.ttft_observed_milliseconds, after.ttft_observed_milliseconds, MATERIAL_LATENCY)
+        or _moved(
+            before.inter_token_latency_observed_milliseconds,
+            after.inter_token_latency_observed_milliseconds,
+            MATERIAL_LATENCY,
+        )
+        or _moved(before.tokens_per_second, after.tokens_per_second, MATERIAL_RATE)
+        or _moved(before.queue_depth, after.queue_depth, MATERIAL_COUNT)
+        or _moved(before.sample_count, after.sample_count, MATERIAL_COUNT)
+    )
+
+
+def _moved(before: int | None, after: int | None, share: float) -> bool:
+    if before is None or after is None or before == 0 or after == 0:
+        return before != after
+    return abs(after - before) >= share * before
+
+
+def _rounded(value: float | None) -> int | None:
+    """Two significant digits: 431.7 becomes 430, 87.4 becomes 87."""
+    if value is None:
+        return None
+    unit = 1
+    while value / unit >= 100:
+        unit *= 10
+    return max(1, round(value / unit)) * unit

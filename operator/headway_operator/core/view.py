@@ -1,0 +1,63 @@
+"""A parsed fleet with everything a pass computes from it once: what `status.py` reports and `decide.py` acts on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from headway_operator.api.v1alpha1 import LLMDeployment
+from headway_operator.core import pods
+from headway_operator.core.load import FleetLoad
+from headway_operator.core.observed import EngineSample, Observed, PodView
+from headway_operator.core.rollout import Steps
+from headway_operator.core.scaling import Replicas
+from headway_operator.core.tuning import Limits
+
+
+@dataclass(frozen=True)  # no slots: cached_property needs a dict
+class Situation:
+    """One pass in the making.
+
+    Attributes:
+        observed: the snapshot.
+        fleet: its LLMDeployment, parsed.
+        revision: the revision that pods should have.
+        samples: fresh samples by pod name.
+        load: the window of the objective, for the status.
+        replicas: the decision about the count.
+        limits: the decision about the limits.
+        steps: the next step for the pods.
+    """
+
+    observed: Observed
+    fleet: LLMDeployment
+    revision: str
+    samples: Mapping[str, EngineSample]
+    load: FleetLoad
+    replicas: Replicas
+    limits: Limits
+    steps: Steps
+
+    @cached_property
+    def live(self) -> tuple[PodView, ...]:
+        """Pods that count as replicas."""
+        return tuple(pod for pod in self.observed.pods if pods.live(pod))
+
+    @cached_property
+    def serving(self) -> tuple[PodView, ...]:
+        """Pods that take requests."""
+        return tuple(pod for pod in self.live if pod.ready)
+
+    @cached_property
+    def updated(self) -> tuple[PodView, ...]:
+        """Live pods of the current revision."""
+        return tuple(pod for pod in self.live if pods.revision_of(pod) == self.revision)
+
+    @cached_property
+    def draining(self) -> tuple[PodView, ...]:
+        """Pods that finish their streams."""
+        return tuple(pod for pod in self.observed.pods if pods.draining(pod) and not pod.deleting)
+
+    @property
+    def rolling(self) -> bool:
+        """Pods of an old revision are left."""
+        return len(self.updated) < len(self.live)
