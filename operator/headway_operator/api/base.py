@@ -19,7 +19,8 @@ class Rule:
     Attributes:
         expression: CEL; `self` is the object or the value.
         message: one sentence naming the field and its bound.
-        message_expression: CEL that renders the message with the numbers in it; `message` stands in when it fails.
+        message_expression: CEL that renders the message with the numbers in it; `message` stands in when it fails. Use
+            `'... %d'.format([n])`: the API server rates `+ string(n)` as unbounded and refuses the whole CRD.
         field_path: the field, relative to `self`, that the error is reported for, such as `.limits.maxNumSeqs`.
     """
 

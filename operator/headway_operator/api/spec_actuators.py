@@ -68,7 +68,7 @@ class Scaling(ApiModel):
         Rule(
             "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
             "scaling.minReplicas cannot exceed scaling.maxReplicas",
-            "'scaling.minReplicas cannot exceed scaling.maxReplicas (' + string(self.maxReplicas) + ')'",
+            "'scaling.minReplicas cannot exceed scaling.maxReplicas (%d)'.format([self.maxReplicas])",
             ".minReplicas",
         ),
     )
@@ -91,7 +91,7 @@ class Range(ApiModel):
         Rule(
             "self.min <= self.max",
             "min cannot exceed max",
-            "'min cannot exceed max (' + string(self.max) + ')'",
+            "'min cannot exceed max (%d)'.format([self.max])",
             ".min",
         ),
     )

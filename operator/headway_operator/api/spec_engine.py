@@ -107,7 +107,7 @@ def _within_capacity(field: str) -> Rule:
     return Rule(
         f"!has(self.limits) || !has(self.limits.{field}) || self.limits.{field} <= self.capacity.{field}",
         f"limits.{field} cannot exceed capacity.{field}",
-        f"'limits.{field} cannot exceed capacity.{field} (' + string(self.capacity.{field}) + ')'",
+        f"'limits.{field} cannot exceed capacity.{field} (%d)'.format([self.capacity.{field}])",
         f".limits.{field}",
     )
 

@@ -157,10 +157,11 @@ class LLMDeploymentSpec(ApiModel):
         ),
         *(
             Rule(
-                f"!has(self.tuning.bounds.{field}) || self.tuning.bounds.{field}.max <= self.engine.capacity.{field}",
+                f"!has(self.tuning.bounds) || !has(self.tuning.bounds.{field}) || "
+                f"self.tuning.bounds.{field}.max <= self.engine.capacity.{field}",
                 f"tuning.bounds.{field}.max cannot exceed engine.capacity.{field}",
-                f"'tuning.bounds.{field}.max cannot exceed engine.capacity.{field} ('"
-                f" + string(self.engine.capacity.{field}) + ')'",
+                f"'tuning.bounds.{field}.max cannot exceed engine.capacity.{field} (%d)'"
+                f".format([self.engine.capacity.{field}])",
                 f".tuning.bounds.{field}.max",
             )
             for field in ("maxNumSeqs", "maxNumBatchedTokens")
