@@ -31,8 +31,11 @@ class Api:
 
     def __init__(self, paths: Paths, addresses: Addresses) -> None:
         self._address = str(addresses.node_ip(1))
-        self._context = ssl.create_default_context(cafile=str(paths.pki / "ca.crt"))
-        self._context.load_cert_chain(paths.pki / "admin.crt", paths.pki / "admin.key")
+        try:
+            self._context = ssl.create_default_context(cafile=str(paths.pki / "ca.crt"))
+            self._context.load_cert_chain(paths.pki / "admin.crt", paths.pki / "admin.key")
+        except OSError as err:
+            raise ClusterError(f"no cluster has been started here ({err}); `make cluster` starts one") from err
 
     def call(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Json:
         """Sends one request; raises ApiError for a refusal and OSError when the server is not there."""
@@ -58,9 +61,9 @@ class Api:
             return False
         return True
 
-    def apply(self, path: str, obj: Mapping[str, Any]) -> Json:
-        """Server-side apply of one object at the path of its collection."""
-        name = quote(str(obj["metadata"]["name"]))
+    def apply(self, path: str, obj: Mapping[str, Any], subresource: str = "") -> Json:
+        """Server-side apply of one object (or a subresource, with its slash) at the path of its collection."""
+        name = quote(str(obj["metadata"]["name"])) + subresource
         return self.call("PATCH", f"{path}/{name}?fieldManager=headway-local&force=true", obj, APPLY)
 
     def items(self, path: str) -> list[Json]:

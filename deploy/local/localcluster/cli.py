@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import build, deps, images, netpol, record, registry, status, teardown, up
+from . import build, deps, gpus, images, netpol, node, record, registry, status, teardown, up
+from .api import Api
 from .errors import ClusterError
-from .settings import Addresses, Paths
+from .foreign import Current, Kind
+from .settings import Addresses, Paths, node_name
 
-USAGE_ERROR = 2
+PROVIDERS = ("own", "kind", "current")
+# The commands that mean something for a cluster of another provider.
+SHARED_COMMANDS = ("up", "down", "status", "kubeconfig")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,6 +27,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     try:
         paths = Paths.from_env(os.environ)
+        if arguments.provider != "own":
+            return _foreign(arguments, paths)
         command: Callable[[argparse.Namespace, Paths], int] = arguments.command
         return command(arguments, paths)
     except ClusterError as err:
@@ -36,11 +42,12 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     top = argparse.ArgumentParser(prog="cluster.py", description="A real Kubernetes on this machine, for Headway.")
+    top.add_argument("--provider", choices=PROVIDERS, default="own", help="whose cluster (default: own)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace, Paths], int], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, name=name)
         return sub
 
     starting = add("up", _up, "start the cluster, or what is missing of it")
@@ -59,6 +66,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("deps", _deps, "install the Debian packages that the cluster needs")
     add("build", _build, "build the binaries and the base images, once")
+    faking = add("fake-nodes", _fake_nodes, "have COUNT nodes with GPUS fake GPUs each beside the real ones (kwok)")
+    faking.add_argument("count", type=int, metavar="COUNT")
+    faking.add_argument("gpus", type=int, metavar="GPUS")
+    giving = add("fake-gpus", _fake_gpus, "give the real node NAME so many fake GPUs")
+    giving.add_argument("node", metavar="NAME")
+    giving.add_argument("count", type=int, metavar="COUNT")
+    killing = add("kill-node", _kill_node, "cut the power of node N; `up` brings it back")
+    killing.add_argument("node", type=int, choices=(1, 2), metavar="N")
     serving = add("serve-registry", _serve_registry, "(internal) the registry's process")
     serving.add_argument("folder", type=Path)
     serving.add_argument("address")
@@ -128,6 +143,49 @@ def _build(_: argparse.Namespace, paths: Paths) -> int:
     images.ensure_pause(paths)
     images.ensure_base(paths)
     return 0
+
+
+def _fake_nodes(arguments: argparse.Namespace, paths: Paths) -> int:
+    deps.require_root()
+    with _only_one(paths):
+        gpus.set_fake_nodes(paths, _addresses(paths), up.binaries_of(paths), arguments.count, arguments.gpus)
+    print(f"{arguments.count} fake nodes with {arguments.gpus} GPUs each")
+    return 0
+
+
+def _fake_gpus(arguments: argparse.Namespace, paths: Paths) -> int:
+    gpus.set_on_node(Api(paths, _addresses(paths)), arguments.node, arguments.count)
+    print(f"{arguments.node}: {arguments.count} GPUs")
+    return 0
+
+
+def _kill_node(arguments: argparse.Namespace, paths: Paths) -> int:
+    deps.require_root()
+    with _only_one(paths):
+        left = node.power_off(paths, arguments.node)
+    if left:
+        raise ClusterError(f"these processes did not die: {left}")
+    print(f"{node_name(arguments.node)} is without power; `up` brings it back")
+    return 0
+
+
+def _foreign(arguments: argparse.Namespace, paths: Paths) -> int:
+    """One of the shared commands for kind or the user's own cluster."""
+    if arguments.name not in SHARED_COMMANDS:
+        raise ClusterError(f"`{arguments.name}` is for the own local cluster only, not for {arguments.provider}")
+    cluster = Kind(paths) if arguments.provider == "kind" else Current.find(build.bin_dir(paths))
+    usable = True
+    match arguments.name:
+        case "up":
+            text = cluster.up(arguments.nodes or 1) if isinstance(cluster, Kind) else cluster.up()
+        case "down":
+            text = cluster.down()
+        case "kubeconfig":
+            text = cluster.kubeconfig
+        case _:
+            usable, text = cluster.status()
+    print(text)
+    return 0 if usable else 1
 
 
 def _serve_registry(arguments: argparse.Namespace, _: Paths) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .api import Api
+from .api import Api, Json
 from .errors import ClusterError
 from .pki import kubeconfig
 from .processes import Daemon, require_alive, start
@@ -41,17 +41,17 @@ def corefile(paths: Paths, addresses: Addresses) -> str:
 """
 
 
-def objects(addresses: Addresses) -> list[tuple[str, dict[str, object]]]:
+def objects(addresses: Addresses) -> list[tuple[str, Json]]:
     """Service, endpoint and CoreDNS' right to watch, each with the path of its collection."""
     core = {"apiGroups": [""], "resources": ["services", "pods", "namespaces", "endpoints"], "verbs": ["list", "watch"]}
     slices = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
-    service = {
+    service: Json = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
         "spec": {"clusterIP": str(addresses.dns_service), "ports": _PORTS},
     }
-    endpoint = {
+    endpoint: Json = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
@@ -63,13 +63,13 @@ def objects(addresses: Addresses) -> list[tuple[str, dict[str, object]]]:
         "ports": _PORTS,
         "endpoints": [{"addresses": [str(addresses.node_ip(1))], "conditions": {"ready": True}}],
     }
-    role = {
+    role: Json = {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "ClusterRole",
         "metadata": {"name": _ROLE},
         "rules": [core, slices],
     }
-    binding = {
+    binding: Json = {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "ClusterRoleBinding",
         "metadata": {"name": _ROLE},

@@ -23,8 +23,8 @@ INTERVAL_S = 1.0
 def start_enforcer(paths: Paths, index: int) -> None:
     """Starts the node's enforcer. It runs on the host and enters the node's namespace only to write rules."""
     script = Path(__file__).resolve().parent.parent / "cluster.py"
-    argv = [sys.executable, script, "enforce-policies", str(index)]
-    start(paths, Daemon(f"netpol{index}", [*argv, "--state", paths.state], node=index))
+    argv: list[str | Path] = [sys.executable, script, "enforce-policies", str(index), "--state", paths.state]
+    start(paths, Daemon(f"netpol{index}", argv, node=index))
 
 
 def enforce(paths: Paths, addresses: Addresses, index: int) -> None:

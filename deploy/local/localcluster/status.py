@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from . import processes, record
-from .api import Api, ApiError
-from .errors import ClusterError
-from .settings import Paths
+from .api import Api, ApiError, Json
+from .node import is_ready
+from .settings import Paths, node_name
 
 
 def describe(paths: Paths) -> tuple[bool, list[str]]:
@@ -25,17 +25,12 @@ def describe(paths: Paths) -> tuple[bool, list[str]]:
         nodes = Api(paths, shape.addresses).items("/api/v1/nodes")
     except (OSError, ApiError) as err:
         return False, [*lines, f"the API server does not answer: {err}; `make cluster` starts it again"]
-    ready = [_node_line(node) for node in nodes]
-    lines += [text for _, text in ready]
+    lines += [_node_line(node) for node in nodes]
     lines.append(f"export KUBECONFIG={paths.kubeconfig}")
-    real = [ok for (ok, _), node in zip(ready, nodes, strict=True) if node["metadata"]["name"].startswith("headway-")]
-    return not ended and all(real) and len(real) == shape.nodes, lines
+    names_ready = {node["metadata"]["name"] for node in nodes if is_ready(node)}
+    return not ended and all(node_name(i) in names_ready for i in range(1, shape.nodes + 1)), lines
 
 
-def _node_line(node: dict[str, object]) -> tuple[bool, str]:
-    meta, state = node["metadata"], node["status"]
-    if not isinstance(meta, dict) or not isinstance(state, dict):
-        raise ClusterError("the API server sent a node without metadata or status")
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in state.get("conditions", []))
-    gpus = state.get("allocatable", {}).get("nvidia.com/gpu", "0")
-    return ready, f"{meta['name']}: {'Ready' if ready else 'NotReady'}, {gpus} GPUs"
+def _node_line(node: Json) -> str:
+    gpus = node["status"].get("allocatable", {}).get("nvidia.com/gpu", "0")
+    return f"{node['metadata']['name']}: {'Ready' if is_ready(node) else 'NotReady'}, {gpus} GPUs"

@@ -64,14 +64,15 @@ def up(paths: Paths, addresses: Addresses, wanted: Wanted) -> Shape:
     api = Api(paths, addresses)
     controlplane.start_rest(paths, binaries, api)
     say("API server ready")
-    for index in indices:
-        node.start_agents(paths, addresses, binaries, index)
+    for index in range(shape.nodes + 1, MAX_NODES + 1):
+        node.retire(paths, api, index)
+    since = {index: node.start_agents(paths, addresses, binaries, index) for index in indices}
     dns.start_dns(paths, addresses, binaries, api)
     if shape.netpol:
         for index in indices:
             netpol.start_enforcer(paths, index)
     for index in indices:
-        node.wait_ready(paths, api, index)
+        node.wait_ready(paths, api, index, since[index])
     say(f"{'node' if shape.nodes == 1 else f'{shape.nodes} nodes'} Ready")
     dns.wait_ready(paths)
     say("cluster DNS ready")
@@ -88,10 +89,7 @@ def _settle_shape(paths: Paths, addresses: Addresses, wanted: Wanted) -> Shape:
             f"the cluster's state was made for the ranges {known.node_net}, {known.pod_net}, {known.service_net}; "
             "unset HEADWAY_*_NET, or run `cluster.py down --purge` first to move it"
         )
-    nodes = max(known.nodes, wanted.nodes or 1)
-    if wanted.nodes is not None and wanted.nodes < known.nodes:
-        print(f"the cluster has {known.nodes} nodes and keeps them; `cluster.py down --purge` starts over", flush=True)
-    return replace(known, nodes=min(nodes, MAX_NODES), netpol=known.netpol or wanted.netpol)
+    return replace(known, nodes=wanted.nodes or known.nodes, netpol=known.netpol or wanted.netpol)
 
 
 def _take_host(paths: Paths, addresses: Addresses) -> None:
