@@ -12,7 +12,7 @@ from shell_harness import make_reconciler as new_process
 
 from headway_operator.core import names
 from headway_operator.core.observed import Observed
-from headway_operator.core.plan import Apply, LimitsPatch, Plan, SetLimits, WriteStatus
+from headway_operator.core.plan import Apply, Json, LimitsPatch, Plan, SetLimits, WriteStatus
 from headway_operator.shell.kube import Failure, KubeError, Ref
 from headway_operator.shell.metrics import Metrics
 from headway_operator.shell.reconcile import Outcome, Reconciler
@@ -208,7 +208,7 @@ async def test_the_status_of_a_deleted_fleet_never_reaches_its_successor(
 
 
 async def test_pods_of_a_foreign_owner_are_not_observed(kube: FakeKube, make_reconciler: MakeReconciler) -> None:
-    labels = {names.LABEL_FLEET: KEY.name}
+    labels: dict[str, Json] = {names.LABEL_FLEET: KEY.name}
     kube.put({"kind": "Pod", "metadata": {"name": "stray", "namespace": KEY.namespace, "labels": labels}})
     seen: list[Observed] = []
 

@@ -1,0 +1,119 @@
+"""The history of a pod's samples stays small and keeps both ends of the window."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from fake_control import stats
+
+from headway_operator.core.observed import EngineSample
+from headway_operator.core.plan import LimitsPatch
+from headway_operator.shell.samples import History, decode, is_busy, limits_message, limits_of
+from headway_rpc import pb
+
+SAMPLE = decode(stats(), taken_s=0.0)
+
+
+def filled(window_s: float, seconds: int) -> History:
+    history = History(window_s)
+    for second in range(seconds):
+        history.add(decode(stats(received=second), taken_s=float(second)))
+    return history
+
+
+@pytest.mark.parametrize("window_s", [10.0, 60.0, 600.0, 3600.0])
+def test_a_history_covers_the_window_with_few_samples(window_s: float) -> None:
+    history = filled(window_s, 8000)
+    taken = [sample.taken_s for sample in history.view()]
+    assert taken == sorted(taken)
+    assert taken[-1] - taken[0] >= window_s
+    assert taken[-1] - taken[0] <= window_s + 10.0
+    assert len(history) <= 90
+    assert max(second - first for first, second in pairwise(taken)) <= window_s / 64 + 1.0
+
+
+def test_the_last_ten_seconds_are_kept_in_full() -> None:
+    taken = [sample.taken_s for sample in filled(3600.0, 5000).view()]
+    assert taken[-10:] == [float(second) for second in range(4990, 5000)]
+
+
+def test_an_idle_engine_shares_its_histograms() -> None:
+    first, second = filled(60.0, 2).view()
+    assert first.ttft is second.ttft
+    assert first.effective is second.effective
+
+
+def test_every_field_of_the_wire_reaches_the_sample() -> None:
+    message = pb.Stats(
+        boot_id="b",
+        loads=pb.Loads(num_running=1, num_waiting=2, waiting_prompt_tokens=3, token_usage=0.5, draining=True),
+        ttft=pb.Histogram(buckets=[1], sum_ms=1.5),
+        queue_wait=pb.Histogram(buckets=[2], sum_ms=2.5),
+        prefill=pb.Histogram(buckets=[3], sum_ms=3.5),
+        itl=pb.Histogram(buckets=[4], sum_ms=4.5),
+        step=pb.Histogram(buckets=[5]),
+        requests_received=6,
+        requests_finished={"stop": 7},
+        requests_rejected={"invalid": 8},
+        prompt_tokens=9,
+        generation_tokens=10,
+        preemptions=11,
+        config=pb.RuntimeConfig(
+            revision=12,
+            effective=pb.Limits(max_num_seqs=13),
+            baseline=pb.Limits(max_num_batched_tokens=14, batch_wait_ms=0, max_queued_requests=15),
+            lease_remaining_seconds=16.5,
+        ),
+    )
+    assert decode(message, 17.0) == EngineSample(
+        taken_s=17.0,
+        boot_id="b",
+        num_running=1,
+        num_waiting=2,
+        waiting_prompt_tokens=3,
+        kv_usage=0.5,
+        draining=True,
+        ttft=(1,),
+        queue_wait=(2,),
+        prefill=(3,),
+        itl=(4,),
+        step=(5,),
+        ttft_sum_ms=1.5,
+        queue_wait_sum_ms=2.5,
+        prefill_sum_ms=3.5,
+        itl_sum_ms=4.5,
+        requests_received=6,
+        requests_finished=7,
+        requests_rejected=8,
+        prompt_tokens=9,
+        generation_tokens=10,
+        preemptions=11,
+        revision=12,
+        effective=LimitsPatch(max_num_seqs=13),
+        baseline=LimitsPatch(None, 14, 0, 15),
+        lease_remaining_s=16.5,
+    )
+
+
+def test_an_unset_limit_is_not_sent_and_zero_is() -> None:
+    patch = LimitsPatch(max_num_seqs=4, batch_wait_ms=0)
+    message = limits_message(patch)
+    assert not message.HasField("max_queued_requests")
+    assert message.HasField("batch_wait_ms")
+    assert limits_of(message) == patch
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"boot_id": "boot-2"},
+        {"requests_received": 1},
+        {"revision": 2},
+        {"num_running": 1},
+        {"num_waiting": 1},
+        {"draining": True},
+    ],
+)
+def test_a_change_in_an_engine_is_worth_a_pass(change: dict[str, object]) -> None:
+    assert not is_busy(SAMPLE, SAMPLE)
+    assert is_busy(replace(SAMPLE, **change), SAMPLE)  # type: ignore[arg-type]  # each has its field's type
