@@ -114,6 +114,7 @@ class ScaleState:
         recommended_since_s: since when recommendations differ from `desired` in one direction without a break.
         history: past changes, newest first.
         limits: the live limits of each engine.
+        baseline_seqs: running sequences that the user planned an engine for; tuning beyond it is no capacity.
         raised_limits_at_s: when tuning last raised a limit, None when it never did.
     """
 
@@ -124,6 +125,7 @@ class ScaleState:
     recommended_since_s: float | None = None
     history: tuple[ScaleEvent, ...] = ()
     limits: BatchLimits = BatchLimits(1, 1)
+    baseline_seqs: int = 1
     raised_limits_at_s: float | None = None
 
 
@@ -174,7 +176,7 @@ class TuneState:
 
 @dataclass(frozen=True, slots=True)
 class TuneDecision:
-    """Which limits, and why. `hold`: data is missing, nothing was judged."""
+    """Which limits, and why. `hold`: data is missing or the last change is too recent, nothing was judged."""
 
     limits: BatchLimits
     reason: str

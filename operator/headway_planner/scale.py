@@ -8,7 +8,8 @@ serving replicas finish requests; at most twice the supply at once. Starting rep
 that cannot be placed are not.
 
 Down, to the fewest replicas that still fit: with n of s replicas each runs (s/n)^2 times the sequences (more requests,
-each of them slower) and takes s/n times as long; both must leave slack. A silent engine counts as the busiest one.
+each of them slower) and takes s/n times as long; both must leave slack. Limits that were tuned above the baseline are no
+capacity, and a silent engine counts as the busiest one.
 
 Then the window (a recommendation must hold this long), the step limit per period and the bounds. Nothing shrinks on
 missing data, and nothing shrinks sooner after a growth than the down window.
@@ -107,7 +108,7 @@ def _wanted_down(view: LoadView, config: ScaleConfig, state: ScaleState, calm: s
     for count in range(config.min_replicas, desired):
         if _fits(view, config, state, count):
             each = _running_each(view, count)
-            return count, f"{count} replicas suffice: {each:.1f} of {state.limits.seqs} sequences each, {calm}"
+            return count, f"{count} replicas suffice: {each:.1f} of {_room(state)} sequences each, {calm}"
     return desired, calm
 
 
@@ -116,13 +117,17 @@ def _fits(view: LoadView, config: ScaleConfig, state: ScaleState, count: int) ->
     waiting = view.waiting * view.serving / view.reporting
     if waiting / count > 0.25 * config.queue_per_replica:
         return False
-    if _running_each(view, count) > RUNNING_SLACK * state.limits.seqs:
+    if _running_each(view, count) > RUNNING_SLACK * _room(state):
         return False
     itl = view.itl.high_ms if view.itl.count >= MIN_TOKEN_SAMPLES else None
     if itl is not None and itl * ratio > LATENCY_SLACK * config.itl_target_ms:
         return False
     ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
     return ttft is None or ttft * ratio <= LATENCY_SLACK * config.ttft_target_ms
+
+
+def _room(state: ScaleState) -> int:
+    return min(state.limits.seqs, state.baseline_seqs)
 
 
 def _running_each(view: LoadView, count: int) -> float:

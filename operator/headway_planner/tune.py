@@ -32,7 +32,8 @@ def decide_tune(view: LoadView, config: TuneConfig, state: TuneState, now_s: flo
         return TuneDecision(current, f"hold: {view.reporting} of {view.serving} replicas report", hold=True)
     since = math.inf if state.last_change_s is None else now_s - state.last_change_s
     if since < config.cooldown_s:
-        return TuneDecision(current, f"cooling down: last change {since:.0f} s ago, cooldown {config.cooldown_s:.0f} s")
+        text = f"cooling down: last change {since:.0f} s ago, cooldown {config.cooldown_s:.0f} s"
+        return TuneDecision(current, text, hold=True)
     wanted, reason = _wanted(view, config, state)
     wanted = clamp(wanted, config)
     if wanted == current:

@@ -73,7 +73,7 @@ def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
     decision = decide_both(
         _control_load(observed, fleet, serving, load, shares).view,
         PolicyConfig(scaling.policy_config(spec), tuning.policy_config(spec)),
-        PolicyState(scaling.policy_state(fleet, observed.pods, tune_state.limits), tune_state),
+        PolicyState(scaling.policy_state(fleet, observed.pods, tune_state), tune_state),
         observed.now.timestamp(),
     )
     replicas = scaling.decided(fleet, decision.scale)

@@ -15,7 +15,7 @@ from headway_operator.api.v1alpha1 import (
 )
 from headway_operator.core import pods
 from headway_operator.core.observed import PodView
-from headway_planner.policy import BatchLimits, ScaleConfig, ScaleDecision, ScaleEvent, ScaleState
+from headway_planner.policy import ScaleConfig, ScaleDecision, ScaleEvent, ScaleState, TuneState
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def policy_config(spec: LLMDeploymentSpec) -> ScaleConfig | None:
     )
 
 
-def policy_state(fleet: LLMDeployment, all_pods: Sequence[PodView], limits: BatchLimits) -> ScaleState:
+def policy_state(fleet: LLMDeployment, all_pods: Sequence[PodView], tuned: TuneState) -> ScaleState:
     """What the policy remembers, from the status."""
     memory = fleet.status.scaling or ScalingStatus()
     since = memory.recommended_since
@@ -78,7 +78,8 @@ def policy_state(fleet: LLMDeployment, all_pods: Sequence[PodView], limits: Batc
         recommended=memory.recommended_replicas,
         recommended_since_s=since.timestamp() if since is not None else None,
         history=tuple(ScaleEvent(item.time.timestamp(), item.from_, item.to) for item in memory.history),
-        limits=limits,
+        limits=tuned.limits,
+        baseline_seqs=tuned.baseline.seqs,
     )
 
 

@@ -34,7 +34,7 @@ class Limits:
         baseline: what it falls back to.
         recommended: what the policy asks for; None when it was not asked.
         reason: why.
-        hold: the policy had too little data to judge.
+        hold: the policy judged nothing in this pass; the reason of the pass before stands.
     """
 
     effective: LimitValues
@@ -102,7 +102,9 @@ def _calls(pod: str, sample: EngineSample, limits: Limits, lease_s: int) -> list
     if limits.effective == limits.baseline:
         if sample.baseline == baseline and sample.effective == baseline:
             return []
-        return [SetLimits(pod, baseline, 0, sample.revision, f"limits of the spec: {limits.reason}")]
+        return [
+            SetLimits(pod, baseline, 0, sample.revision, f"the limits of the spec are in force: {_words(baseline)}")
+        ]
     calls: list[SetLimits] = []
     revision = sample.revision
     if sample.baseline != baseline:
@@ -110,10 +112,14 @@ def _calls(pod: str, sample: EngineSample, limits: Limits, lease_s: int) -> list
         calls.append(SetLimits(pod, baseline, 0, revision, "the spec's limits become the baseline"))
         revision += 1
     if calls or sample.effective != wanted:
-        calls.append(SetLimits(pod, wanted, lease_s, revision, limits.reason))
+        calls.append(SetLimits(pod, wanted, lease_s, revision, f"tuned limits are in force: {_words(wanted)}"))
     elif sample.lease_remaining_s < lease_s / 2:
         calls.append(SetLimits(pod, wanted, lease_s, revision, "lease renewed"))
     return calls
+
+
+def _words(limits: LimitsPatch) -> str:
+    return f"maxNumSeqs {limits.max_num_seqs}, maxNumBatchedTokens {limits.max_num_batched_tokens}"
 
 
 def applied(limits: Limits, serving: Sequence[PodView], samples: Mapping[str, EngineSample]) -> tuple[str, ...]:
@@ -128,7 +134,8 @@ def status_of(fleet: LLMDeployment, limits: Limits, applied_count: int, now: dat
     """The status block after this pass. `refresh`: the numbers inside the reason may be renewed."""
     before = fleet.status.tuning or TuningStatus()
     changed = before.effective is not None and before.effective != limits.effective
-    keep_reason = not changed and not refresh and before.recommended == limits.recommended and before.reason
+    same = not changed and before.recommended == limits.recommended
+    keep_reason = same and (limits.hold or not refresh) and before.reason
     history, revision = before.history, before.revision or 1
     if changed and before.effective is not None:
         change = TuningChange(time=now, from_=before.effective, to=limits.effective, reason=limits.reason)
