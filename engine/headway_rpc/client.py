@@ -6,7 +6,7 @@ raise the same `EngineError`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -105,7 +105,7 @@ class EngineClient:
         except grpc.aio.AioRpcError as error:
             raise readable(error) from None
 
-    async def generate(self, request: pb.GenerateRequest, timeout_s: float | None = None) -> AsyncIterator[Message]:
+    async def generate(self, request: pb.GenerateRequest, timeout_s: float | None = None) -> AsyncGenerator[Message]:
         """Chunks, then the completion. Closing the iterator cancels the request."""
         call = self._stub.Generate(request, timeout=timeout_s)
         try:
@@ -141,7 +141,7 @@ class MuxClient:
         self._call.cancel()
         await self._reader
 
-    async def generate(self, request: pb.GenerateRequest) -> AsyncIterator[Message]:
+    async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[Message]:
         """Chunks, then the completion. Closing the iterator early aborts the request."""
         request_id = request.request_id
         if not request_id or request_id in self._answers:

@@ -72,6 +72,7 @@ class FakeAsyncEngine:
 
     def __init__(self, auto: bool = False, queue_bound: int = 10_000) -> None:
         self.open: dict[str, FakeStream] = {}
+        self.submits = 0
         self.submitted: list[Request] = []
         self.streams: list[FakeStream] = []
         self.finished: dict[str, int] = {}
@@ -100,6 +101,8 @@ class FakeAsyncEngine:
             await self._changed.wait()
 
     async def submit(self, request: Request) -> FakeStream | Rejected:
+        self.submits += 1
+        self.wake()
         if self.submit_gate is not None:
             await self.submit_gate.wait()
         if self.draining:

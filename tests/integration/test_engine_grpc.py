@@ -175,8 +175,7 @@ async def test_a_client_that_leaves_while_its_request_is_being_admitted_leaks_no
     served.engine.submit_gate = asyncio.Event()
     call = served.stub.Generate(request())
     reading = asyncio.ensure_future(call.read())
-    while served.ports.data._open_calls == 0:
-        await asyncio.sleep(0)
+    await served.engine.until(lambda: served.engine.submits == 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading

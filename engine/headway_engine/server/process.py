@@ -63,7 +63,7 @@ async def _load_and_serve(
     settings: Settings, start_engine: StartEngine, lifecycle: Lifecycle, ports: GrpcPorts, stop_asked: asyncio.Event
 ) -> int:
     loading = asyncio.ensure_future(start_engine(settings))
-    stopping = asyncio.ensure_future(stop_asked.wait())
+    stopping = asyncio.create_task(stop_asked.wait())
     started = asyncio.get_running_loop().time()
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
@@ -73,9 +73,10 @@ async def _load_and_serve(
     try:
         engine = loading.result()
     except ModelLoadError as error:
-        stopping.cancel()
-        report_failure(str(error))
-        return EXIT_NO_MODEL
+        return _failed(stopping, str(error), EXIT_NO_MODEL)
+    except ValueError as error:
+        # Limits that only the runtime can check: they were given as flags all the same.
+        return _failed(stopping, str(error), EXIT_BAD_SETTINGS)
     # What the model brought lives as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
@@ -85,6 +86,12 @@ async def _load_and_serve(
     await stopping
     await _drain(settings, lifecycle, ports, engine)
     return EXIT_OK
+
+
+def _failed(stopping: "asyncio.Future[bool]", message: str, code: int) -> int:
+    stopping.cancel()
+    report_failure(message)
+    return code
 
 
 async def _drain(settings: Settings, lifecycle: Lifecycle, ports: GrpcPorts, engine: EnginePort) -> None:

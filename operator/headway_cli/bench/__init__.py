@@ -1,0 +1,1 @@
+"""`headway bench`: load tests whose arrivals do not wait for answers."""

@@ -1,0 +1,112 @@
+"""`headway bench online`: Poisson arrivals over gRPC, judged by the latency that users would see."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from headway_cli import target
+from headway_cli.bench import arguments, report
+from headway_cli.bench.load import LoadClient, Share
+from headway_cli.bench.worker import decode_records, encode_share
+from headway_cli.bench.workload import Arrival, arrivals, fit
+from headway_cli.errors import CliError
+from headway_rpc.client import EngineClient, EngineError
+
+# From "everyone is connected" to the first possible arrival.
+START_DELAY_S = 0.2
+# The records of a long test are one line.
+LINE_BYTES = 1 << 28
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run it; returns the exit code."""
+    workload = arguments.workload(options)
+    try:
+        records = asyncio.run(_measure(options, arrivals(workload)))
+    except EngineError as error:
+        raise CliError(str(error)) from None
+    result = report.summarize(records, report.Objective(options.slo_ttft_ms, options.slo_tpot_ms))
+    if options.json:
+        settings = {key: value for key, value in vars(options).items() if key not in ("command", "json")}
+        print(json.dumps({"settings": settings, **report.as_json(result)}))
+    else:
+        print(report.as_text(result))
+    return 0
+
+
+async def _measure(options: argparse.Namespace, schedule: list[Arrival]) -> list[report.Record]:
+    async with target.addresses(options, every_pod=True) as addresses:
+        async with EngineClient(addresses[0]) as client:
+            await client.wait_ready(10.0)
+            model = await client.model_info()
+        schedule, cut = fit(schedule, model.max_model_len)
+        if cut:
+            print(f"{cut} requests are cut to the model's context of {model.max_model_len} tokens", file=sys.stderr)
+        everything = Share(
+            addresses=tuple(addresses),
+            schedule=tuple(schedule),
+            seed=options.seed,
+            vocab_size=model.vocab_size,
+            temperature=options.temperature,
+            timeout_s=options.timeout,
+            mux=options.mux,
+            warmup=options.warmup,
+        )
+        if options.clients == 1:
+            async with LoadClient(everything) as load:
+                return await load.run(time.monotonic() + START_DELAY_S)
+        return await _in_processes(split(everything, options.clients))
+
+
+def split(everything: Share, clients: int) -> list[Share]:
+    """Deal the arrivals out in turn; the first client alone warms the engines up."""
+    return [
+        replace(everything, schedule=everything.schedule[k::clients], warmup=everything.warmup if k == 0 else 0)
+        for k in range(clients)
+    ]
+
+
+async def _in_processes(shares: Sequence[Share]) -> list[report.Record]:
+    processes = [await _spawn() for _ in shares]
+    try:
+        for process, share in zip(processes, shares, strict=True):
+            await _tell(process, encode_share(share))
+        for process in processes:
+            await _hear(process)
+        start_s = time.monotonic() + START_DELAY_S
+        for process in processes:
+            await _tell(process, json.dumps(start_s))
+        lines = await asyncio.gather(*(_hear(process) for process in processes))
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+    return sorted((r for line in lines for r in decode_records(line)), key=lambda record: record.arrival_s)
+
+
+async def _spawn() -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "headway_cli.bench.worker", stdin=pipe, stdout=pipe, limit=LINE_BYTES
+    )
+
+
+async def _tell(process: asyncio.subprocess.Process, line: str) -> None:
+    if process.stdin is None:
+        raise AssertionError("a client process has a pipe")
+    process.stdin.write(line.encode() + b"\n")
+    await process.stdin.drain()
+
+
+async def _hear(process: asyncio.subprocess.Process) -> str:
+    if process.stdout is None:
+        raise AssertionError("a client process has a pipe")
+    line = await process.stdout.readline()
+    if not line:
+        raise CliError(f"a client process ended early, with exit code {await process.wait()}")
+    return line.decode()

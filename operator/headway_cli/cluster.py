@@ -1,0 +1,197 @@
+"""The Kubernetes side of the command line: which fleets there are, and which of their pods take requests.
+
+Reads only. Transport and credentials come from the user's kubeconfig (or, inside a pod, the service account); answers
+are plain JSON, narrowed to the few facts a command needs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client as k8s
+from kubernetes.aio import config as k8s_config
+from kubernetes.aio.stream import WsApiClient
+
+from headway_cli.errors import CliError
+
+FLEETS_PATH = "/apis/serving.headway.dev/v1alpha1"
+LABEL_FLEET = "serving.headway.dev/fleet"
+LABEL_SERVING = "serving.headway.dev/serving"
+REQUEST_TIMEOUT_S = 15.0
+
+# JSON of the API server: checked where it is read.
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One LLMDeployment.
+
+    Attributes:
+        namespace: where it is.
+        name: what it is called.
+        not_ready: reason and message of its Ready condition when that is not True.
+    """
+
+    namespace: str
+    name: str
+    not_ready: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """An engine pod that exists; `serving` when it is ready and takes requests."""
+
+    namespace: str
+    name: str
+    serving: bool
+
+
+class Cluster:
+    """A connection to one API server; use it as a context manager."""
+
+    def __init__(self, client: WsApiClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, context: str | None = None) -> Self:
+        """Use the user's kubeconfig, or the service account inside a pod.
+
+        Raises:
+            CliError: there is neither.
+        """
+        configuration = k8s.Configuration()
+        try:
+            await k8s_config.load_kube_config(context=context, client_configuration=configuration)
+        except (k8s_config.ConfigException, OSError) as error:
+            if context is not None or not _in_cluster(configuration):
+                raise CliError(
+                    f"no cluster to look for a fleet in: {error}; set KUBECONFIG or give --address HOST:PORT"
+                ) from None
+        return cls(WsApiClient(configuration))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    async def fleets(self, namespace: str | None = None) -> list[Fleet]:
+        """All fleets, or those of one namespace."""
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        items = await self._list(f"{FLEETS_PATH}{scope}/llmdeployments")
+        return [_fleet(item) for item in items]
+
+    async def find_fleet(self, name: str | None, namespace: str | None) -> Fleet:
+        """The fleet of that name, or the only one there is."""
+        return choose_fleet(await self.fleets(namespace), name, namespace)
+
+    async def pods(self, fleet: Fleet) -> list[Pod]:
+        """The fleet's pods, by name."""
+        selector = urlencode({"labelSelector": f"{LABEL_FLEET}={fleet.name}"})
+        items = await self._list(f"/api/v1/namespaces/{fleet.namespace}/pods?{selector}")
+        return sorted((_pod(item) for item in items), key=lambda pod: pod.name)
+
+    async def serving_pods(self, fleet: Fleet) -> list[Pod]:
+        """The pods that take requests.
+
+        Raises:
+            CliError: there is none; the message holds the fleet's own reason.
+        """
+        pods = await self.pods(fleet)
+        serving = [pod for pod in pods if pod.serving]
+        if not serving:
+            why = fleet.not_ready or f"{len(pods)} pods exist, none is ready"
+            raise CliError(f"fleet {fleet.namespace}/{fleet.name} has no ready pod: {why}")
+        return serving
+
+    async def websocket(self, path: str) -> aiohttp.ClientWebSocketResponse:
+        """Open a stream to a subresource of a pod."""
+        response = await self._client.request(
+            "GET", self._client.configuration.host + path, headers=await self._headers(), _preload_content=False
+        )
+        try:
+            socket: aiohttp.ClientWebSocketResponse = await response
+        except aiohttp.WSServerHandshakeError as error:
+            raise CliError(f"the API server refused {path}: {error.status} {error.message}") from None
+        return socket
+
+    async def _list(self, path: str) -> Sequence[Json]:
+        client, host = self._client.rest_client, self._client.configuration.host
+        if client.pool_manager is None:
+            client.pool_manager = client._create_pool_manager()  # noqa: SLF001 - the library makes it on its own first use
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        try:
+            async with client.pool_manager.get(host + path, headers=await self._headers(), timeout=timeout) as answer:
+                body = await answer.text()
+                if answer.status == 404:
+                    raise CliError("the cluster has no LLMDeployments: Headway's CRD is not installed")
+                if answer.status != 200:
+                    raise CliError(f"the API server answered {answer.status} to {path}: {_message(body)}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise CliError(f"the API server {host} cannot be reached: {error or 'time-out'}") from None
+        items: Sequence[Json] = json.loads(body)["items"]
+        return items
+
+    async def _headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {"Accept": "application/json"}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        return headers
+
+
+def choose_fleet(fleets: Sequence[Fleet], name: str | None, namespace: str | None) -> Fleet:
+    """The fleet that the user means; with no name, the only one."""
+    where = f"namespace {namespace}" if namespace else "the cluster"
+    known = ", ".join(sorted(f"{fleet.namespace}/{fleet.name}" for fleet in fleets))
+    matching = [fleet for fleet in fleets if name is None or fleet.name == name]
+    match matching:
+        case [fleet]:
+            return fleet
+        case []:
+            if name is None:
+                raise CliError(f"{where} has no LLMDeployment; apply one, or give --address HOST:PORT")
+            raise CliError(f"{where} has no LLMDeployment {name!r}" + (f"; there are: {known}" if known else ""))
+        case _:
+            listed = ", ".join(sorted(f"{fleet.namespace}/{fleet.name}" for fleet in matching))
+            raise CliError(f"several fleets match: {listed}; choose one with --fleet NAME --namespace NS")
+
+
+def _in_cluster(configuration: k8s.Configuration) -> bool:
+    try:
+        k8s_config.load_incluster_config(client_configuration=configuration)
+    except k8s_config.ConfigException:
+        return False
+    return True
+
+
+def _fleet(item: Json) -> Fleet:
+    conditions = (item.get("status") or {}).get("conditions") or []
+    ready = next((condition for condition in conditions if condition["type"] == "Ready"), None)
+    if ready is None:
+        not_ready = "the operator has not reported on it yet; is it running?"
+    elif ready["status"] == "True":
+        not_ready = ""
+    else:
+        not_ready = f"{ready.get('reason', '')}: {ready.get('message', '')}".strip(": ")
+    return Fleet(item["metadata"]["namespace"], item["metadata"]["name"], not_ready)
+
+
+def _pod(item: Json) -> Pod:
+    metadata = item["metadata"]
+    conditions = (item.get("status") or {}).get("conditions") or []
+    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    welcome = (metadata.get("labels") or {}).get(LABEL_SERVING) == "true" and "deletionTimestamp" not in metadata
+    return Pod(metadata["namespace"], metadata["name"], ready and welcome)
+
+
+def _message(body: str) -> str:
+    try:
+        return str(json.loads(body).get("message", body))
+    except ValueError:
+        return body[:200]

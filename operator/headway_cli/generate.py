@@ -1,0 +1,91 @@
+"""`headway generate`: a prompt to one engine, the answer to standard output as it comes.
+
+The engine continues text; a model tuned for chat answers a question only inside its chat template. So when the model
+has one (`GetModelInfo.chat_template`), the prompt becomes a user message rendered with it, and `--raw` turns that off.
+"""
+
+import argparse
+import asyncio
+import sys
+from contextlib import aclosing
+
+from headway_cli import target
+from headway_cli.errors import CliError
+from headway_rpc import pb
+from headway_rpc.client import EngineClient, EngineError
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run it; returns the exit code."""
+    try:
+        complete = asyncio.run(_generate(options))
+    except EngineError as error:
+        raise CliError(str(error)) from None
+    if options.stats:
+        print(stats_line(complete), file=sys.stderr)
+    if complete.finish_reason == pb.ERROR:
+        raise CliError(f"the engine failed on this request: {complete.error}")
+    return 0
+
+
+async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    async with target.addresses(options, every_pod=False) as (address,), EngineClient(address) as client:
+        await client.wait_ready(CONNECT_TIMEOUT_S)
+        template = "" if options.raw else (await client.model_info()).chat_template
+        text = render_chat(template, prompt, options.system) if template else prompt
+        request = pb.GenerateRequest(text=text, sampling_params=sampling(options))
+        async with aclosing(client.generate(request, options.timeout)) as answer:
+            async for message in answer:
+                sys.stdout.write(message.text)
+                sys.stdout.flush()
+                if isinstance(message, pb.GenerateComplete):
+                    sys.stdout.write("\n")
+                    return message
+    raise CliError("the engine ended the answer without completing it")
+
+
+def sampling(options: argparse.Namespace) -> pb.SamplingParams:
+    """What the flags say; what they do not say is the engine's default."""
+    return pb.SamplingParams(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop=options.stop,
+    )
+
+
+def render_chat(template: str, prompt: str, system: str | None) -> str:
+    """One user message (and a system message) in the model's own format, ready for the answer."""
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ModuleNotFoundError:
+        raise CliError("the model has a chat template, which needs jinja2; install it or give --raw") from None
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    # The template comes from the model's files: it is rendered in a sandbox.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = raise_exception
+    try:
+        return environment.from_string(template).render(
+            messages=messages, add_generation_prompt=True, bos_token="", eos_token=""
+        )
+    except TemplateError as error:
+        raise CliError(f"the model's chat template cannot be rendered: {error}; try --raw") from None
+
+
+def stats_line(complete: pb.GenerateComplete) -> str:
+    """Counts and times of one answer."""
+    reason = pb.FinishReason.Name(complete.finish_reason).lower()
+    return (
+        f"{complete.prompt_tokens} prompt tokens, {complete.completion_tokens} generated, {reason};"
+        f" queue {complete.queue_ms:.1f} ms, first token {complete.ttft_ms:.1f} ms"
+    )

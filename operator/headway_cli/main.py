@@ -1,0 +1,129 @@
+"""The `headway` command. Each subcommand imports what it needs when it runs, so `--help` waits for nothing.
+
+`engine serve` and `operator run` hand their arguments to the two programs; the others are clients.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from headway_cli.errors import CliError
+
+_PROGRAMS = {
+    # command -> module with main(argv), what must be installed for it, what brings it
+    ("engine", "serve"): ("headway_engine.__main__", "engine"),
+    ("operator", "run"): ("headway_operator.__main__", "operator"),
+    ("bench", "engine"): ("headway_engine.bench", "engine"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; ends the process with 0, 1 (the command failed) or 2 (the command line is wrong)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(run(arguments))
+    except CliError as error:
+        print(f"headway: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has what it wanted.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    program = _PROGRAMS.get((arguments[0], arguments[1])) if len(arguments) > 1 else None
+    if program is not None:
+        # Handed over before parsing: the program's own parser knows its flags, `--help` included.
+        return _hand_over(*program, arguments[2:])
+    options = build_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="headway", description="Autoscaled, live-tuned fleets of LLM servers.")
+    parser.add_argument("--version", action="version", version=f"headway {version('headway')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    engine = commands.add_parser("engine", help="the inference engine").add_subparsers(required=True, metavar="COMMAND")
+    engine.add_parser("serve", help="serve one model over gRPC", add_help=False)
+    operator = commands.add_parser("operator", help="the operator").add_subparsers(required=True, metavar="COMMAND")
+    operator.add_parser("run", help="run the operator", add_help=False)
+
+    _add_generate(commands.add_parser("generate", help="stream an answer from a fleet or an address"))
+    bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
+    _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
+    bench.add_parser("engine", help="the engine in this process, against transformers", add_help=False)
+    return parser
+
+
+def add_target(parser: argparse.ArgumentParser, several: bool) -> None:
+    """Where the engine is: an address, a fleet, or (neither given) the only fleet of the cluster."""
+    target = parser.add_argument_group("target (default: the only fleet in the current cluster)")
+    if several:
+        target.add_argument("--address", action="append", metavar="HOST:PORT", help="an engine; may be repeated")
+    else:
+        target.add_argument("--address", metavar="HOST:PORT", help="an engine")
+    target.add_argument("--fleet", metavar="NAME", help="an LLMDeployment")
+    target.add_argument("--namespace", "-n", metavar="NS", help="its namespace (default: wherever the fleet is)")
+    target.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+
+
+def _hand_over(module_name: str, extra: str, arguments: list[str]) -> int:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        raise CliError(f"{missing} is not installed; pip install 'headway[{extra}]' brings it") from None
+    if module_name == "headway_operator.__main__":
+        if arguments:
+            raise CliError(f"operator run takes no arguments, its settings are environment variables; got {arguments}")
+        return int(module.main())
+    module.main(arguments)
+    return 0
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads it from standard input")
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="share of probability kept, 0 to 1 (default: 1)")
+    parser.add_argument("--seed", type=int, metavar="N", help="makes a sampled answer repeatable")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; may be repeated")
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    parser.add_argument("--system", metavar="TEXT", help="a system message for the chat template")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="deadline, s (default: 300)")
+    parser.add_argument("--stats", action="store_true", help="print token counts and times to standard error")
+    add_target(parser, several=False)
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli import generate
+
+        return generate.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_bench_online(parser: argparse.ArgumentParser) -> None:
+    from headway_cli.bench import arguments
+
+    arguments.add(parser)
+    add_target(parser, several=True)
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli.bench import online
+
+        return online.command(options)
+
+    parser.set_defaults(command=command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+import pytest
+
+from headway_cli.cluster import Fleet, choose_fleet
+from headway_cli.errors import CliError
+
+CHAT = Fleet("default", "chat", "")
+CODE = Fleet("default", "code", "")
+CHAT_ELSEWHERE = Fleet("team-b", "chat", "")
+
+
+def test_the_only_fleet_is_found_without_a_name() -> None:
+    assert choose_fleet([CHAT], None, None) == CHAT
+
+
+def test_a_name_chooses_among_several() -> None:
+    assert choose_fleet([CHAT, CODE], "code", None) == CODE
+
+
+def test_several_fleets_are_listed_with_the_way_to_choose() -> None:
+    with pytest.raises(CliError, match=r"default/chat, default/code; choose one with --fleet NAME --namespace NS"):
+        choose_fleet([CODE, CHAT], None, None)
+    with pytest.raises(CliError, match=r"default/chat, team-b/chat"):
+        choose_fleet([CHAT, CODE, CHAT_ELSEWHERE], "chat", None)
+
+
+def test_no_fleet_says_so_and_names_what_there_is() -> None:
+    with pytest.raises(CliError, match=r"the cluster has no LLMDeployment; apply one"):
+        choose_fleet([], None, None)
+    with pytest.raises(CliError, match=r"no LLMDeployment 'cat'; there are: default/chat"):
+        choose_fleet([CHAT], "cat", None)
+    with pytest.raises(CliError, match=r"namespace team-c has no LLMDeployment"):
+        choose_fleet([], None, "team-c")

@@ -1,0 +1,81 @@
+import argparse
+import importlib
+import types
+from collections.abc import Sequence
+
+import pytest
+
+from headway_cli import main as cli
+from headway_cli.bench import arguments
+from headway_cli.errors import CliError
+from headway_cli.generate import render_chat, sampling
+
+
+def test_serve_and_run_hand_their_arguments_over_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, Sequence[str]]] = []
+
+    def fake_import(name: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(main=lambda argv=(): seen.append((name, argv)) or 7)
+
+    monkeypatch.setattr(importlib, "import_module", fake_import)
+    cli.run(["engine", "serve", "--model", "m", "--help"])
+    cli.run(["bench", "engine", "--batch", "4"])
+    assert cli.run(["operator", "run"]) == 7
+    assert seen == [
+        ("headway_engine.__main__", ["--model", "m", "--help"]),
+        ("headway_engine.bench", ["--batch", "4"]),
+        ("headway_operator.__main__", ()),
+    ]
+
+
+def test_a_missing_extra_is_named_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_module(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name}", name="torch")
+
+    monkeypatch.setattr(importlib, "import_module", no_module)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["engine", "serve"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "headway: torch is not installed; pip install 'headway[engine]' brings it\n"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["generate", "--help"], ["bench", "online", "--help"], ["engine", "--help"]]
+)
+def test_help_needs_no_engine_and_no_cluster(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == 0
+    assert "usage: headway" in capsys.readouterr().out
+
+
+def test_generate_without_flags_is_greedy_and_leaves_the_rest_to_the_engine() -> None:
+    params = sampling(cli.build_parser().parse_args(["generate", "hi"]))
+    assert (params.temperature, params.max_tokens) == (0.0, 128)
+    assert not params.HasField("top_p")
+    assert not params.HasField("seed")
+
+
+def test_the_chat_template_is_rendered_with_system_and_user() -> None:
+    template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert render_chat(template, "hi", "be brief") == "<system>be brief\n<user>hi\n<assistant>"
+
+
+def test_a_template_that_reaches_for_python_is_refused() -> None:
+    with pytest.raises(CliError, match="chat template"):
+        render_chat("{{ messages.__class__.__mro__[1].__subclasses__() }}", "hi", None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"), [(["--rate", "0"], "--rate"), (["--rate", "1", "--max-input", "3"], "--max-input")]
+)
+def test_a_senseless_workload_is_refused_by_flag(flags: list[str], names: str) -> None:
+    parser = argparse.ArgumentParser()
+    arguments.add(parser)
+    with pytest.raises(CliError, match=names):
+        arguments.workload(parser.parse_args(flags))
