@@ -166,6 +166,19 @@ class LLMDeploymentSpec(ApiModel):
             )
             for field in ("maxNumSeqs", "maxNumBatchedTokens")
         ),
+        *(
+            Rule(
+                f"self.tuning.mode == 'Off' || !has(self.tuning.bounds) || !has(self.tuning.bounds.{field}) || "
+                f"[has(self.engine.limits) && has(self.engine.limits.{field}) ? self.engine.limits.{field} : "
+                f"self.engine.capacity.{field}]"
+                f".all(n, n >= self.tuning.bounds.{field}.min && n <= self.tuning.bounds.{field}.max)",
+                f"engine.limits.{field} (default: engine.capacity.{field}) must lie inside tuning.bounds.{field}",
+                f"'engine.limits.{field} (default: engine.capacity.{field}) must lie inside tuning.bounds.{field} "
+                f"(%d to %d)'.format([self.tuning.bounds.{field}.min, self.tuning.bounds.{field}.max])",
+                f".engine.limits.{field}",
+            )
+            for field in ("maxNumSeqs", "maxNumBatchedTokens")
+        ),
     )
 
     replicas: Annotated[int, Format("int32")] | None = Field(
