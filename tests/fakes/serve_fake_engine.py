@@ -1,0 +1,32 @@
+"""The engine process with the fake engine in place of a model: `python serve_fake_engine.py FLAGS`."""
+
+import asyncio
+import os
+import sys
+
+from fake_async_engine import FakeAsyncEngine
+
+from headway_engine.runtime.config import ModelLoadError
+from headway_engine.server import logs, process
+from headway_engine.settings import Settings, SettingsError, parse
+
+
+async def start(settings: Settings) -> FakeAsyncEngine:
+    if settings.model == "broken.gguf":
+        raise ModelLoadError("/models/broken.gguf: not a GGUF file")
+    if settings.model == "endless":
+        await asyncio.Event().wait()
+    return FakeAsyncEngine(auto=True)
+
+
+def main() -> int:
+    logs.configure()
+    try:
+        return asyncio.run(process.run(parse(sys.argv[1:], os.environ), start))
+    except SettingsError as error:
+        process.report_failure(str(error))
+        return process.EXIT_BAD_SETTINGS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
