@@ -38,6 +38,8 @@ def main() -> int:
         sys.stderr.write(f"headway-operator: {error}\n")
         return EXIT_SETTINGS
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Kopf warns of each thread it runs in that it leaves signals to the main one.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     for noisy in ("kopf", "asyncio", "aiohttp", "grpc"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     return asyncio.run(run(settings, decide))
@@ -81,7 +83,8 @@ async def _lead(settings: Settings, kube: KubeApi, decision: Decide, process: Le
         return 0
     log.info("%s leads", settings.pod_name)
     leader = Leader(settings, kube, decision, process.metrics, process.health)
-    watch = Watch(leader.wake, settings.watch_namespace, settings.request_timeout_s, process.metrics.watch_restarted)
+    scope = (settings.watch_namespace, settings.request_timeout_s)
+    watch = Watch(leader.wake, leader.served, scope, process.metrics.watch_restarted)
     watch.start()
     try:
         ended = await first_of(lease.hold(), process.stop.wait(), leader.run())

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RESTART_FIRST_S = 0.5
 RESTART_CAP_S = 15.0
+SERVED_CHECK_S = 0.5  # how soon the thread notices, while it waits for the CRD, that it shall stop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,16 +71,19 @@ class Watch:
 
     Args:
         wake: called in the event loop that starts the watch, with namespace and fleet.
-        namespace: the only namespace to watch; "" is all.
-        request_timeout_s: of Kopf's own requests.
+        served: set while the API serves LLMDeployments. Kopf discovers the API once, and what is missing then it
+            never watches.
+        scope: the only namespace to watch ("" is all), and the timeout of Kopf's own requests in seconds.
         on_restart: called in the starting event loop when Kopf ended by itself.
     """
 
-    def __init__(self, wake: Wake, namespace: str, request_timeout_s: float, on_restart: Callable[[], None]) -> None:
+    def __init__(
+        self, wake: Wake, served: threading.Event, scope: tuple[str, float], on_restart: Callable[[], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._wake = wake
-        self._namespace = namespace
-        self._request_timeout_s = request_timeout_s
+        self._served = served
+        self._namespace, self._request_timeout_s = scope
         self._on_restart = on_restart
         self._stop = threading.Event()
         self._stop_kopf: Callable[[], None] = _nothing
@@ -103,6 +107,8 @@ class Watch:
     def _main(self) -> None:
         waits = iter(EndlessJitter(RESTART_FIRST_S, RESTART_CAP_S))
         while not self._stop.is_set():
+            if not self._served.wait(SERVED_CHECK_S):
+                continue
             try:
                 asyncio.run(self._watch())
             except Exception as error:  # noqa: BLE001  whatever ended Kopf, the answer is to begin anew

@@ -6,6 +6,7 @@ the full LIST (each minute), which alone is enough to converge: it finds fleets 
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 
 from headway_operator.core.observed import Defaults
@@ -15,7 +16,7 @@ from headway_operator.shell.events import EventRecorder
 from headway_operator.shell.execute import Executor
 from headway_operator.shell.fleets import Fleets
 from headway_operator.shell.health import Health
-from headway_operator.shell.kube import FLEET_KIND, FleetKey, KubeApi, KubeError, text_at
+from headway_operator.shell.kube import FLEET_KIND, Failure, FleetKey, KubeApi, KubeError, text_at
 from headway_operator.shell.metrics import Metrics
 from headway_operator.shell.reconcile import Decide, Reconciler, Shell
 
@@ -40,6 +41,8 @@ class Leader:
     def __init__(self, settings: Settings, kube: KubeApi, decide: Decide, metrics: Metrics, health: Health) -> None:
         self._settings = settings
         self._kube = kube
+        # Set while the API serves LLMDeployments; the watch thread waits for it, for it discovers the API only once.
+        self.served = threading.Event()
         self._health = health
         self._metrics = metrics
         self._engines = Engines(settings.engine_control_port, settings.poll_timeout_s)
@@ -77,8 +80,11 @@ class Leader:
                 manifests = await self._kube.list(FLEET_KIND, self._settings.watch_namespace)
             except KubeError as error:
                 log.warning("the LIST of %ss failed: %s", FLEET_KIND, error.message)
+                if error.failure is Failure.NOT_FOUND:
+                    self.served.clear()
                 await asyncio.sleep(LIST_RETRY_S)
                 continue
+            self.served.set()
             for manifest in manifests:
                 key = FleetKey(text_at(manifest, "metadata", "namespace"), text_at(manifest, "metadata", "name"))
                 if key not in self._fleets:

@@ -1,0 +1,154 @@
+"""A fleet's life with a real operator process and a real API server: created, repaired, retuned, deleted."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fake_control import FakeEngineControl
+from operators import Engines, Fleet, Operator, eventually
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("running_operator")]
+
+REPAIR_S = 2.0
+
+
+@pytest.fixture
+def settled(fleet: Fleet) -> Fleet:
+    """A fleet whose two pods exist."""
+    fleet.create()
+    eventually(lambda: len(fleet.pods()) == 2)
+    eventually(lambda: fleet.get()["status"]["observedGeneration"] == 1)
+    return fleet
+
+
+@pytest.fixture
+def serving(settled: Fleet, engines: Engines) -> tuple[Fleet, list[FakeEngineControl]]:
+    """A fleet whose two engines answer."""
+    started = []
+    for pod in settled.pods():
+        address, engine = engines.start()
+        started.append(engine)
+        settled.make_ready(pod["metadata"]["name"], address)
+    eventually(lambda: settled.get()["status"]["readyReplicas"] == 2)
+    eventually(lambda: all(engine.asked for engine in started))
+    return settled, started
+
+
+def test_one_manifest_becomes_children_pods_and_status(settled: Fleet) -> None:
+    children = settled.children()
+    assert children["serviceaccounts"] == ["demo"]
+    assert children["services"] == ["demo", "demo-engines"]
+    assert children["poddisruptionbudgets"] == ["demo"]
+    assert len(children["pods"]) == 2
+    assert settled.get()["metadata"]["finalizers"] == ["serving.headway.dev/drain"]
+    assert settled.condition("Accepted")["status"] == "True"
+    assert "kopf" not in str(settled.get()["metadata"]).replace("managedFields", "")
+
+
+def delete(kind: str, name: str) -> Callable[[Fleet], None]:
+    return lambda fleet: fleet.server.api.delete(fleet.child_path(kind, name)).ok()  # type: ignore[no-any-return]
+
+
+def merge(kind: str, name: str, patch: Any) -> Callable[[Fleet], None]:
+    return lambda fleet: fleet.server.api.merge(fleet.child_path(kind, name), patch).ok()  # type: ignore[no-any-return]
+
+
+def selector(fleet: Fleet) -> Any:
+    return fleet.server.api.get(fleet.child_path("services", "demo")).ok()["spec"]["selector"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "repaired"),
+    [
+        (delete("services", "demo"), lambda fleet: "demo" in fleet.children()["services"]),
+        (delete("services", "demo-engines"), lambda fleet: "demo-engines" in fleet.children()["services"]),
+        (delete("serviceaccounts", "demo"), lambda fleet: fleet.children()["serviceaccounts"]),
+        (delete("poddisruptionbudgets", "demo"), lambda fleet: fleet.children()["poddisruptionbudgets"]),
+        (
+            merge("services", "demo", {"spec": {"selector": {"serving.headway.dev/serving": "maybe"}}}),
+            lambda fleet: selector(fleet)["serving.headway.dev/serving"] == "true",
+        ),
+        (
+            merge("services", "demo", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}),
+            lambda fleet: "demo" in fleet.children()["services"],
+        ),
+    ],
+    ids=["service", "headless", "account", "budget", "selector", "label"],
+)
+def test_drift_is_repaired_within_two_seconds(
+    settled: Fleet, damage: Callable[[Fleet], None], repaired: Callable[[Fleet], Any]
+) -> None:
+    damage(settled)
+    began = time.monotonic()
+    eventually(lambda: repaired(settled), within_s=10.0)
+    assert time.monotonic() - began <= REPAIR_S
+
+
+def test_a_deleted_pod_is_replaced_within_two_seconds(settled: Fleet) -> None:
+    victim = settled.pods()[0]["metadata"]
+    settled.server.api.delete(settled.child_path("pods", f"{victim['name']}?gracePeriodSeconds=0")).ok()
+    began = time.monotonic()
+    eventually(lambda: len({pod["metadata"]["uid"] for pod in settled.pods()} - {victim["uid"]}) == 2)
+    assert time.monotonic() - began <= REPAIR_S
+
+
+def test_changed_limits_reach_every_engine_within_three_seconds_and_no_pod_is_replaced(
+    serving: tuple[Fleet, list[FakeEngineControl]],
+) -> None:
+    fleet, engines = serving
+    uids = {pod["metadata"]["uid"] for pod in fleet.pods()}
+    began = time.monotonic()
+    fleet.server.api.merge(fleet.path, {"spec": {"engine": {"limits": {"maxNumSeqs": 4}}}}).ok()
+    eventually(lambda: all(engine.answer.config.effective.max_num_seqs == 4 for engine in engines))
+    assert time.monotonic() - began <= 3.0
+    assert {pod["metadata"]["uid"] for pod in fleet.pods()} == uids
+
+
+def test_a_deleted_fleet_drains_first_and_leaves_no_pod(serving: tuple[Fleet, list[FakeEngineControl]]) -> None:
+    fleet, engines = serving
+    for engine in engines:
+        engine.answer.loads.num_running = 1
+    fleet.server.api.delete(fleet.path).ok()
+    eventually(lambda: all(engine.drains for engine in engines))
+    draining = fleet.pods()
+    assert {pod["metadata"]["labels"]["serving.headway.dev/serving"] for pod in draining} == {"false"}
+    assert all("serving.headway.dev/drain-started" in pod["metadata"]["annotations"] for pod in draining)
+    assert fleet.server.api.get(fleet.path).status == 200
+    for engine in engines:
+        engine.answer.loads.num_running = 0
+    eventually(lambda: fleet.server.api.get(fleet.path).status == 404, within_s=40.0)
+    assert fleet.pods() == []
+
+
+def test_passes_over_a_settled_fleet_write_nothing(
+    serving: tuple[Fleet, list[FakeEngineControl]], running_operator: Operator
+) -> None:
+    fleet, _ = serving
+    count = "headway_operator_actions_total"
+    passes = "headway_operator_reconcile_seconds_count"
+    eventually(lambda: fleet.condition("Ready")["status"] == "True")
+    # The last status write wakes the fleet once more; wait until two passes in a row have written nothing.
+    quiet = (-1.0, -1.0)
+
+    def settled() -> bool:
+        nonlocal quiet
+        now = (running_operator.metric(count), running_operator.metric(passes))
+        is_quiet = now[0] == quiet[0] and now[1] >= quiet[1] + 2
+        quiet = now if now[0] != quiet[0] else quiet
+        return is_quiet
+
+    def touch(number: int) -> None:
+        fleet.server.api.merge(fleet.path, {"metadata": {"annotations": {"touched": str(number)}}}).ok()
+
+    touch(0)
+    eventually(lambda: [touch(1), touch(2), settled()][-1])
+    before = running_operator.metric(count, action="WriteStatus"), running_operator.metric(count, action="Apply")
+    for number in range(5):
+        seen = running_operator.metric(passes)
+        touch(10 + number)
+        eventually(lambda seen=seen: running_operator.metric(passes) > seen)  # type: ignore[misc]  # bound per turn
+    assert (
+        running_operator.metric(count, action="WriteStatus"),
+        running_operator.metric(count, action="Apply"),
+    ) == before
