@@ -82,11 +82,16 @@ class EngineClient:
         """Wait for the connection.
 
         Raises:
-            EngineError: nothing answers at the address in time.
+            EngineError: the first attempt to connect failed, or took too long.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._channel.channel_ready()
+                state = self._channel.get_state(try_to_connect=True)
+                while state is not grpc.ChannelConnectivity.READY:
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        raise EngineError(grpc.StatusCode.UNAVAILABLE, f"nothing answers at {self.address}")
+                    await self._channel.wait_for_state_change(state)
+                    state = self._channel.get_state(try_to_connect=True)
         except TimeoutError:
             message = f"nothing answers at {self.address} within {timeout_s:g} s"
             raise EngineError(grpc.StatusCode.UNAVAILABLE, message) from None

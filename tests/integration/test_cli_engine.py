@@ -1,0 +1,77 @@
+"""The `headway` command against the engine's server on loopback."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+from fake_async_engine import FakeAsyncEngine
+
+from headway_engine.server.grpc_ports import GrpcPorts
+from headway_engine.server.lifecycle import Lifecycle
+from headway_engine.settings import parse
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[FakeAsyncEngine]:
+    engine = FakeAsyncEngine(auto=True)
+    yield engine
+    await engine.stop()
+
+
+@pytest.fixture
+async def address(engine: FakeAsyncEngine) -> AsyncIterator[str]:
+    settings = parse(["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {})
+    lifecycle = Lifecycle()
+    ports = GrpcPorts(settings, lifecycle)
+    await ports.start()
+    lifecycle.loaded(engine)
+    yield f"127.0.0.1:{ports.data_port}"
+    await ports.stop(0)
+
+
+async def headway(*arguments: str) -> tuple[int | None, str, str]:
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "headway_cli.main", *arguments]
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_generate_prints_the_answer_and_on_request_the_figures(address: str, engine: FakeAsyncEngine) -> None:
+    code, out, err = await headway(
+        *("generate", "hello", "--address", address, "--max-tokens", "3", "--seed", "5", "--stats")
+    )
+    assert (code, out) == (0, "t1 t2 t3 \n")
+    assert err == "1 prompt tokens, 3 generated, length; queue 1.5 ms, first token 2.5 ms\n"
+    (request,) = engine.submitted
+    assert (request.text, request.sampling.temperature, request.sampling.seed) == ("hello", 0.0, 5)
+
+
+async def test_a_refusal_is_one_line(address: str) -> None:
+    code, out, err = await headway("generate", "hello", "--address", address, "--max-tokens", "0")
+    assert (code, out) == (1, "")
+    assert err.startswith("headway: INVALID_ARGUMENT: sampling_params.max_tokens is 0")
+    assert err.count("\n") == 1
+
+
+async def test_an_address_where_nobody_listens_is_one_line() -> None:
+    code, _, err = await headway("generate", "hello", "--address", "127.0.0.1:1")
+    assert code == 1
+    assert err.startswith("headway: UNAVAILABLE: nothing answers at 127.0.0.1:1")
+
+
+@pytest.mark.parametrize("how", [[], ["--mux"], ["--clients", "2"]])
+async def test_bench_online_sends_the_whole_schedule(address: str, engine: FakeAsyncEngine, how: list[str]) -> None:
+    code, out, err = await headway(
+        *("bench", "online", "--address", address, "--rate", "40", "--duration", "1", "--max-output", "16", *how),
+        *("--max-input", "1000", "--json"),
+    )
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    warmups = 2
+    assert report["requests"] == report["statuses"]["OK"] == len(engine.submitted) - warmups > 20
+    assert report["output_tokens"] == sum(request.sampling.max_tokens or 0 for request in engine.submitted[warmups:])
+    assert 0 < report["ttft_ms"]["p50"] <= report["ttft_ms"]["p99"]
+    assert {len(request.prompt_ids) >= 16 for request in engine.submitted} == {True}
