@@ -16,6 +16,7 @@ missing data, and nothing shrinks sooner after a growth than the down window.
 """
 
 import math
+from dataclasses import replace
 
 from headway_planner.model import LoadView, ScaleConfig, ScaleDecision, ScaleState
 
@@ -51,7 +52,7 @@ def decide_scale(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: 
         reason = f"{reason}; {wanted} replicas wanted, maxReplicas is {config.max_replicas}"
     if recommended == desired:
         return ScaleDecision(desired, desired, None, reason, limited=limited)
-    return _stabilized(recommended, reason, config, state, now_s)
+    return replace(_stabilized(recommended, reason, config, state, now_s), limited=limited)
 
 
 def _wanted_up(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: float) -> tuple[int, str]:

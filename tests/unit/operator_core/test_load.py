@@ -1,0 +1,132 @@
+"""Samples to windows: resets, silence, contradictions, pooling, quantiles."""
+
+from dataclasses import replace
+
+import pytest
+
+from headway_operator.core import histogram
+from headway_operator.core.load import fleet_load, pod_window
+from headway_operator.core.observed import EngineSample
+from headway_operator.core.plan import LimitsPatch
+
+LIMITS = LimitsPatch(4, 64, 0, 256)
+ZERO = EngineSample(
+    taken_s=0.0, boot_id="a", num_running=0, num_waiting=0, waiting_prompt_tokens=0, kv_usage=0.0, draining=False,
+    ttft=(), queue_wait=(), prefill=(), itl=(), step=(), ttft_sum_ms=0.0, queue_wait_sum_ms=0.0, prefill_sum_ms=0.0,
+    itl_sum_ms=0.0, requests_received=0, requests_finished=0, requests_rejected=0, prompt_tokens=0,
+    generation_tokens=0, preemptions=0, revision=1, effective=LIMITS, baseline=LIMITS, lease_remaining_s=0.0,
+)  # fmt: skip
+
+
+def at(second: float, **changes: object) -> EngineSample:
+    return replace(ZERO, taken_s=second, **changes)
+
+
+def buckets(*values_ms: float) -> tuple[int, ...]:
+    found = [0] * (max(histogram.bucket_of(value) for value in values_ms) + 1)
+    for value in values_ms:
+        found[histogram.bucket_of(value)] += 1
+    return tuple(found)
+
+
+def test_window_is_the_difference_to_the_last_sample_before_it():
+    series = [at(0, requests_received=5), at(10, requests_received=8), at(40, requests_received=20)]
+    window = pod_window(series, 40, 30)
+    assert window is not None
+    assert window.counts["requests_received"] == 15
+    short = pod_window(series, 40, 29)
+    assert short is not None
+    assert short.counts["requests_received"] == 12
+
+
+def test_restart_of_an_engine_counts_from_zero_again():
+    series = [at(0, requests_received=100), at(1, requests_received=110), at(2, boot_id="b", requests_received=3)]
+    window = pod_window(series, 2, 60)
+    assert window is not None
+    assert window.counts["requests_received"] == 13
+
+
+def test_histograms_survive_a_restart():
+    series = [at(0, ttft=buckets(5, 5)), at(1, ttft=buckets(5, 5, 50)), at(2, boot_id="b", ttft=buckets(500))]
+    window = pod_window(series, 2, 60)
+    assert window is not None
+    assert histogram.count(window.histograms["ttft"]) == 2
+
+
+def test_old_sample_is_silence():
+    assert pod_window([at(0)], 10.1, 60) is None
+    assert pod_window([at(0)], 10, 60) is not None
+    assert pod_window([], 0, 60) is None
+
+
+@pytest.mark.parametrize("kv_usage", [float("nan"), -0.1, 1.5])
+def test_impossible_gauge_is_a_contradiction(kv_usage: float):
+    assert pod_window([at(0), at(1, kv_usage=kv_usage)], 1, 60) is None
+
+
+def test_counter_that_shrinks_without_a_restart_is_a_contradiction():
+    assert pod_window([at(0, generation_tokens=9), at(1, generation_tokens=8)], 1, 60) is None
+    assert pod_window([at(0, itl=buckets(5, 9)), at(1, itl=buckets(9))], 1, 60) is None
+
+
+def test_silent_pod_is_left_out_and_named():
+    samples = {"a": (at(0), at(20, num_waiting=3)), "b": (at(0),)}
+    load = fleet_load(["a", "b"], samples, 20, 60)
+    assert (load.view.serving, load.view.reporting) == (2, 1)
+    assert load.silent == ("b",)
+    assert load.queue_depth == 3
+
+
+def test_pods_are_pooled_by_requests_not_by_pod_averages():
+    slow, fast = buckets(*[1000.0] * 1), buckets(*[10.0] * 99)
+    samples = {"a": (at(0), at(10, ttft=slow)), "b": (at(0), at(10, ttft=fast))}
+    view = fleet_load(["a", "b"], samples, 10, 60).view
+    assert view.ttft.count == 100
+    assert view.ttft.high_ms == pytest.approx(10, rel=0.1)
+
+
+def test_one_sample_is_no_window():
+    view = fleet_load(["a"], {"a": (at(0, requests_received=50, generation_tokens=900),)}, 0, 60).view
+    assert (view.span_s, view.arrivals, view.active) == (0, 0, False)
+
+
+def test_rates_and_gauges():
+    series = (at(0), at(5, num_running=2), at(10, num_running=4, generation_tokens=300, prompt_tokens=100))
+    load = fleet_load(["a"], {"a": series}, 10, 60)
+    assert load.tokens_per_s == 30
+    assert load.view.running == 2
+    assert load.view.prompt_share == 0.25
+    assert load.view.active
+
+
+def test_quiet_needs_an_answer_of_every_pod():
+    samples = {"a": (at(0), at(10))}
+    assert fleet_load(["a"], samples, 10, 60).view.quiet
+    assert not fleet_load(["a", "b"], samples, 10, 60).view.quiet
+
+
+@pytest.mark.parametrize("value", [0.05, 0.1, 3.0, 87.0, 431.7, 60_000.0])
+def test_quantile_is_within_its_bucket(value: float):
+    found = histogram.quantile(buckets(*[value] * 10), 0.95)
+    assert found == pytest.approx(max(value, 0.1), rel=0.11)
+
+
+def test_quantile_interpolates_inside_a_bucket():
+    one = (0, 100)
+    assert histogram.quantile(one, 0.0) == pytest.approx(0.11)
+    assert histogram.quantile(one, 1.0) == pytest.approx(0.121)
+
+
+def test_empty_histogram_has_no_quantile():
+    assert histogram.quantile((), 0.95) is None
+    assert histogram.quantile((0, 0), 0.95) is None
+
+
+def test_difference_of_equal_histograms_is_empty():
+    assert histogram.subtract((1, 2), (1, 2)) == ()
+    assert histogram.subtract((1, 2, 3), (1, 1)) == (0, 1, 3)
+    assert histogram.subtract((1,), (1, 1)) is None
+
+
+def test_merge_takes_the_longer_length():
+    assert histogram.merge([(1,), (1, 2), ()]) == (2, 2)
