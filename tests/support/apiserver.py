@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -171,7 +172,7 @@ def _wait_ready(api: KubeApi, process: subprocess.Popen[bytes], log: Path) -> No
         try:
             if api.get("/readyz").status == 200:
                 return
-        except (UnreachableError, FileNotFoundError):  # FileNotFoundError: it has not signed its certificate yet
+        except (UnreachableError, FileNotFoundError, ssl.SSLError):  # the last two: its certificate is not written yet
             pass
         time.sleep(0.1)
     raise TimeoutError(f"kube-apiserver is not ready after {READY_TIMEOUT_S:.0f} s:\n{_tail(log)}")
