@@ -6,7 +6,7 @@ from pathlib import Path
 # The local cluster's package is next door: its registry folder is where the images go.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "local"))
 
-from imagebuild.cli import main  # noqa: E402 - the path above comes first
+from imagebuild.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

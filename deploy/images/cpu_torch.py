@@ -44,9 +44,7 @@ def _missing_libraries(site: Path, users: list[Path]) -> list[str]:
 
 
 def _undefined_symbols(users: list[Path]) -> set[str]:
-    return {
-        line.split()[-1] for user in users for line in _run("nm", "-D", "--undefined-only", str(user)).splitlines()
-    }
+    return {line.split()[-1] for user in users for line in _run("nm", "-D", "--undefined-only", str(user)).splitlines()}
 
 
 def _write_stub(library: str, undefined: set[str], folder: Path) -> int:

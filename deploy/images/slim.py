@@ -23,7 +23,12 @@ _FOLDERS = (
 )  # fmt: skip
 _FILES = ("**/*.pyi", "**/*.a", "**/*.pxd", "**/*.pyx", "torch/bin/protoc*")
 # CUPTI loads these only when a GPU is profiled.
-_CPU_FILES = ("nvidia/*/lib/libnvperf_*", "nvidia/*/lib/libcheckpoint*", "nvidia/*/lib/libpcsamplingutil*", "nvidia/**/*.h*")
+_CPU_FILES = (
+    "nvidia/*/lib/libnvperf_*",
+    "nvidia/*/lib/libcheckpoint*",
+    "nvidia/*/lib/libpcsamplingutil*",
+    "nvidia/**/*.h*",
+)
 _WITHOUT_BYTECODE = re.compile(r"transformers/models/(?!auto/|llama/|qwen|smollm|gpt2/|__init__)")
 
 

@@ -48,7 +48,9 @@ def load(name: str, store: Store, paths: Paths) -> Base:
     config = json.loads(oci.blob_path(store.registry, manifest["config"]["digest"]).read_bytes())["config"]
     layers = tuple(_unpack(store, LayerBlob(layer["digest"], layer["size"])) for layer in manifest["layers"])
     env = dict(pair.partition("=")[::2] for pair in config.get("Env") or [])
-    return Base(layers, ImageConfig(env=env, labels=config.get("Labels") or {}, workdir=config.get("WorkingDir") or "/"))
+    return Base(
+        layers, ImageConfig(env=env, labels=config.get("Labels") or {}, workdir=config.get("WorkingDir") or "/")
+    )
 
 
 def _unpack(store: Store, blob: LayerBlob) -> Layer:

@@ -40,7 +40,9 @@ class Step:
 def require() -> None:
     """Says what is missing before minutes are spent."""
     if os.geteuid() != 0:
-        raise BuildError("building without a container engine needs root (it mounts and chroots): use sudo, or --engine docker|podman")
+        raise BuildError(
+            "building without a container engine needs root (it mounts and chroots): use sudo, or --engine docker|podman"
+        )
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         raise BuildError(f"missing {', '.join(missing)} (Debian: apt-get install util-linux mount coreutils)")

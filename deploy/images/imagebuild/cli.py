@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Prints one JSON line per image: name, digest, size in bytes, seconds.",
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help=f"{' or '.join(NAMES)} (default: both)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the engine runs on (default: cpu)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what the engine runs on (default: cpu)"
+    )
     parser.add_argument("--base", metavar="IMAGE", help="base image: Debian or Ubuntu with Python 3.11 or later")
     parser.add_argument(
         "--engine",
@@ -53,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto takes docker or podman if one works, otherwise the built-in builder",
     )
-    parser.add_argument("--provider", choices=("own", "kind", "current"), default="own", help="kind: also load the images into it")
+    parser.add_argument(
+        "--provider", choices=("own", "kind", "current"), default="own", help="kind: also load the images into it"
+    )
     parser.add_argument("--kind-name", default="kind", metavar="NAME", help="name of the kind cluster (default: kind)")
     parser.add_argument("--output", type=Path, metavar="FILE.tar", help="also write the images as one OCI archive")
     parser.add_argument("--no-cache", action="store_true", help="execute every step again")

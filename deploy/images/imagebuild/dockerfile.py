@@ -145,7 +145,9 @@ def parse_run(instruction: Instruction) -> tuple[str, tuple[CacheMount, ...]]:
             raise BuildError(
                 f"line {instruction.line}: RUN --{name}={value}: the built-in builder knows --mount=type=cache,target=PATH only"
             )
-        mounts.append(CacheMount(options.get("id") or options["target"].strip("/").replace("/", "-"), options["target"]))
+        mounts.append(
+            CacheMount(options.get("id") or options["target"].strip("/").replace("/", "-"), options["target"])
+        )
     return command, tuple(mounts)
 
 
@@ -162,7 +164,9 @@ def _instructions(text: str) -> list[Instruction]:
             continue
         name, _, rest = pending.partition(" ")
         if name.upper() not in KNOWN:
-            raise BuildError(f"line {first}: {name} is not supported by the built-in builder (it knows {', '.join(KNOWN)})")
+            raise BuildError(
+                f"line {first}: {name} is not supported by the built-in builder (it knows {', '.join(KNOWN)})"
+            )
         found.append(Instruction(name.upper(), rest.strip(), first))
         pending, first = "", 0
     if pending:

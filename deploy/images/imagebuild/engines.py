@@ -56,7 +56,9 @@ def import_archive(archive: Path, registry: Path, repository: str) -> Published:
     """Copies the image of an OCI layout tar into the registry folder and tags it by its content."""
     with tarfile.open(archive) as tar, tempfile.TemporaryDirectory(dir=registry) as folder:
         if "index.json" not in tar.getnames():
-            raise BuildError("the engine saved no OCI layout (docker before 25 does not): update it, or use --engine own")
+            raise BuildError(
+                "the engine saved no OCI layout (docker before 25 does not): update it, or use --engine own"
+            )
         tar.extractall(folder, filter="data")
         unpacked = Path(folder)
         digest = _image_manifest(unpacked, json.loads((unpacked / "index.json").read_text()))

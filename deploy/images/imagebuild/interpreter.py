@@ -70,7 +70,7 @@ class Builder:
         bodies = [*self.file.arguments, *(i for stage in self.file.stages for i in stage.body if i.name == "ARG")]
         unknown = set(self.arguments) - {dockerfile.parse_argument(i)[0] for i in bodies}
         if unknown:
-            raise BuildError(f"the Dockerfile has no ARG {sorted(unknown)[0]}")
+            raise BuildError(f"the Dockerfile has no ARG {min(unknown)}")
 
     def _globals(self) -> dict[str, str]:
         values: dict[str, str] = {}
@@ -174,18 +174,19 @@ def _configure(state: State, instruction: Instruction) -> ImageConfig:
     expanded = replace(instruction, text=dockerfile.substitute(instruction.text, state.variables))
     match instruction.name:
         case "ENV":
-            return replace(config, env={**config.env, **dockerfile.parse_pairs(expanded)})
+            config = replace(config, env={**config.env, **dockerfile.parse_pairs(expanded)})
         case "LABEL":
-            return replace(config, labels={**config.labels, **dockerfile.parse_pairs(expanded)})
+            config = replace(config, labels={**config.labels, **dockerfile.parse_pairs(expanded)})
         case "WORKDIR":
-            return replace(config, workdir=posixpath.join(config.workdir, expanded.text))
+            config = replace(config, workdir=posixpath.join(config.workdir, expanded.text))
         case "USER":
-            return replace(config, user=expanded.text)
+            config = replace(config, user=expanded.text)
         case "EXPOSE":
-            return replace(config, ports=(*config.ports, *expanded.text.split()))
+            config = replace(config, ports=(*config.ports, *expanded.text.split()))
         case "ENTRYPOINT":
-            return replace(config, entrypoint=dockerfile.parse_command(instruction))
+            config = replace(config, entrypoint=dockerfile.parse_command(instruction))
         case "CMD":
-            return replace(config, command=dockerfile.parse_command(instruction))
+            config = replace(config, command=dockerfile.parse_command(instruction))
         case _:
             raise BuildError(f"line {instruction.line}: {instruction.name} is not supported by the built-in builder")
+    return config

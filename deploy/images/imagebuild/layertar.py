@@ -7,15 +7,19 @@ attributes, become the `.wh.` entries of the OCI format.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from . import trees
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _CHUNK = 1 << 20
 
@@ -28,18 +32,23 @@ class LayerBlob:
     size: int
 
 
-class _Hashing:
+class _Hashing(io.RawIOBase):
     """A file that hashes and counts what is written into it."""
 
     def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
         self._file = file
         self.hash = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> int:
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
         self.hash.update(data)
-        self.size += len(data)
-        return self._file.write(data)
+        written = self._file.write(data)
+        self.size += written
+        return written
 
 
 def write_layer(folder: Path, target: Path) -> LayerBlob:
@@ -50,7 +59,6 @@ def write_layer(folder: Path, target: Path) -> LayerBlob:
     with target.open("wb") as raw:
         out = _Hashing(raw)
         with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as tar:
-            tar.copybufsize = _CHUNK
             _add(tar, entries)
     return LayerBlob(f"sha256:{out.hash.hexdigest()}", out.size)
 
@@ -79,7 +87,7 @@ def _add(tar: tarfile.TarFile, entries: list[tuple[str, Path]]) -> None:
             if trees.is_opaque(path):
                 tar.addfile(tarfile.TarInfo(f"{name}/.wh..wh..opq"))
         elif stat.S_ISLNK(found.st_mode):
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
+            info.type, info.linkname = tarfile.SYMTYPE, str(path.readlink())
             tar.addfile(info)
         elif found.st_nlink > 1 and found.st_ino in first_names:
             info.type, info.linkname = tarfile.LNKTYPE, first_names[found.st_ino]

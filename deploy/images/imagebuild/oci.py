@@ -128,7 +128,10 @@ def write_archive(registry: Path, images: list[Published], target: Path) -> None
         digests |= dict.fromkeys([image.digest, manifest["config"]["digest"]])
         digests |= dict.fromkeys(layer["digest"] for layer in manifest["layers"])
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content in (("oci-layout", b'{"imageLayoutVersion": "1.0.0"}'), ("index.json", json.dumps(index).encode())):
+        for name, content in (
+            ("oci-layout", b'{"imageLayoutVersion": "1.0.0"}'),
+            ("index.json", json.dumps(index).encode()),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))

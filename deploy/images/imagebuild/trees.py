@@ -91,7 +91,7 @@ def digest(tree: Mapping[str, Path]) -> str:
         found = path.lstat()
         total.update(f"{relative}\0{stat.S_IFMT(found.st_mode):o} {_mode(found):o}\0".encode())
         if stat.S_ISLNK(found.st_mode):
-            total.update(os.readlink(path).encode())
+            total.update(str(path.readlink()).encode())
         elif stat.S_ISREG(found.st_mode):
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
@@ -110,7 +110,7 @@ def place(tree: Mapping[str, Path], target: Path, *, link: bool) -> None:
             continue
         destination.parent.mkdir(parents=True, exist_ok=True)
         if stat.S_ISLNK(found.st_mode):
-            destination.symlink_to(os.readlink(source))
+            destination.symlink_to(source.readlink())
         elif not stat.S_ISREG(found.st_mode):
             raise BuildError(f"COPY of {relative or source}: only files, folders and links can be copied")
         elif link:
