@@ -49,7 +49,7 @@ def worst(candidates: Sequence[PodView]) -> Diagnosis | None:
     if not found:
         return None
     alike = sum(1 for one in found if one.reason is found[0].reason) - 1
-    more = f" ({alike} more pods alike)" if alike else ""
+    more = f" (and {alike} more)" if alike else ""
     return Diagnosis(found[0].reason, found[0].message + more)
 
 

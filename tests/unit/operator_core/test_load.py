@@ -1,25 +1,15 @@
 """Samples to windows: resets, silence, contradictions, pooling, quantiles."""
 
-from dataclasses import replace
-
 import pytest
+from engine_samples import sample
 
 from headway_operator.core import histogram
 from headway_operator.core.load import fleet_load, pod_window
 from headway_operator.core.observed import EngineSample
-from headway_operator.core.plan import LimitsPatch
-
-LIMITS = LimitsPatch(4, 64, 0, 256)
-ZERO = EngineSample(
-    taken_s=0.0, boot_id="a", num_running=0, num_waiting=0, waiting_prompt_tokens=0, kv_usage=0.0, draining=False,
-    ttft=(), queue_wait=(), prefill=(), itl=(), step=(), ttft_sum_ms=0.0, queue_wait_sum_ms=0.0, prefill_sum_ms=0.0,
-    itl_sum_ms=0.0, requests_received=0, requests_finished=0, requests_rejected=0, prompt_tokens=0,
-    generation_tokens=0, preemptions=0, revision=1, effective=LIMITS, baseline=LIMITS, lease_remaining_s=0.0,
-)  # fmt: skip
 
 
 def at(second: float, **changes: object) -> EngineSample:
-    return replace(ZERO, taken_s=second, **changes)
+    return sample(taken_s=second, **changes)
 
 
 def buckets(*values_ms: float) -> tuple[int, ...]:

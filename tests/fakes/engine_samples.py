@@ -1,0 +1,28 @@
+"""Engine samples in few words."""
+
+from headway_operator.core.observed import EngineSample
+from headway_operator.core.plan import LimitsPatch
+
+LIMITS = LimitsPatch(4, 64, 0, 256)
+
+
+def sample(running: int = 0, **changes: object) -> EngineSample:
+    """A sample of an engine with `running` requests."""
+    fields: dict = {
+        "taken_s": 0.0,
+        "boot_id": "a",
+        "num_running": running,
+        "num_waiting": 0,
+        "waiting_prompt_tokens": 0,
+        "kv_usage": 0.0,
+        "draining": False,
+        **dict.fromkeys(("ttft", "queue_wait", "prefill", "itl", "step"), ()),
+        **dict.fromkeys(("ttft_sum_ms", "queue_wait_sum_ms", "prefill_sum_ms", "itl_sum_ms"), 0.0),
+        **dict.fromkeys(("requests_received", "requests_finished", "requests_rejected"), 0),
+        **dict.fromkeys(("prompt_tokens", "generation_tokens", "preemptions"), 0),
+        "revision": 1,
+        "effective": LIMITS,
+        "baseline": LIMITS,
+        "lease_remaining_s": 0.0,
+    }
+    return EngineSample(**{**fields, **changes})

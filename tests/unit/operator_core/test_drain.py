@@ -1,0 +1,82 @@
+"""A pod leaves without cutting a stream, and never waits for ever."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from engine_samples import sample
+
+from headway_operator.api.v1alpha1 import Drain
+from headway_operator.core import drain, names
+from headway_operator.core.observed import PodView
+from headway_operator.core.plan import DeletePod, MarkDraining, StartDrain
+from headway_operator.core.rollout import Retire
+
+NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
+RULES = Drain(timeout_seconds=60, endpoint_removal_delay_seconds=5)
+
+
+def pod(elapsed_s: float = 0.0, ready: bool = True, started: str | None = None) -> PodView:
+    moment = started if started is not None else drain.rfc3339(NOW - timedelta(seconds=elapsed_s))
+    return PodView(
+        name="p",
+        uid="u",
+        labels={},
+        annotations={names.ANNOTATION_DRAIN_STARTED: moment, names.ANNOTATION_DRAIN_REASON: "2 replicas, 1 desired"},
+        phase="Running",
+        ready=ready,
+        ip="10.0.0.1",
+        node="n",
+        created=NOW - timedelta(hours=1),
+        deleting=False,
+    )
+
+
+def test_first_step_marks_a_serving_pod_and_deletes_one_that_serves_nobody():
+    serving, broken = pod(), pod(ready=False)
+    actions = drain.start((Retire(serving, "a", at_once=False), Retire(broken, "b", at_once=True)), NOW)
+    assert actions == (MarkDraining("p", "u", "2026-01-01T01:00:00Z", "a"), DeletePod("p", "u", "b"))
+
+
+def test_admission_goes_on_until_the_endpoint_is_gone():
+    assert drain.advance(pod(4), sample(2), RULES, NOW) is None
+
+
+def test_admission_stops_after_the_endpoint_removal_delay():
+    action = drain.advance(pod(5), sample(2), RULES, NOW)
+    assert action == StartDrain("p", 60, "2 replicas, 1 desired; admission stops")
+
+
+def test_even_an_idle_engine_stops_admission_before_it_goes():
+    assert isinstance(drain.advance(pod(5), sample(0), RULES, NOW), StartDrain)
+
+
+def test_streams_in_flight_are_waited_for():
+    assert drain.advance(pod(30, ready=False), sample(2, draining=True), RULES, NOW) is None
+
+
+def test_drained_pod_is_deleted_at_once():
+    action = drain.advance(pod(12, ready=False), sample(0, draining=True), RULES, NOW)
+    assert isinstance(action, DeletePod)
+    assert action.grace_s is None
+
+
+def test_deadline_ends_the_wait_with_a_short_grace_and_says_what_was_left():
+    action = drain.advance(pod(65), sample(2, draining=True), RULES, NOW)
+    assert isinstance(action, DeletePod)
+    assert action.grace_s == drain.DEADLINE_GRACE_S
+    assert action.reason == "2 replicas, 1 desired; drain timeout of 60 s passed, 2 streams are left"
+
+
+def test_silent_ready_pod_is_waited_for_until_the_deadline():
+    assert drain.advance(pod(30), None, RULES, NOW) is None
+    assert isinstance(drain.advance(pod(65), None, RULES, NOW), DeletePod)
+
+
+def test_silent_pod_that_is_not_ready_has_nothing_to_wait_for():
+    assert isinstance(drain.advance(pod(1, ready=False), None, RULES, NOW), DeletePod)
+
+
+@pytest.mark.parametrize("started", ["", "yesterday", "2026-01-01T00:59:00", "2027-01-01T00:00:00Z"])
+def test_broken_drain_annotation_is_written_anew(started: str):
+    action = drain.advance(pod(started=started), sample(2), RULES, NOW)
+    assert action == MarkDraining("p", "u", "2026-01-01T01:00:00Z", "2 replicas, 1 desired")
