@@ -1,6 +1,7 @@
 """The operator process: settings, health server, Lease, then fleets and watch for as long as this replica leads.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 when the Lease was lost (start again, as a standby), 2 for unusable settings.
+Exit codes: 0 after SIGTERM or SIGINT, 1 when the Lease was lost (start again, as a standby), 2 for unusable settings
+or credentials.
 Nothing is written before the Lease is held, and a leader that loses it ends the process: a fresh one has no stale plans.
 """
 
@@ -14,7 +15,7 @@ from headway_operator.core.decide import decide
 from headway_operator.handlers.watch import Watch
 from headway_operator.settings import Settings, SettingsError
 from headway_operator.shell.health import Health, HealthServer
-from headway_operator.shell.kube import KubeApi, Ref
+from headway_operator.shell.kube import KubeApi, KubeError, Ref
 from headway_operator.shell.kube_client import KubeClient
 from headway_operator.shell.leader import Leader, first_of
 from headway_operator.shell.lease import Lease, LeaseTiming
@@ -58,11 +59,16 @@ async def run(settings: Settings, decision: Decide) -> int:
         metrics.request(verb, kind, status, seconds)
         health.reached(status)
 
-    kube = await KubeClient.connect(settings.request_timeout_s, observe_request)
     try:
-        return await _lead(settings, kube, decision, Leadership(metrics, health, stop))
+        kube = await KubeClient.connect(settings.request_timeout_s, observe_request, settings.kubeconfig)
+        try:
+            return await _lead(settings, kube, decision, Leadership(metrics, health, stop))
+        finally:
+            await kube.close()
+    except KubeError as error:
+        log.error("%s", error.message)  # noqa: TRY400  the sentence says it all
+        return EXIT_SETTINGS
     finally:
-        await kube.close()
         server.stop()
 
 

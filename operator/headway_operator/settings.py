@@ -26,6 +26,7 @@ class Settings:
         engine_image: the image of engine pods unless an LLMDeployment names its own (HEADWAY_ENGINE_IMAGE).
         engine_image_pull_policy: its pull policy (HEADWAY_ENGINE_IMAGE_PULL_POLICY).
         engine_control_port: the port of `EngineControl` in engine pods (HEADWAY_ENGINE_CONTROL_PORT).
+        kubeconfig: used outside a cluster; "" is the user's default one (KUBECONFIG).
         log_level: DEBUG, INFO, WARNING or ERROR (HEADWAY_LOG_LEVEL).
         http_port: /healthz, /readyz and /metrics; 0 takes a free port (HEADWAY_HTTP_PORT).
         request_timeout_s: the longest one request to the API server may take (HEADWAY_REQUEST_TIMEOUT_S).
@@ -44,6 +45,7 @@ class Settings:
     watch_namespace: str = ""
     engine_image_pull_policy: str = "IfNotPresent"
     engine_control_port: int = 50052
+    kubeconfig: str = ""
     log_level: str = "INFO"
     http_port: int = 8081
     request_timeout_s: float = 15.0
@@ -72,6 +74,7 @@ class Settings:
             watch_namespace=env.get("HEADWAY_WATCH_NAMESPACE", "").strip(),
             engine_image_pull_policy=_choice(env, "HEADWAY_ENGINE_IMAGE_PULL_POLICY", PULL_POLICIES, "IfNotPresent"),
             engine_control_port=_port(env, "HEADWAY_ENGINE_CONTROL_PORT", given.engine_control_port, lowest=1),
+            kubeconfig=env.get("KUBECONFIG", "").strip(),
             log_level=_choice(env, "HEADWAY_LOG_LEVEL", LOG_LEVELS, "INFO", fold=True),
             http_port=_port(env, "HEADWAY_HTTP_PORT", given.http_port, lowest=0),
             request_timeout_s=_seconds(env, "HEADWAY_REQUEST_TIMEOUT_S", given.request_timeout_s),

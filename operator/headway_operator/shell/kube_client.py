@@ -56,13 +56,20 @@ class KubeClient:
         self._observe = observe
 
     @classmethod
-    async def connect(cls, timeout_s: float, observe: RequestObserver) -> "KubeClient":
-        """Configure from the pod's service account, else from the user's kubeconfig."""
+    async def connect(cls, timeout_s: float, observe: RequestObserver, kubeconfig: str = "") -> "KubeClient":
+        """Configure from the pod's service account, else from a kubeconfig ("": the user's default one).
+
+        Raises:
+            KubeError: there is neither, or the kubeconfig cannot be used.
+        """
         configuration = k8s.Configuration()
         try:
             k8s_config.load_incluster_config(client_configuration=configuration)
         except k8s_config.ConfigException:
-            await k8s_config.load_kube_config(client_configuration=configuration)
+            try:
+                await k8s_config.load_kube_config(kubeconfig or None, client_configuration=configuration)
+            except (k8s_config.ConfigException, OSError) as error:
+                raise KubeError(Failure.PERMANENT, f"no service account and no usable kubeconfig: {error}") from error
         return cls(k8s.ApiClient(configuration), timeout_s, observe)
 
     async def close(self) -> None:
@@ -169,7 +176,8 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
     wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
     if status == HTTPStatus.NOT_FOUND:
         return KubeError(Failure.NOT_FOUND, message, status)
-    if status == HTTPStatus.CONFLICT:
+    # A merge patch that names another uid than the object's is refused as invalid, not as the conflict it means.
+    if status == HTTPStatus.CONFLICT or ("metadata.uid: Invalid value" in text and "field is immutable" in text):
         return KubeError(Failure.CONFLICT, message, status)
     if "field not declared in schema" in text:
         return KubeError(Failure.PERMANENT, f"{message} (upgrade the CRD before the operator)", status)

@@ -1,0 +1,110 @@
+"""Operator processes: one leads, one waits, signals end them, a lost Lease ends them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from apiserver import ApiServer
+from operators import Fleet, Operator, eventually, operator
+
+pytestmark = pytest.mark.apiserver
+
+# The shortest that the Lease's whole seconds allow, so that a takeover takes 3 s and not 15 s.
+FAST = {
+    "HEADWAY_LEASE_DURATION_S": "3",
+    "HEADWAY_LEASE_RENEW_DEADLINE_S": "2",
+    "HEADWAY_LEASE_RETRY_S": "0.5",
+}
+
+
+@pytest.fixture
+def pair(apiserver: ApiServer, namespace: str, tmp_path: Path) -> Iterator[tuple[Operator, Operator]]:
+    """A leader and a standby that watch the test's namespace only."""
+    env = {**FAST, "HEADWAY_WATCH_NAMESPACE": namespace}
+    with ExitStack() as stack:
+        first = stack.enter_context(operator(apiserver, tmp_path, "first", namespace, **env))
+        eventually(first.leads)
+        second = stack.enter_context(operator(apiserver, tmp_path, "second", namespace, **env))
+        yield first, second
+
+
+def holder(fleet: Fleet) -> str:
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{fleet.namespace}/leases/headway-operator"
+    return str(fleet.server.api.get(path).ok()["spec"]["holderIdentity"])
+
+
+def test_of_two_replicas_one_leads_and_both_are_healthy(pair: tuple[Operator, Operator], fleet: Fleet) -> None:
+    first, second = pair
+    fleet.create()
+    eventually(lambda: len(fleet.pods()) == 2)
+    assert first.leads()
+    assert not second.leads()
+    assert [replica.page("/healthz")[0] for replica in pair] == [200, 200]
+    assert second.writes() == 0
+
+
+def test_a_leader_that_ends_cleanly_hands_over_and_the_fleet_stays_as_it_was(
+    pair: tuple[Operator, Operator], fleet: Fleet
+) -> None:
+    first, second = pair
+    fleet.create()
+    eventually(lambda: len(fleet.pods()) == 2)
+    uids = {pod["metadata"]["uid"] for pod in fleet.pods()}
+    code, seconds = first.terminate()
+    assert code == 0
+    assert seconds < 5.0
+    eventually(second.leads, within_s=5.0)
+    eventually(lambda: second.metric("headway_operator_fleets") == 1.0)
+    assert {pod["metadata"]["uid"] for pod in fleet.pods()} == uids
+
+
+def test_a_killed_leader_is_replaced_and_its_work_goes_on(pair: tuple[Operator, Operator], fleet: Fleet) -> None:
+    first, second = pair
+    fleet.create()
+    eventually(lambda: fleet.get()["metadata"].get("finalizers"))
+    first.process.kill()
+    eventually(second.leads, within_s=10.0)
+    eventually(lambda: fleet.children()["poddisruptionbudgets"] == ["demo"])
+    eventually(lambda: len(fleet.pods()) == 2)
+
+
+def test_a_leader_whose_lease_was_taken_ends_with_code_one(pair: tuple[Operator, Operator], fleet: Fleet) -> None:
+    first, second = pair
+    second.terminate()
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{fleet.namespace}/leases/headway-operator"
+    fleet.server.api.merge(path, {"spec": {"holderIdentity": "an intruder"}}).ok()
+    assert first.process.wait(10) == 1
+    assert holder(fleet) == "an intruder"
+
+
+def test_a_standby_ends_at_once_on_sigterm(pair: tuple[Operator, Operator]) -> None:
+    _, second = pair
+    code, seconds = second.terminate()
+    assert code == 0
+    assert seconds < 2.0
+
+
+def test_a_fleet_outside_the_watched_namespace_is_left_alone(pair: tuple[Operator, Operator], fleet: Fleet) -> None:
+    first, _ = pair
+    fleet.server.api.create("/api/v1/namespaces", {"metadata": {"name": f"{fleet.namespace}-other"}}).ok()
+    foreign = Fleet(fleet.server, f"{fleet.namespace}-other")
+    foreign.create()
+    fleet.create()
+    eventually(lambda: len(fleet.pods()) == 2)
+    assert first.metric("headway_operator_fleets") == 1.0
+    assert foreign.children()["services"] == []
+
+
+def test_unusable_settings_are_refused_with_one_sentence() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "headway_operator"],
+        check=False,
+        env={"HEADWAY_NAMESPACE": "x"},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 2
+    assert answer.stderr == "headway-operator: HEADWAY_POD_NAME must be set\n"
