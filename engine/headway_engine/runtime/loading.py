@@ -1,0 +1,141 @@
+"""From a path to a model that can run: files, device, data type, threads, and the size of the KV cache.
+
+Everything a user can get wrong here becomes one `ModelLoadError` with a line that names the file or flag and the cause.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headway_engine.model import config as model_config
+from headway_engine.model import tokenizer as model_tokenizer
+from headway_engine.model import weights
+from headway_engine.model.config import ModelConfig
+from headway_engine.model.errors import ModelFileError
+from headway_engine.model.gguf import GgufFile
+from headway_engine.model.tokenizer import ModelTokenizer, read_json
+from headway_engine.model.transformer import Decoder
+from headway_engine.runtime.config import EngineConfig, ModelLoadError
+from headway_engine.runtime.executor import TorchExecutor
+from headway_engine.runtime.loaded import LoadedModel, ModelFacts
+
+MIB = 1 << 20
+CPU_KV_CACHE_MIB = 512
+# The rest is for the allocator's gaps and the libraries' work space.
+CUDA_MEMORY_SHARE = 0.9
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    decoder: Decoder
+    tokenizer: ModelTokenizer
+
+
+def load(config: EngineConfig) -> LoadedModel:
+    """Load weights and tokenizer and allocate the KV cache.
+
+    Raises:
+        ModelLoadError: the model cannot be served; the message names the file or flag and the cause.
+    """
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or cpu_limit())
+    try:
+        model = _read(config.model, device, dtype)
+    except ModelFileError as error:
+        raise ModelLoadError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(f"{config.model}: the weights do not fit into the memory of {device.type}") from error
+    shape = model.decoder.config
+    max_len = _max_model_len(config, shape)
+    model.decoder.prepare(max_len)
+    blocks = _num_blocks(config, shape, device, dtype)
+    return LoadedModel(
+        executor=TorchExecutor(model.decoder, blocks, config.block_size),
+        tokenizer=model.tokenizer,
+        model_info=ModelFacts(
+            architecture=shape.architecture,
+            dtype=str(dtype).removeprefix("torch."),
+            device=device.type,
+            max_model_len=max_len,
+            vocab_size=shape.vocab_size,
+        ),
+    )
+
+
+def cpu_limit() -> int:
+    """CPUs this process may use: the cgroup's limit, rounded up, at most those it may run on."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return available if quota == "max" else max(1, min(available, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here
+        return available
+
+
+def _read(path: Path, device: torch.device, dtype: torch.dtype) -> _Model:
+    if path.is_dir():
+        shape = model_config.from_hf(read_json(path / "config.json"), str(path / "config.json"))
+        decoder = weights.build(shape, weights.from_directory(path), path, device, dtype)
+        return _Model(decoder, model_tokenizer.from_directory(path, shape.eos_token_ids))
+    if not path.exists():
+        raise ModelFileError(f"{path}: No such file or directory")
+    file = GgufFile(path)
+    shape = model_config.from_gguf(file.metadata, frozenset(file.tensors), str(path))
+    decoder = weights.build(shape, weights.from_gguf(file, shape), path, device, dtype)
+    return _Model(decoder, model_tokenizer.from_gguf(file, shape.eos_token_ids))
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available() if name in ("auto", "cuda") else False
+    if name == "cuda" and not available:
+        raise ModelLoadError("--device cuda: torch sees no CUDA device")
+    return torch.device("cuda" if available else "cpu")
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise ModelLoadError(f"--dtype {name}: not supported; supported: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _max_model_len(config: EngineConfig, shape: ModelConfig) -> int:
+    if config.max_model_len is None:
+        return shape.max_position_embeddings
+    if config.max_model_len > shape.max_position_embeddings:
+        raise ModelLoadError(
+            f"--max-model-len {config.max_model_len}: {config.model} was trained for {shape.max_position_embeddings} tokens"
+        )
+    return config.max_model_len
+
+
+def _num_blocks(config: EngineConfig, shape: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    if config.kv_cache_memory_mib is not None:
+        memory = config.kv_cache_memory_mib * MIB
+    elif device.type == "cpu":
+        memory = CPU_KV_CACHE_MIB * MIB
+    else:
+        free = torch.cuda.mem_get_info(device)[0]
+        memory = int(free * CUDA_MEMORY_SHARE) - _step_memory(config, shape, dtype)
+    block_bytes = shape.kv_elements_per_token * dtype.itemsize * config.block_size
+    blocks = memory // block_bytes - 1  # block 0
+    if blocks < 1:
+        raise ModelLoadError(
+            f"--kv-cache-memory-mib {memory // MIB}: two blocks of {config.block_size} tokens take "
+            f"{-(-2 * block_bytes // MIB)} MiB in this model"
+        )
+    return int(blocks)
+
+
+def _step_memory(config: EngineConfig, shape: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes that the largest step needs beside the cache: activations of one layer, and logits with their sorted copy."""
+    widest = 4 * shape.hidden_size + 3 * shape.intermediate_size + 4 * shape.num_heads * shape.head_dim
+    logits = 6 * 4 * config.capacity_max_num_seqs * shape.vocab_size
+    return config.capacity_max_num_batched_tokens * widest * dtype.itemsize + logits
