@@ -15,7 +15,9 @@ from .shell import run
 OWN_PREFIXES = ("KUBE-", "CNI-")
 NETPOL_TABLE = "headway_netpol"
 _FAMILIES = (("iptables-save", "iptables-restore"), ("ip6tables-save", "ip6tables-restore"))
-_TARGET = re.compile(r"(?:^|\s)-[jg]\s+(\S+)")
+_TARGET = re.compile(r"\s-[jg]\s+(\S+)")
+# A comment may hold anything, also the text of another rule.
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def own_chains(saved: str) -> list[str]:
@@ -37,7 +39,7 @@ def removal_script(saved: str) -> str:
         elif line.startswith(":") and line[1:].startswith(OWN_PREFIXES):
             chains.append(line[1:].split()[0])
         elif line.startswith("-A ") and not line[3:].startswith(OWN_PREFIXES):
-            target = _TARGET.search(line)
+            target = _TARGET.search(_QUOTED.sub('""', line))
             if target and target[1].startswith(OWN_PREFIXES):
                 jumps.append("-D " + line[3:])
         elif line == "COMMIT" and (chains or jumps):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -68,23 +67,23 @@ def start(paths: Paths, daemon: Daemon) -> None:
     paths.pids.mkdir(parents=True, exist_ok=True)
     # nsenter and not `ip netns exec`, which remounts /sys and so loses the cgroup mounts.
     prefix = ["nsenter", f"--net={daemon.netns}"] if daemon.netns else []
+    # The root folder, so that a process does not keep the user's folder busy.
+    argv = ["env", "--chdir=/", *prefix, *map(str, daemon.argv)]
     env = {
         "HOME": str(paths.state),
         "PATH": ":".join([*([str(daemon.path)] if daemon.path else []), "/usr/sbin:/usr/bin:/sbin:/bin"]),
         MARK: str(paths.state),
         NODE_MARK: str(daemon.node),
     }
-    with (paths.logs / f"{daemon.name}.log").open("ab") as log:
-        child = subprocess.Popen(
-            [*prefix, *map(str, daemon.argv)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=env,
-            cwd="/",
-            start_new_session=True,
-        )
-    (paths.pids / daemon.name).write_text(f"{child.pid} {started_at(child.pid) or 0}\n")
+    log = str(paths.logs / f"{daemon.name}.log")
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    # Not subprocess: a Popen wants to be waited for, and these outlive this program.
+    pid = os.posix_spawnp("env", argv, env, file_actions=files, setsid=True)
+    (paths.pids / daemon.name).write_text(f"{pid} {started_at(pid) or 0}\n")
 
 
 def require_alive(paths: Paths, *names: str) -> None:

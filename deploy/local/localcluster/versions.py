@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
-GO_MINIMUM = (1, 26, 0)
+GO_MINIMUM = (1, 26, 8)
 # From this version on, `go` fetches the toolchain that a go.mod names by itself.
 GO_SELF_UPDATING = (1, 21, 0)
 KUBERNETES = "v1.36.3"
