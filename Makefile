@@ -43,12 +43,15 @@ images: ## build both images and publish them to the cluster's registry
 	@python3 deploy/images/build.py --provider $(CLUSTER)
 
 # --- generated files -------------------------------------------------------------------------------------------------
-.PHONY: proto crd
+.PHONY: proto crd manifests
 proto: .venv/.ready ## engine.proto -> stubs
 	@$(PY) -m grpc_tools.protoc -I engine --python_out=engine --mypy_out=engine --grpc_python_out=engine \
 	  --mypy_grpc_out=engine engine/headway_rpc/engine.proto 2>/dev/null
 crd: .venv/.ready ## models -> CRD
 	@$(PY) -m headway_operator.api.crd > deploy/crd/llmdeployments.yaml
+
+manifests: ## chart -> plain manifests and the chart's table of values
+	@python3 deploy/manifests.py
 
 # --- check it --------------------------------------------------------------------------------------------------------
 .PHONY: format check test-unit test-integration test-cluster test
