@@ -7,6 +7,7 @@ so that nobody reads a half-written one. `ThroughputWindow` and `Intake` live on
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import floor
 
 from headway_engine.core.histogram import Histogram
 from headway_engine.core.limits import RuntimeConfigState
@@ -99,7 +100,7 @@ class ThroughputWindow:
 
     def record(self, tokens: int, now: float) -> None:
         """Count `tokens` at `now`."""
-        slot = int(now * 10)
+        slot = floor(now * 10)
         if self._slots and self._slots[-1][0] == slot:
             tokens_before = self._slots.pop()[1]
             self._slots.append((slot, tokens_before + tokens))
@@ -114,6 +115,6 @@ class ThroughputWindow:
         return self._tokens / self._span_s
 
     def _forget(self, now: float) -> None:
-        oldest = int((now - self._span_s) * 10)
+        oldest = floor((now - self._span_s) * 10)
         while self._slots and self._slots[0][0] <= oldest:
             self._tokens -= self._slots.popleft()[1]

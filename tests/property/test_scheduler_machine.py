@@ -1,0 +1,245 @@
+"""The scheduler under any sequence of arrivals, aborts, deadlines, limit changes, steps and failed steps.
+
+After every rule: blocks are conserved and held once, the counters equal what they count, and within a class nobody runs
+while an earlier arrival waits. Every batch keeps the budget and reads only what its own sequence wrote. At the end every
+request ends by itself within a bounded number of steps, exactly once, and nothing is left.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from headway_engine.core.batch import Batch, StepFailure
+from headway_engine.core.blocks import BlockPool
+from headway_engine.core.limits import Limits
+from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
+from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.sequence import Sequence
+
+EOS = 0
+BLOCK_SIZE = 4
+MAX_MODEL_LEN = 40
+MAX_STEPS_TO_END = 20_000
+
+
+@dataclass
+class Answer:
+    """What the test knows of a request in flight."""
+
+    priority: Priority
+    max_tokens: int
+    deadline_s: float | None
+    tokens: list[int] = field(default_factory=list)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.added = 0
+        self.first_tokens = 0
+        self.answers: dict[RequestId, Answer] = {}
+        self.batch: Batch | None = None
+        self.rows: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self.ended_in_flight: dict[int, Sequence] = {}
+
+    @initialize(num_blocks=st.integers(1, 14), seqs=st.integers(1, 8), budget=st.integers(8, 32))
+    def boot(self, num_blocks: int, seqs: int, budget: int) -> None:
+        self.pool = BlockPool(num_blocks, BLOCK_SIZE)
+        self.scheduler = Scheduler(self.pool, Limits(seqs, budget, 0, 100), MAX_MODEL_LEN, frozenset([EOS]))
+
+    # ---- rules ------------------------------------------------------------------------------------------------------
+
+    @rule(
+        lengths=st.lists(st.integers(1, MAX_MODEL_LEN // 2), min_size=1, max_size=4),
+        priority=st.sampled_from(Priority),
+        max_tokens=st.integers(1, 30),
+        patience=st.sampled_from([None, None, None, 0.5, 5.0]),
+    )
+    def arrive(self, lengths: list[int], priority: Priority, max_tokens: int, patience: float | None) -> None:
+        for length in lengths:
+            self.add(length, priority, max_tokens, patience)
+
+    def add(self, length: int, priority: Priority, max_tokens: int, patience: float | None) -> None:
+        length = min(length, self.scheduler.max_len - 1)
+        request_id = RequestId(f"r{self.added}")
+        deadline_s = None if patience is None else self.now + patience
+        sampling = SamplingParams(max_tokens=max_tokens)
+        prompt = tuple(1000 * self.added + position + 1 for position in range(length))
+        request = Request(
+            request_id, self.now, prompt_ids=prompt, sampling=sampling, priority=priority, deadline_s=deadline_s
+        )
+        self.scheduler.add(request, seed=self.added)
+        self.answers[request_id] = Answer(priority, max_tokens, deadline_s)
+        self.added += 1
+
+    @rule(delay=st.floats(0, 3))
+    def time_passes(self, delay: float) -> None:
+        self.now += delay
+
+    @precondition(lambda self: self.answers)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.answers)))
+        self.watch_in_flight()
+        event = self.scheduler.abort(request_id, FinishReason.ABORT, self.now)
+        assert event is not None
+        self.take([event])
+        assert self.scheduler.abort(request_id, FinishReason.ABORT, self.now) is None
+
+    @rule(seqs=st.integers(1, 8), extra=st.integers(0, 24), wait_ms=st.sampled_from([0, 0, 500]))
+    def limits_change(self, seqs: int, extra: int, wait_ms: int) -> None:
+        preemptions = self.scheduler.metrics.preemptions
+        self.scheduler.limits = Limits(seqs, seqs + extra, wait_ms, 100)
+        assert self.scheduler.metrics.preemptions == preemptions
+
+    @rule()
+    def expire(self) -> None:
+        self.watch_in_flight()
+        events = self.scheduler.expire(self.now)
+        assert all(event.finished and event.finished.reason is FinishReason.DEADLINE for event in events)
+        self.take(events)
+        assert all(a.deadline_s is None or a.deadline_s > self.now for a in self.answers.values())
+
+    @precondition(lambda self: self.batch is None)
+    @rule()
+    def schedule(self) -> None:
+        scheduler = self.scheduler
+        before = scheduler.num_running
+        self.batch = scheduler.schedule(self.now)
+        assert scheduler.num_running <= max(before, scheduler.limits.max_num_seqs)
+        if self.batch is not None:
+            self.check_batch(self.batch)
+
+    @precondition(lambda self: self.batch is not None)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        assert self.batch is not None
+        token = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, EOS, StepFailure("not finite")])
+        self.finish_step(tuple(data.draw(token) for chunk in self.batch.chunks if chunk.sample))
+
+    @precondition(lambda self: self.batch is None)
+    @rule(count=st.integers(1, 8))
+    def steps_go_by(self, count: int) -> None:
+        for _ in range(count):
+            self.schedule()
+            if self.batch is not None:
+                self.finish_step(tuple(7 for chunk in self.batch.chunks if chunk.sample))
+            self.blocks_are_conserved_and_held_once()
+
+    @precondition(lambda self: self.batch is not None)
+    @rule(luck=st.integers(0, 9))
+    def step_fails(self, luck: int) -> None:
+        assert self.batch is not None
+        if luck:  # a failure ends whatever runs: when it is frequent nothing else is tried
+            return
+        batch, self.batch = self.batch, None
+        self.ended_in_flight.clear()
+        events = self.scheduler.fail(batch, "device error", self.now)
+        assert all(event.finished and event.finished.error == "device error" for event in events)
+        self.take(events)
+
+    # ---- invariants -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def blocks_are_conserved_and_held_once(self) -> None:
+        held = [block for sequence in self.holders() for block in sequence.blocks]
+        assert len(held) == len(set(held))
+        assert len(held) + self.pool.num_free == self.pool.num_blocks
+        assert not any(self.pool.is_free(block) for block in held)
+        assert not any(sequence.blocks for sequence in self.scheduler.waiting())
+
+    @invariant()
+    def counters_equal_what_they_count(self) -> None:
+        scheduler = self.scheduler
+        alive = (*scheduler.running(), *scheduler.waiting())
+        assert scheduler.backlog_tokens == sum(sequence.backlog for sequence in alive)
+        assert scheduler.kv_tokens == sum(sequence.num_computed for sequence in self.holders())
+        assert {sequence.request.request_id for sequence in alive} == self.answers.keys()
+        metrics = scheduler.metrics
+        assert metrics.ttft.snapshot().count == metrics.prefill.snapshot().count == self.first_tokens
+        assert sum(metrics.finished.values()) == self.added - len(self.answers)
+
+    @invariant()
+    def within_a_class_nobody_runs_before_an_earlier_arrival(self) -> None:
+        for priority in Priority:
+            running = [s.sequence_id for s in self.scheduler.running() if s.request.priority is priority]
+            waiting = [s.sequence_id for s in self.scheduler.waiting() if s.request.priority is priority]
+            assert waiting == sorted(waiting)
+            assert max(running, default=-1) < min(waiting, default=self.added)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(MAX_STEPS_TO_END):
+            if not self.answers and self.batch is None:
+                break
+            if self.batch is None:
+                self.now += 0.01
+                self.schedule()
+            if self.batch is not None:
+                self.finish_step(tuple(5 for chunk in self.batch.chunks if chunk.sample))
+        assert not self.answers
+        assert self.pool.num_free == self.pool.num_blocks
+        assert (self.scheduler.num_running, self.scheduler.num_waiting) == (0, 0)
+        assert (self.scheduler.kv_tokens, self.scheduler.backlog_tokens) == (0, 0)
+        assert self.scheduler.next_due(self.now) is None or self.scheduler.expire(self.now + 100) == []
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def holders(self) -> tuple[Sequence, ...]:
+        return (*self.scheduler.running(), *self.ended_in_flight.values())
+
+    def watch_in_flight(self) -> None:
+        """Remember the sequences of the step in flight: one that ends now still holds its blocks."""
+        in_flight = {chunk.sequence_id for chunk in self.batch.chunks} if self.batch else set()
+        self.watched = {s.sequence_id: s for s in self.scheduler.running() if s.sequence_id in in_flight}
+
+    def take(self, events: list[StepEvent]) -> None:
+        for event in events:
+            answer = self.answers[event.request_id]
+            self.first_tokens += bool(event.token_ids) and not answer.tokens
+            answer.tokens += event.token_ids
+            assert len(answer.tokens) <= answer.max_tokens
+            if event.finished is not None:
+                assert event.finished.output_ids == tuple(answer.tokens)
+                del self.answers[event.request_id]
+        if self.batch is not None:
+            alive = {s.sequence_id for s in self.scheduler.running()}
+            self.ended_in_flight |= {key: s for key, s in self.watched.items() if key not in alive}
+
+    def finish_step(self, results: tuple[int | StepFailure, ...]) -> None:
+        assert self.batch is not None
+        batch, self.batch = self.batch, None
+        self.ended_in_flight.clear()
+        self.now += 0.01
+        self.take(self.scheduler.commit(batch, results, self.now))
+
+    def check_batch(self, batch: Batch) -> None:
+        running = {sequence.sequence_id: sequence for sequence in self.scheduler.running()}
+        assert batch.chunks
+        assert batch.num_tokens <= self.scheduler.limits.max_num_batched_tokens
+        assert len({chunk.sequence_id for chunk in batch.chunks}) == len(batch.chunks)
+        decodes = [running[chunk.sequence_id].decoding for chunk in batch.chunks]
+        assert decodes == sorted(decodes, reverse=True)
+        for chunk in batch.chunks:
+            sequence = running[chunk.sequence_id]
+            end = chunk.start + len(chunk.token_ids)
+            assert chunk.block_table == tuple(sequence.blocks)
+            assert chunk.token_ids == tuple(sequence.tokens[chunk.start : end])
+            assert chunk.sample == (end == len(sequence.tokens))
+            assert chunk.num_sampled == len(self.answers[sequence.request.request_id].tokens)
+            for position in range(chunk.start, end):
+                row = chunk.block_table[position // BLOCK_SIZE], position % BLOCK_SIZE
+                self.rows[row] = (chunk.sequence_id, position, sequence.tokens[position])
+        for chunk in batch.chunks:
+            tokens = running[chunk.sequence_id].tokens
+            for position in range(chunk.start + len(chunk.token_ids)):
+                row = chunk.block_table[position // BLOCK_SIZE], position % BLOCK_SIZE
+                assert self.rows[row] == (chunk.sequence_id, position, tokens[position])
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -1,0 +1,77 @@
+import math
+import time
+
+import pytest
+
+from headway_engine.core.admission import AdmissionBounds, validate
+from headway_engine.core.request import Request, RequestId, SamplingParams, StatusCode
+
+BOUNDS = AdmissionBounds(max_model_len=32, kv_capacity_tokens=1000, vocab_size=300)
+
+
+def request(**changes: object) -> Request:
+    fields: dict[str, object] = {"request_id": RequestId("a"), "arrival_s": 0.0, "prompt_ids": (1, 2)}
+    return Request(**(fields | changes))  # type: ignore[arg-type]  # each test passes the field's own type
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        request(),
+        request(prompt_ids=tuple(range(31))),
+        request(prompt_ids=(), text="x" * 512),
+        request(sampling=SamplingParams(temperature=0.0, top_p=1.0, top_k=0, max_tokens=32, seed=2**64 - 1)),
+        request(sampling=SamplingParams(stop=("x" * 256,) * 16, stop_token_ids=(0, 299))),
+    ],
+)
+def test_what_is_within_the_limits_is_served(wanted: Request) -> None:
+    assert validate(wanted, BOUNDS) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (request(prompt_ids=()), "input_ids is empty"),
+        (request(text=""), "text is empty"),
+        (request(text="x" * 513), "text has 513 characters, allowed are 512"),
+        (request(prompt_ids=(1,) * 32), "the prompt has 32 tokens, allowed are 31 (max_model_len 32"),
+        (request(prompt_ids=(1, 300)), "input_ids[1] is 300, the model's token ids are 0 to 299"),
+        (request(prompt_ids=(-1,)), "input_ids[0] is -1"),
+        (request(request_id=RequestId("x" * 257)), "request_id has 257 characters"),
+        (request(sampling=SamplingParams(max_tokens=0)), "sampling_params.max_tokens is 0, allowed are 1 to 32"),
+        (request(sampling=SamplingParams(max_tokens=2**32 - 1)), "sampling_params.max_tokens is 4294967295"),
+        (request(sampling=SamplingParams(temperature=math.nan)), "sampling_params.temperature is nan"),
+        (request(sampling=SamplingParams(temperature=math.inf)), "sampling_params.temperature is inf"),
+        (request(sampling=SamplingParams(temperature=-0.1)), "sampling_params.temperature is -0.1"),
+        (request(sampling=SamplingParams(top_p=0.0)), "sampling_params.top_p is 0.0, it must be above 0"),
+        (request(sampling=SamplingParams(top_p=1.01)), "sampling_params.top_p is 1.01"),
+        (request(sampling=SamplingParams(top_p=math.nan)), "sampling_params.top_p is nan"),
+        (request(sampling=SamplingParams(top_k=-1)), "sampling_params.top_k is -1"),
+        (request(sampling=SamplingParams(seed=2**64)), "sampling_params.seed is 18446744073709551616"),
+        (request(sampling=SamplingParams(stop=("a",) * 17)), "sampling_params.stop has 17 strings, allowed are 16"),
+        (request(sampling=SamplingParams(stop=("a", ""))), "sampling_params.stop[1] has 0 characters"),
+        (request(sampling=SamplingParams(stop=("a" * 257,))), "sampling_params.stop[0] has 257 characters"),
+        (request(sampling=SamplingParams(stop_token_ids=(300,))), "sampling_params.stop_token_ids[0] is 300"),
+        (request(sampling=SamplingParams(stop_token_ids=(1,) * 257)), "sampling_params.stop_token_ids has 257 ids"),
+    ],
+)
+def test_what_is_wrong_is_refused_naming_field_and_limit(wanted: Request, message: str) -> None:
+    rejected = validate(wanted, BOUNDS)
+    assert rejected is not None
+    assert rejected.code is StatusCode.INVALID_ARGUMENT
+    assert rejected.message.startswith(message)
+
+
+def test_a_prompt_larger_than_the_kv_cache_is_refused() -> None:
+    bounds = AdmissionBounds(max_model_len=4096, kv_capacity_tokens=16, vocab_size=300)
+    assert validate(request(prompt_ids=(1,) * 15), bounds) is None
+    rejected = validate(request(prompt_ids=(1,) * 16), bounds)
+    assert rejected is not None
+    assert "the KV cache holds 16" in rejected.message
+
+
+def test_a_refusal_of_a_huge_prompt_takes_under_ten_milliseconds() -> None:
+    wanted = request(prompt_ids=tuple(range(260_000)))
+    started = time.perf_counter()
+    assert validate(wanted, BOUNDS) is not None
+    assert time.perf_counter() - started < 0.01
