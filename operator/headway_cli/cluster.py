@@ -7,6 +7,7 @@ are plain JSON, narrowed to the few facts a command needs.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -14,13 +15,13 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
-from kubernetes.aio.stream import WsApiClient
 
 from headway_cli.errors import CliError
 
 FLEETS_PATH = "/apis/serving.headway.dev/v1alpha1"
 LABEL_FLEET = "serving.headway.dev/fleet"
 LABEL_SERVING = "serving.headway.dev/serving"
+CHANNEL_PROTOCOL = "v4.channel.k8s.io"
 REQUEST_TIMEOUT_S = 15.0
 
 # JSON of the API server: checked where it is read.
@@ -54,8 +55,12 @@ class Pod:
 class Cluster:
     """A connection to one API server; use it as a context manager."""
 
-    def __init__(self, client: WsApiClient) -> None:
+    def __init__(self, client: k8s.ApiClient) -> None:
         self._client = client
+        # Only the client's configuration is used, with its TLS and its tokens: it cannot open a websocket itself.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=client.rest_client.ssl_context), trust_env=True
+        )
 
     @classmethod
     async def connect(cls, context: str | None = None) -> Self:
@@ -72,7 +77,7 @@ class Cluster:
                 raise CliError(
                     f"no cluster to look for a fleet in: {error}; set KUBECONFIG or give --address HOST:PORT"
                 ) from None
-        return cls(WsApiClient(configuration))
+        return cls(k8s.ApiClient(configuration))
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,6 +85,7 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._session.close()
         await self._client.close()
 
     async def fleets(self, namespace: str | None = None) -> list[Fleet]:
@@ -112,37 +118,42 @@ class Cluster:
         return serving
 
     async def websocket(self, path: str) -> aiohttp.ClientWebSocketResponse:
-        """Open a stream to a subresource of a pod."""
-        response = await self._client.request(
-            "GET", self._client.configuration.host + path, headers=await self._headers(), _preload_content=False
-        )
+        """Open a stream to a subresource of a pod.
+
+        Raises:
+            CliError: the API server refused.
+        """
+        url, headers = await self._address(path)
         try:
-            socket: aiohttp.ClientWebSocketResponse = await response
+            socket: aiohttp.ClientWebSocketResponse = await self._session.ws_connect(
+                url, headers=headers, protocols=(CHANNEL_PROTOCOL,)
+            )
         except aiohttp.WSServerHandshakeError as error:
             raise CliError(f"the API server refused {path}: {error.status} {error.message}") from None
         return socket
 
     async def _list(self, path: str) -> Sequence[Json]:
-        client, host = self._client.rest_client, self._client.configuration.host
-        if client.pool_manager is None:
-            client.pool_manager = client._create_pool_manager()  # noqa: SLF001 - the library makes it on its own first use
+        url, headers = await self._address(path)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         try:
-            async with client.pool_manager.get(host + path, headers=await self._headers(), timeout=timeout) as answer:
+            async with self._session.get(url, headers=headers, timeout=timeout) as answer:
                 body = await answer.text()
-                if answer.status == 404:
-                    raise CliError("the cluster has no LLMDeployments: Headway's CRD is not installed")
-                if answer.status != 200:
-                    raise CliError(f"the API server answered {answer.status} to {path}: {_message(body)}")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise CliError(f"the API server {host} cannot be reached: {error or 'time-out'}") from None
+            cause = str(error) or "time-out"
+            raise CliError(f"the API server {self._client.configuration.host} cannot be reached: {cause}") from None
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise CliError("the cluster has no LLMDeployments: Headway's CRD is not installed")
+        if answer.status != HTTPStatus.OK:
+            raise CliError(f"the API server answered {answer.status} to {path}: {_message(body)}")
         items: Sequence[Json] = json.loads(body)["items"]
         return items
 
-    async def _headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {"Accept": "application/json"}
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
-        return headers
+    async def _address(self, path: str) -> tuple[str, Mapping[str, str]]:
+        """The whole URL, and the headers with the user's credentials."""
+        _, url, headers, *_ = await self._client.param_serialize(
+            "GET", path, header_params={"Accept": "application/json"}, auth_settings=["BearerToken"]
+        )
+        return url, headers
 
 
 def choose_fleet(fleets: Sequence[Fleet], name: str | None, namespace: str | None) -> Fleet:

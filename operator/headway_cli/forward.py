@@ -28,14 +28,11 @@ async def forward(cluster: Cluster, pod: Pod, port: int = PORT_GRPC) -> AsyncIte
     path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/portforward?ports={port}"
     open_connections: set[asyncio.Task[None]] = set()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - callbacks of start_server run in tasks
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: asyncio complains when one that it made for a connection is cancelled.
+        task = asyncio.create_task(_connect(cluster, path, reader, writer))
         open_connections.add(task)
-        try:
-            await _connect(cluster, path, reader, writer)
-        finally:
-            open_connections.discard(task)
+        task.add_done_callback(open_connections.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:

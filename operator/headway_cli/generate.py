@@ -2,6 +2,7 @@
 
 The engine continues text; a model tuned for chat answers a question only inside its chat template. So when the model
 has one (`GetModelInfo.chat_template`), the prompt becomes a user message rendered with it, and `--raw` turns that off.
+A plain system message goes along: small models answer better with it than with the name their template introduces.
 """
 
 import argparse
@@ -32,6 +33,8 @@ def command(options: argparse.Namespace) -> int:
 
 async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    if not prompt.strip():
+        raise CliError("PROMPT must not be empty")
     async with target.addresses(options, every_pod=False) as (address,), EngineClient(address) as client:
         await client.wait_ready(CONNECT_TIMEOUT_S)
         template = "" if options.raw else (await client.model_info()).chat_template

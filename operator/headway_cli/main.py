@@ -98,7 +98,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="makes a sampled answer repeatable")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; may be repeated")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
-    parser.add_argument("--system", metavar="TEXT", help="a system message for the chat template")
+    parser.add_argument(
+        "--system",
+        default="You are a helpful assistant.",
+        metavar="TEXT",
+        help="the system message of the chat template; empty for none (default: %(default)r)",
+    )
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="deadline, s (default: 300)")
     parser.add_argument("--stats", action="store_true", help="print token counts and times to standard error")
     add_target(parser, several=False)

@@ -66,6 +66,10 @@ def test_the_chat_template_is_rendered_with_system_and_user() -> None:
     assert render_chat(template, "hi", "be brief") == "<system>be brief\n<user>hi\n<assistant>"
 
 
+def test_without_a_system_message_the_template_gets_the_user_only() -> None:
+    assert render_chat("{{ messages | length }}{{ messages[0]['role'] }}", "hi", "") == "1user"
+
+
 def test_a_template_that_reaches_for_python_is_refused() -> None:
     with pytest.raises(CliError, match="chat template"):
         render_chat("{{ messages.__class__.__mro__[1].__subclasses__() }}", "hi", None)

@@ -1,0 +1,157 @@
+"""The `headway` command finds a fleet by itself: a stand-in API server lists it and forwards to a real engine server."""
+
+import asyncio
+import contextlib
+import os
+import struct
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from fake_async_engine import FakeAsyncEngine
+
+from headway_engine.server.grpc_ports import GrpcPorts
+from headway_engine.server.lifecycle import Lifecycle
+from headway_engine.settings import parse
+
+
+@dataclass
+class FakeApi:
+    """Two list paths and the portforward subresource; `fleets` and `pods` are what it lists."""
+
+    engine_port: int = 0
+    url: str = ""
+    fleets: list[dict[str, object]] = field(default_factory=list)
+    pods: list[dict[str, object]] = field(default_factory=list)
+    forwarded: list[str] = field(default_factory=list)
+
+    async def list_fleets(self, request: web.Request) -> web.Response:
+        return web.json_response({"items": self.fleets})
+
+    async def list_pods(self, request: web.Request) -> web.Response:
+        assert request.query["labelSelector"] == "serving.headway.dev/fleet=chat"
+        return web.json_response({"items": self.pods})
+
+    async def forward(self, request: web.Request) -> web.WebSocketResponse:
+        self.forwarded.append(request.match_info["pod"])
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        for channel in (0, 1):
+            await socket.send_bytes(bytes([channel]) + struct.pack("<H", int(request.query["ports"])))
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.engine_port)
+
+        async def back() -> None:
+            while data := await reader.read(65536):
+                await socket.send_bytes(b"\0" + data)
+
+        task = asyncio.create_task(back())
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                assert message.data[0] == 0
+                writer.write(message.data[1:])
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await task
+        writer.close()
+        return socket
+
+
+def fleet(name: str, ready: str = "True", message: str = "") -> dict[str, object]:
+    condition = {"type": "Ready", "status": ready, "reason": "ImagePull", "message": message}
+    return {"metadata": {"namespace": "default", "name": name}, "status": {"conditions": [condition]}}
+
+
+def pod(name: str, ready: str = "True", serving: str = "true") -> dict[str, object]:
+    labels = {"serving.headway.dev/serving": serving}
+    return {
+        "metadata": {"namespace": "default", "name": name, "labels": labels},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    engine = FakeAsyncEngine(auto=True)
+    settings = parse(["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {})
+    lifecycle = Lifecycle()
+    ports = GrpcPorts(settings, lifecycle)
+    await ports.start()
+    lifecycle.loaded(engine)
+    api = FakeApi(engine_port=ports.data_port)
+    app = web.Application()
+    app.router.add_get("/apis/serving.headway.dev/v1alpha1/llmdeployments", api.list_fleets)
+    app.router.add_get("/api/v1/namespaces/default/pods", api.list_pods)
+    app.router.add_get("/api/v1/namespaces/default/pods/{pod}/portforward", api.forward)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield api
+    await runner.cleanup()
+    await ports.stop(0)
+    await engine.stop()
+
+
+async def headway(api_url: str, tmp_path: Path, *arguments: str) -> tuple[int | None, str, str]:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        f"""apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{{name: here, context: {{cluster: here, user: me}}}}]
+clusters: [{{name: here, cluster: {{server: "{api_url}"}}}}]
+users: [{{name: me, user: {{}}}}]
+"""
+    )
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "headway_cli.main", *arguments]
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=environment)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_generate_reaches_the_only_fleet_through_its_first_serving_pod(api: FakeApi, tmp_path: Path) -> None:
+    api.fleets = [fleet("chat")]
+    api.pods = [pod("chat-a-1"), pod("chat-a-0", serving="false"), pod("chat-a-2", ready="False"), pod("chat-a-3")]
+    code, out, err = await headway(api.url, tmp_path, "generate", "hi", "--max-tokens", "3")
+    assert (code, out, err) == (0, "t1 t2 t3 \n", "")
+    assert api.forwarded == ["chat-a-1"]
+
+
+async def test_bench_reaches_every_serving_pod(api: FakeApi, tmp_path: Path) -> None:
+    api.fleets = [fleet("chat"), fleet("code")]
+    api.pods = [pod("chat-a-0"), pod("chat-a-1")]
+    flags = ("--rate", "20", "--duration", "0.5", "--max-input", "50", "--max-output", "8", "--warmup", "0")
+    code, out, err = await headway(api.url, tmp_path, "bench", "online", "--fleet", "chat", *flags)
+    assert (code, err) == (0, "")
+    assert " OK)" in out
+    assert set(api.forwarded) == {"chat-a-0", "chat-a-1"}
+
+
+async def test_no_ready_pod_gives_the_fleets_own_reason(api: FakeApi, tmp_path: Path) -> None:
+    api.fleets = [fleet("chat", "False", "image engine:v9 cannot be pulled")]
+    api.pods = [pod("chat-a-0", ready="False")]
+    code, out, err = await headway(api.url, tmp_path, "generate", "hi")
+    assert (code, out) == (1, "")
+    expected = "fleet default/chat has no ready pod: ImagePull: image engine:v9 cannot be pulled"
+    assert err == f"headway: {expected}\n"
+
+
+async def test_several_fleets_are_an_error_that_lists_them(api: FakeApi, tmp_path: Path) -> None:
+    api.fleets = [fleet("code"), fleet("chat")]
+    code, _, err = await headway(api.url, tmp_path, "generate", "hi")
+    assert code == 1
+    assert "several fleets match: default/chat, default/code" in err
+
+
+async def test_an_api_server_that_is_down_is_one_line(tmp_path: Path) -> None:
+    code, _, err = await headway("http://127.0.0.1:1", tmp_path, "generate", "hi")
+    assert code == 1
+    assert err.startswith("headway: the API server http://127.0.0.1:1 cannot be reached")
+    assert err.count("\n") == 1
