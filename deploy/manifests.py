@@ -24,7 +24,9 @@ _TABLE = re.compile(r"(?<=<!-- values -->\n).*?(?=<!-- end of values -->)", re.D
 
 def helm() -> str:
     """The helm binary: the user's, or the local cluster's."""
-    found = subprocess.run(["bash", "-c", "command -v helm"], capture_output=True, text=True, check=False).stdout.strip()
+    found = subprocess.run(
+        ["bash", "-c", "command -v helm"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     if found:
         return found
     tool = [sys.executable, str(ROOT / "deploy" / "local" / "cluster.py"), "bin-dir"]

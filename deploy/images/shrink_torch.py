@@ -97,7 +97,8 @@ class Elf:
     def pages(self, start: int, end: int) -> Cut:
         """The whole pages inside a range of the file."""
         page = max(segment.alignment for segment in self.segments if segment.kind == _PT_LOAD)
-        return Cut(-(-start // page) * page, end // page * page)
+        first = -(-start // page) * page
+        return Cut(first, max(first, end // page * page))
 
     def without(self, cut: Cut, segments: tuple[Segment, ...], emptied: dict[Section, int]) -> "Elf":
         """The library without the cut; `emptied` maps sections to what they become."""
@@ -130,6 +131,8 @@ def without_gpu_code(elf: Elf) -> Elf:
     if code is None:
         return elf
     cut = elf.pages(code.offset, code.offset + code.size)
+    if cut.start == cut.end:
+        return elf
     if any(elf.data[cut.start : cut.end]):
         raise ValueError("the GPU code is still there: run cpu_torch.py first")
     return elf.without(cut, split(elf.segments, cut), {code: _SHT_NOBITS})
@@ -141,7 +144,7 @@ def without_symbols(elf: Elf) -> Elf:
     if symbols is None or names is None or not 0 <= names.offset - (symbols.offset + symbols.size) < 4096:
         return elf
     cut = elf.pages(symbols.offset, names.offset + names.size)
-    if any(s.offset < cut.end and cut.start < s.offset + s.file_size for s in elf.segments):
+    if cut.start == cut.end or any(s.offset < cut.end and cut.start < s.offset + s.file_size for s in elf.segments):
         return elf
     moved = tuple(replace(segment, offset=cut.moved(segment.offset)) for segment in elf.segments)
     return elf.without(cut, moved, {symbols: _SHT_NULL, names: _SHT_NULL})

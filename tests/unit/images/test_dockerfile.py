@@ -80,7 +80,9 @@ def test_copy_refuses_what_it_would_do_differently_from_docker(text: str) -> Non
 
 
 def test_run_takes_cache_mounts_and_no_others() -> None:
-    command, mounts = dockerfile.parse_run(instruction("RUN", "--mount=type=cache,id=uv,target=/c --mount=type=cache,target=/var/x a && b"))
+    command, mounts = dockerfile.parse_run(
+        instruction("RUN", "--mount=type=cache,id=uv,target=/c --mount=type=cache,target=/var/x a && b")
+    )
     assert command == "a && b"
     assert [(m.id, m.target) for m in mounts] == [("uv", "/c"), ("var-x", "/var/x")]
     for text in ("--mount=type=secret,id=k a", "--network=none a"):

@@ -1,0 +1,175 @@
+"""What the chart renders, over combinations of values."""
+
+import itertools
+import re
+
+import pytest
+import yaml
+from chart_support import Object, env, of_kind, only, operator_pod, render
+
+CHOICES = {
+    "rbac.scope": ("cluster", "namespace"),
+    "rbac.aggregate": ("true", "false"),
+    "crds.install": ("true", "false"),
+    "operator.replicas": ("1", "3"),
+    "networkPolicy.enabled": ("true", "false"),
+    "metrics.service": ("true", "false"),
+}
+PROFILES = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+# Every pair of choices occurs in the sample; all 64 would take a quarter of a minute.
+SAMPLE = PROFILES[:: len(PROFILES) // 8] + PROFILES[7 :: len(PROFILES) // 8]
+KNOWN = {
+    "apps/v1": {"Deployment"},
+    "v1": {"Service", "ServiceAccount"},
+    "policy/v1": {"PodDisruptionBudget"},
+    "networking.k8s.io/v1": {"NetworkPolicy"},
+    "rbac.authorization.k8s.io/v1": {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"},
+    "apiextensions.k8s.io/v1": {"CustomResourceDefinition"},
+}
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+
+
+def options(profile: dict[str, str]) -> list[str]:
+    return [f"--set={name}={value}" for name, value in profile.items()]
+
+
+def name_of(profile: dict[str, str]) -> str:
+    return "-".join(profile.values())
+
+
+@pytest.fixture(scope="module", params=SAMPLE, ids=name_of)
+def profile(request: pytest.FixtureRequest) -> dict[str, str]:
+    chosen: dict[str, str] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def objects(profile: dict[str, str]) -> list[Object]:
+    return render(*options(profile))
+
+
+def test_every_object_is_of_a_known_kind_in_the_release_namespace_with_a_unique_name(objects: list[Object]) -> None:
+    identities = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(set(identities)) == len(identities)
+    for item in objects:
+        assert item["kind"] in KNOWN[item["apiVersion"]]
+        wanted = None if item["kind"] in CLUSTER_WIDE else "headway-system"
+        assert item["metadata"].get("namespace") == wanted
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", item["metadata"]["name"])
+
+
+def test_the_pods_meet_the_restricted_profile(objects: list[Object]) -> None:
+    pod = operator_pod(objects)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "projected"} for volume in pod["volumes"])
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert all("hostPort" not in port for port in container["ports"])
+
+
+def test_selectors_find_the_pods(objects: list[Object]) -> None:
+    labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    selectors = [only(objects, "Deployment")["spec"]["selector"]["matchLabels"]]
+    selectors += [item["spec"]["selector"] for item in of_kind(objects, "Service")]
+    selectors += [item["spec"]["selector"]["matchLabels"] for item in of_kind(objects, "PodDisruptionBudget")]
+    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in of_kind(objects, "NetworkPolicy")]
+    assert all(selector.items() <= labels for selector in selectors)
+    assert all("app.kubernetes.io/version" not in selector for selector in selectors), "an upgrade changes it"
+
+
+def test_each_switch_has_its_effect(profile: dict[str, str], objects: list[Object]) -> None:
+    assert len(of_kind(objects, "CustomResourceDefinition")) == (profile["crds.install"] == "true")
+    assert len(of_kind(objects, "PodDisruptionBudget")) == (profile["operator.replicas"] == "3")
+    assert len(of_kind(objects, "NetworkPolicy")) == (profile["networkPolicy.enabled"] == "true")
+    assert len(of_kind(objects, "Service")) == (profile["metrics.service"] == "true")
+    roles = 2 * (profile["rbac.aggregate"] == "true") + (profile["rbac.scope"] == "cluster")
+    assert len(of_kind(objects, "ClusterRole")) == roles
+    watched = "headway-system" if profile["rbac.scope"] == "namespace" else ""
+    assert env(objects)["HEADWAY_WATCH_NAMESPACE"] == watched
+
+
+def test_a_namespaced_release_needs_no_cluster_wide_right() -> None:
+    objects = render("--set=rbac.scope=namespace,rbac.aggregate=false,crds.install=false")
+    assert not {item["kind"] for item in objects} & CLUSTER_WIDE
+
+
+def test_the_crd_is_the_generated_one_and_outlives_the_release() -> None:
+    crd = only(render(), "CustomResourceDefinition")
+    assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    from manifests import ROOT
+
+    assert crd == yaml.safe_load((ROOT / "deploy/crd/llmdeployments.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ("", "registry.headway.local/headway-engine:0.1.0"),
+        ("engine.image.tag=abc", "registry.headway.local/headway-engine:abc"),
+        (
+            f"engine.image.tag=abc,engine.image.digest=sha256:{'0' * 64}",
+            f"registry.headway.local/headway-engine@sha256:{'0' * 64}",
+        ),
+        ("engine.image.repository=host:5000/x/y,engine.image.tag=1", "host:5000/x/y:1"),
+    ],
+)
+def test_engine_pods_get_the_image_by_digest_before_tag(values: str, image: str) -> None:
+    assert env(render(f"--set-string={values}"))["HEADWAY_ENGINE_IMAGE"] == image
+
+
+def test_the_operator_understands_every_variable_it_gets() -> None:
+    from headway_operator.settings import Settings
+
+    objects = render("--set=rbac.scope=namespace,operator.logLevel=DEBUG,engine.image.pullPolicy=Never")
+    settings = Settings.from_env({**env(objects), "HEADWAY_NAMESPACE": "headway-system", "HEADWAY_POD_NAME": "pod-1"})
+    assert settings.watch_namespace == "headway-system"
+    assert settings.engine_image == "registry.headway.local/headway-engine:0.1.0"
+    assert settings.engine_image_pull_policy == "Never"
+    assert settings.log_level == "DEBUG"
+    (container,) = operator_pod(objects)["containers"]
+    assert settings.http_port == container["ports"][0]["containerPort"]
+    references = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"] if "valueFrom" in e}
+    assert references == {"HEADWAY_NAMESPACE": "metadata.namespace", "HEADWAY_POD_NAME": "metadata.name"}
+
+
+def test_the_operators_extras_reach_the_pod() -> None:
+    objects = render(
+        "--set=operator.priorityClassName=high,operator.podLabels.team=a,operator.podAnnotations.note=b",
+        "--set=operator.nodeSelector.disk=ssd,operator.imagePullSecrets[0].name=key,commonLabels.cost=c",
+        "--set=operator.tolerations[0].key=gpu,operator.tolerations[0].operator=Exists",
+        "--set-string=operator.extraEnv[0].name=HEADWAY_STALL_S,operator.extraEnv[0].value=60",
+        "--set=operator.resources.limits.memory=1Gi,serviceAccount.annotations.role=x",
+    )
+    pod = operator_pod(objects)
+    template = only(objects, "Deployment")["spec"]["template"]["metadata"]
+    assert pod["priorityClassName"] == "high"
+    assert pod["nodeSelector"] == {"disk": "ssd"}
+    assert pod["imagePullSecrets"] == [{"name": "key"}]
+    assert pod["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert pod["containers"][0]["resources"]["limits"] == {"memory": "1Gi"}
+    assert (template["labels"]["team"], template["annotations"]["note"]) == ("a", "b")
+    assert env(objects)["HEADWAY_STALL_S"] == "60"
+    assert only(objects, "ServiceAccount")["metadata"]["annotations"] == {"role": "x"}
+    assert all(
+        item["metadata"]["labels"]["cost"] == "c" for item in objects if item["kind"] != "CustomResourceDefinition"
+    )
+
+
+def test_a_service_monitor_appears_only_where_its_api_exists() -> None:
+    assert of_kind(render("--set=metrics.serviceMonitor.enabled=true"), "ServiceMonitor") == []
+    with_api = render("--set=metrics.serviceMonitor.enabled=true", "--api-versions=monitoring.coreos.com/v1")
+    assert only(with_api, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "30s"
+    assert of_kind(render("--api-versions=monitoring.coreos.com/v1"), "ServiceMonitor") == []
+
+
+def test_an_existing_service_account_is_used_and_not_made() -> None:
+    objects = render("--set=serviceAccount.create=false,serviceAccount.name=mine")
+    assert of_kind(objects, "ServiceAccount") == []
+    assert operator_pod(objects)["serviceAccountName"] == "mine"
+    bindings = of_kind(objects, "RoleBinding") + of_kind(objects, "ClusterRoleBinding")
+    assert {subject["name"] for binding in bindings for subject in binding["subjects"]} == {"mine"}
