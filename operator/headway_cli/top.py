@@ -72,7 +72,18 @@ def engine_row(pod: str, older: pb.Stats, newer: pb.Stats) -> EngineRow:
 def fleet_table(fleets: list[Json]) -> Table:
     """The fleets as their status has them."""
     table = Table(title="Fleets", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in ("NAMESPACE/NAME", "CLASS", "READY", "DESIRED", "TTFT P95", "ITL P95", "TOK/S", "QUEUE", "SEQS", "SLO"):
+    for column in (
+        "NAMESPACE/NAME",
+        "CLASS",
+        "READY",
+        "DESIRED",
+        "TTFT P95",
+        "ITL P95",
+        "TOK/S",
+        "QUEUE",
+        "SEQS",
+        "SLO",
+    ):
         table.add_column(column, justify="left" if column in ("NAMESPACE/NAME", "CLASS", "SLO") else "right")
     for fleet in fleets:
         status = fleet.get("status") or {}
@@ -164,7 +175,11 @@ async def _run(options: argparse.Namespace) -> None:
         live = stack.enter_context(Live(console=console, auto_refresh=False)) if console.is_terminal else None
         remaining = options.iterations
         while remaining is None or remaining > 0:
-            fleets = [f for f in await cluster.fleet_objects(options.namespace) if options.fleet in (None, f["metadata"]["name"])]
+            fleets = [
+                f
+                for f in await cluster.fleet_objects(options.namespace)
+                if options.fleet in (None, f["metadata"]["name"])
+            ]
             if not fleets and remaining is not None:
                 raise CliError("no LLMDeployment to show; apply one first")
             pods = [pod for fleet in fleets for pod in await cluster.pods(_key(fleet))]

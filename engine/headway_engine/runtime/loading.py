@@ -16,6 +16,7 @@ from headway_engine.model import weights
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.errors import ModelFileError
 from headway_engine.model.gguf import GgufFile
+from headway_engine.model.packing import pack
 from headway_engine.model.tokenizer import ModelTokenizer, read_json
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
@@ -54,6 +55,8 @@ def load(config: EngineConfig) -> LoadedModel:
     shape = model.decoder.config
     max_len = _max_model_len(config, shape)
     model.decoder.prepare(max_len)
+    if device.type == "cpu":
+        pack(model.decoder)
     blocks = _num_blocks(config, shape, device, dtype)
     return LoadedModel(
         executor=TorchExecutor(model.decoder, blocks, config.block_size),
