@@ -170,5 +170,16 @@ def test_kubectl_prints_the_columns_a_user_looks_for(apiserver: ApiServer, fleet
     apiserver.api.apply(f"{fleets}/chat/status", status, "operator").ok()
     command = [str(apiserver.kubectl), f"--kubeconfig={apiserver.kubeconfig}", f"--namespace={namespace}"]
     shown = subprocess.run([*command, "get", "llmdep"], check=True, capture_output=True, text=True).stdout.splitlines()
-    assert shown[0].split() == ["NAME", "MODEL", "CLASS", "READY", "DESIRED", "TTFT-P95", "SLO", "SEQS", "STATUS", "AGE"]
+    assert shown[0].split() == [
+        "NAME",
+        "MODEL",
+        "CLASS",
+        "READY",
+        "DESIRED",
+        "TTFT-P95",
+        "SLO",
+        "SEQS",
+        "STATUS",
+        "AGE",
+    ]
     assert shown[1].split()[:-1] == ["chat", "smollm2", "interactive", "3", "4", "612ms", "True", "72", "Starting"]
