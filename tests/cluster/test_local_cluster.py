@@ -105,7 +105,7 @@ def test_a_pod_finds_the_api_by_name_and_may_do_what_its_role_says(restricted: s
 def test_pod_security_refuses_a_bare_pod_and_names_what_it_lacks(restricted: str) -> None:
     bare = pod("bare", ["true"])
     del bare["spec"]["securityContext"]
-    with pytest.raises(RuntimeError, match="violates PodSecurity.*runAsNonRoot"):
+    with pytest.raises(RuntimeError, match=r"violates PodSecurity.*runAsNonRoot"):
         kubectl("-n", restricted, "create", "-f", "-", stdin=bare)
 
 
