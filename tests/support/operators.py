@@ -29,7 +29,7 @@ START_TIMEOUT_S = 60.0
 POLL_S = 0.02
 
 
-def eventually(check: Callable[[], T], within_s: float = 20.0) -> T:
+def eventually(check: Callable[[], T], within_s: float = 20.0, every_s: float = POLL_S) -> T:
     """Ask until the answer is true or the assertion holds; the last answer's error otherwise."""
     deadline = time.monotonic() + within_s
     while True:
@@ -42,7 +42,7 @@ def eventually(check: Callable[[], T], within_s: float = 20.0) -> T:
             problem = error
         if time.monotonic() > deadline:
             raise problem
-        time.sleep(POLL_S)
+        time.sleep(every_s)
 
 
 def free_port() -> int:

@@ -1,0 +1,64 @@
+"""Events are few: repeats are dropped, floods are cut."""
+
+import pytest
+from fake_kube import FakeKube
+from shell_harness import KEY
+
+from headway_operator.core.plan import Manifest
+from headway_operator.shell.events import BURST, REFILL_S, REPEAT_S, EventRecorder
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recorder(kube: FakeKube, clock: Clock) -> EventRecorder:
+    return EventRecorder(kube, "op-1", clock)
+
+
+async def test_an_event_names_its_object_and_its_reporter(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest
+) -> None:
+    await recorder.emit(KEY.ref, fleet, "Normal", "ScaledOut", "2 to 3 replicas")
+    event = kube.objects[kube.of_kind("Event")[0]]
+    assert (event["type"], event["reason"], event["note"]) == ("Normal", "ScaledOut", "2 to 3 replicas")
+    assert event["regarding"]["uid"] == "uid-demo"
+    assert event["reportingInstance"] == "op-1"
+
+
+async def test_the_same_sentence_is_posted_once_in_ten_minutes(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest, clock: Clock
+) -> None:
+    for now_s in (0.0, 1.0, REPEAT_S - 1.0, REPEAT_S + 1.0):
+        clock.now_s = now_s
+        await recorder.emit(KEY.ref, fleet, "Warning", "Failed", "no GPU")
+    assert sum(request.verb == "create" for request in kube.writes) == 2
+
+
+async def test_a_flood_is_cut_and_the_bucket_refills(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest, clock: Clock
+) -> None:
+    for number in range(100):
+        await recorder.emit(KEY.ref, fleet, "Normal", "Changed", f"change {number}")
+    assert len(kube.writes) == BURST
+    clock.now_s = REFILL_S
+    for number in range(100, 110):
+        await recorder.emit(KEY.ref, fleet, "Normal", "Changed", f"change {number}")
+    assert len(kube.writes) == BURST + 1
+
+
+async def test_a_long_message_is_cut_at_a_whole_character(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest
+) -> None:
+    await recorder.emit(KEY.ref, fleet, "Normal", "Changed", "x" + "é" * 1000)
+    note = kube.objects[kube.of_kind("Event")[0]]["note"]
+    assert len(note.encode()) == 1023
