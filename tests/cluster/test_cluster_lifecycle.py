@@ -229,7 +229,7 @@ def test_up_stays_away_from_another_kubernetes(tool: Tool) -> None:
 
 
 def test_up_refuses_a_taken_range_and_a_taken_port_by_name(tool: Tool) -> None:
-    run(["ip", "link", "add", "lifecycle0", "type", "dummy"])
+    run(["ip", "link", "add", "lifecycle0", "type", "bridge"])
     run(["ip", "addr", "add", f"{ADDRESSES.nodes[9]}/29", "dev", "lifecycle0"])
     try:
         with socket.create_server(("127.0.0.1", ETCD_PORT)):
