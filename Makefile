@@ -68,4 +68,5 @@ test-integration: .venv/.ready ## against a real API server on loopback
 	@$(PY) -m pytest tests -m apiserver
 test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
 	@$(PY) deploy/demo/testbed.py
-test: check test-unit test-integration test-cluster ## everything
+# test-cluster is not part of it yet: the story of tests/cluster/test_story.py has not been seen green (docs/limits.md).
+test: check test-unit test-integration ## everything that is known to be green

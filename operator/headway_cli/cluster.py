@@ -90,9 +90,12 @@ class Cluster:
 
     async def fleets(self, namespace: str | None = None) -> list[Fleet]:
         """All fleets, or those of one namespace."""
+        return [named(item) for item in await self.fleet_objects(namespace)]
+
+    async def fleet_objects(self, namespace: str | None = None) -> Sequence[Json]:
+        """The same fleets as the API server has them."""
         scope = f"/namespaces/{namespace}" if namespace else ""
-        items = await self._list(f"{FLEETS_PATH}{scope}/llmdeployments")
-        return [_fleet(item) for item in items]
+        return await self._list(f"{FLEETS_PATH}{scope}/llmdeployments")
 
     async def find_fleet(self, name: str | None, namespace: str | None) -> Fleet:
         """The fleet of that name, or the only one there is."""
@@ -181,7 +184,8 @@ def _in_cluster(configuration: k8s.Configuration) -> bool:
     return True
 
 
-def _fleet(item: Json) -> Fleet:
+def named(item: Json) -> Fleet:
+    """A fleet's name, and why it is not ready."""
     conditions = (item.get("status") or {}).get("conditions") or []
     ready = next((condition for condition in conditions if condition["type"] == "Ready"), None)
     if ready is None:

@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     operator.add_parser("run", help="run the operator", add_help=False)
 
     _add_generate(commands.add_parser("generate", help="stream an answer from a fleet or an address"))
+    _add_top(commands.add_parser("top", help="a live table of fleets and engines"))
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
     bench.add_parser("engine", help="the engine in this process, against transformers", add_help=False)
@@ -112,6 +113,23 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         from headway_cli import generate
 
         return generate.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fleet", metavar="NAME", help="only this LLMDeployment")
+    parser.add_argument("--namespace", "-n", metavar="NS", help="only this namespace")
+    parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+    parser.add_argument(
+        "--interval", type=float, default=1.0, metavar="S", help="seconds between pictures (default: 1)"
+    )
+    parser.add_argument("--iterations", type=int, metavar="N", help="end after N pictures (default: when interrupted)")
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli import top
+
+        return top.command(options)
 
     parser.set_defaults(command=command)
 

@@ -18,7 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from headway_cli.cluster import Cluster, Pod
+from headway_cli.cluster import Cluster, Pod, named
 from headway_cli.errors import CliError
 from headway_cli.forward import PORT_CONTROL, forward
 from headway_operator.core import histogram
@@ -182,7 +182,7 @@ async def _run(options: argparse.Namespace) -> None:
             ]
             if not fleets and remaining is not None:
                 raise CliError("no LLMDeployment to show; apply one first")
-            pods = [pod for fleet in fleets for pod in await cluster.pods(_key(fleet))]
+            pods = [pod for fleet in fleets for pod in await cluster.pods(named(fleet))]
             picture = Group(fleet_table(fleets), "", engine_table(await engines.rows(pods)))
             if live is not None:
                 live.update(picture, refresh=True)

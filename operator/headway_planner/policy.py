@@ -1,4 +1,4 @@
-"""The policy: both actuators decided together from one view of the load.
+"""The policy: both actuators decided together from the load of the last seconds.
 
 The tuner goes first, and the scaler is told when it raised the limits: a queue that fits into them needs no replica.
 Tuning is never credited as capacity. This is the one entry; another policy replaces these two functions' insides.
@@ -37,12 +37,21 @@ __all__ = [
     "TuneConfig",
     "TuneDecision",
     "TuneState",
+    "Views",
     "clamp",
     "decide_both",
     "decide_scale",
     "decide_tune",
     "direction_of",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The load over the window of each actuator: the tuner's must hold nothing from before its last change."""
+
+    scale: LoadView
+    tune: LoadView
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +78,9 @@ class PolicyDecision:
     tune: TuneDecision | None
 
 
-def decide_both(view: LoadView, config: PolicyConfig, state: PolicyState, now_s: float) -> PolicyDecision:
+def decide_both(views: Views, config: PolicyConfig, state: PolicyState, now_s: float) -> PolicyDecision:
     """The limits and the replicas for this moment."""
-    tuned = decide_tune(view, config.tune, state.tune, now_s) if config.tune else None
+    tuned = decide_tune(views.tune, config.tune, state.tune, now_s) if config.tune else None
     if config.scale is None:
         return PolicyDecision(None, tuned)
     scale_state = state.scale
@@ -79,7 +88,7 @@ def decide_both(view: LoadView, config: PolicyConfig, state: PolicyState, now_s:
         raised_now = direction_of(state.tune.limits, tuned.limits) is Direction.UP
         raised_at = now_s if raised_now else _last_raise(state.tune)
         scale_state = replace(scale_state, limits=tuned.limits, raised_limits_at_s=raised_at)
-    return PolicyDecision(decide_scale(view, config.scale, scale_state, now_s), tuned)
+    return PolicyDecision(decide_scale(views.scale, config.scale, scale_state, now_s), tuned)
 
 
 def _last_raise(state: TuneState) -> float | None:

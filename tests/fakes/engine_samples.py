@@ -1,5 +1,7 @@
 """Engine samples in few words."""
 
+from typing import Any
+
 from headway_operator.core.observed import EngineSample
 from headway_operator.core.plan import LimitsPatch
 
@@ -8,7 +10,7 @@ LIMITS = LimitsPatch(4, 64, 0, 256)
 
 def sample(running: int = 0, **changes: object) -> EngineSample:
     """A sample of an engine with `running` requests."""
-    fields: dict = {
+    fields: dict[str, Any] = {
         "taken_s": 0.0,
         "boot_id": "a",
         "num_running": running,

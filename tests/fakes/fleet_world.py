@@ -7,6 +7,7 @@ Pods become ready after `boot_s`, engines serve what a test puts into them, a de
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from headway_operator.core import histogram, names, pods
 from headway_operator.core.decide import decide
@@ -66,7 +67,7 @@ class Pod:
     """A pod and its manifest."""
 
     view: PodView
-    manifest: dict
+    manifest: dict[str, Any]
     born_s: float
     deleted_s: float | None = None
 
@@ -74,8 +75,10 @@ class Pod:
 class World:
     """One fleet and everything around it."""
 
-    def __init__(self, spec: dict, *, name: str = "chat", boot_s: float = 3.0, gpus: int | None = None) -> None:
-        self.manifest: dict = {
+    def __init__(
+        self, spec: dict[str, Any], *, name: str = "chat", boot_s: float = 3.0, gpus: int | None = None
+    ) -> None:
+        self.manifest: dict[str, Any] = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"name": name, "namespace": "default", "uid": "u-1", "generation": 1, "finalizers": []},
@@ -98,11 +101,13 @@ class World:
         return START + timedelta(seconds=self.now_s)
 
     @property
-    def status(self) -> dict:
-        return self.manifest.get("status", {})
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.manifest.get("status", {})
+        return found
 
-    def condition(self, kind: str) -> dict:
-        return next(one for one in self.status["conditions"] if one["type"] == kind)
+    def condition(self, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(one for one in self.status["conditions"] if one["type"] == kind)
+        return found
 
     def edit(self, **spec: object) -> None:
         """Change the spec as `kubectl apply` would."""
@@ -267,7 +272,7 @@ class World:
             case Emit():
                 pass
 
-    def _apply_object(self, manifest: dict) -> None:
+    def _apply_object(self, manifest: dict[str, Any]) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind != "Pod":
             found = self.children.get((kind, name))
@@ -323,9 +328,9 @@ class World:
             )
 
 
-def spec(**overrides: object) -> dict:
+def spec(**overrides: object) -> dict[str, Any]:
     """A small valid spec on cpu."""
-    base: dict = {
+    base: dict[str, Any] = {
         "model": {"source": {"packed": {"path": "/models/smol.gguf"}}},
         "engine": {
             "device": "cpu",

@@ -117,7 +117,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         assert self.batch is not None
-        token = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, EOS, StepFailure("not finite")])
+        token: st.SearchStrategy[int | StepFailure] = st.sampled_from(
+            [1, 2, 3, 4, 5, 6, 7, 8, EOS, StepFailure("not finite")]
+        )
         self.finish_step(tuple(data.draw(token) for chunk in self.batch.chunks if chunk.sample))
 
     @precondition(lambda self: self.batch is None)
@@ -209,6 +211,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.batch is not None:
             alive = {s.sequence_id for s in self.scheduler.running()}
             self.ended_in_flight |= {key: s for key, s in self.watched.items() if key not in alive}
+            # The executor may still write there: blocks go back with the commit and not before.
+            assert all(sequence.blocks for sequence in self.ended_in_flight.values())
 
     def finish_step(self, results: tuple[int | StepFailure, ...]) -> None:
         assert self.batch is not None
@@ -230,6 +234,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert chunk.block_table == tuple(sequence.blocks)
             assert chunk.token_ids == tuple(sequence.tokens[chunk.start : end])
             assert chunk.sample == (end == len(sequence.tokens))
+            assert chunk.sample or not sequence.decoding
             assert chunk.num_sampled == len(self.answers[sequence.request.request_id].tokens)
             for position in range(chunk.start, end):
                 row = chunk.block_table[position // BLOCK_SIZE], position % BLOCK_SIZE

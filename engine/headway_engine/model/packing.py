@@ -31,7 +31,8 @@ class PackedLinear(nn.Module):
 def pack(model: Decoder) -> None:
     """Replace the matrices of a decoder on the CPU; one by one, so that at most one exists twice."""
     # float16 has no packed kernel on most CPUs; builds without oneDNN have none at all.
-    if not torch.backends.mkldnn.is_available() or model.embed.dtype not in (torch.float32, torch.bfloat16):
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch ships it untyped
+    if not has_onednn or model.embed.dtype not in (torch.float32, torch.bfloat16):
         return
     if model.embed.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - as above
         return

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
+from typing import Literal
 
 from headway_engine.runtime.config import ModelLoadError
 from headway_engine.runtime.stats import StatsSnapshot
@@ -88,7 +89,7 @@ async def _load_and_serve(
     return EXIT_OK
 
 
-def _failed(stopping: "asyncio.Future[bool]", message: str, code: int) -> int:
+def _failed(stopping: "asyncio.Future[Literal[True]]", message: str, code: int) -> int:
     stopping.cancel()
     report_failure(message)
     return code

@@ -6,6 +6,8 @@ A spec that cannot be acted on, and `paused`, leave everything that runs as it i
 the object go.
 """
 
+from dataclasses import replace
+
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
 from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode
 from headway_operator.core import (
@@ -36,13 +38,12 @@ from headway_operator.core.plan import (
 )
 from headway_operator.core.validation import Refused
 from headway_operator.core.view import Situation
-from headway_planner.policy import PolicyConfig, PolicyState, decide_both
+from headway_planner.policy import LoadView, PolicyConfig, PolicyState, Views, decide_both
 
 BUSY_S = 2.0  # time to the next pass while something moves
 DRAINING_S = 1.0  # an empty pod should not be kept waiting
 IDLE_S = 30.0
-CONTROL_WINDOW_S = 15.0  # longest window that the policy looks at: it must see the effect of its last decision
-SHORTEST_WINDOW_S = 5.0
+CONTROL_WINDOW_S = 15.0  # that the policy looks at: long enough to average, short enough to see its last decision
 DEFAULT_WINDOW_S = 60.0  # of the status, without an objective
 
 
@@ -71,7 +72,7 @@ def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
     load = fleet_load(serving, observed.samples, now_s, window_s, shares)
     tune_state = tuning.policy_state(fleet)
     decision = decide_both(
-        _control_load(observed, fleet, serving, load, shares).view,
+        _views(observed, fleet, serving, load, shares),
         PolicyConfig(scaling.policy_config(spec), tuning.policy_config(spec)),
         PolicyState(scaling.policy_state(fleet, observed.pods, tune_state), tune_state),
         observed.now.timestamp(),
@@ -91,13 +92,18 @@ def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
     )
 
 
-def _control_load(
+def _views(
     observed: Observed, fleet: LLMDeployment, serving: list[str], load: FleetLoad, shares: tuple[float, float]
-) -> FleetLoad:
-    """The window that decisions look at: as long as a cooldown, so that it holds nothing from before the last change."""
-    window_s = min(max(float(fleet.spec.tuning.cooldown_seconds), SHORTEST_WINDOW_S), CONTROL_WINDOW_S)
-    short = fleet_load(serving, observed.samples, observed.monotonic_s, window_s, shares)
-    return short.with_quiet(load.view.quiet)
+) -> Views:
+    """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
+    cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
+
+    def view(window_s: float) -> LoadView:
+        short = fleet_load(serving, observed.samples, observed.monotonic_s, window_s, shares).view
+        return replace(short, quiet=load.view.quiet)
+
+    scale = view(CONTROL_WINDOW_S)
+    return Views(scale, scale if cooldown_s >= CONTROL_WINDOW_S else view(cooldown_s))
 
 
 def _run(situation: Situation) -> Plan:

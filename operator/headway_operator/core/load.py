@@ -7,7 +7,7 @@ An engine whose last sample is old, or whose numbers contradict themselves, does
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from headway_operator.core import histogram
@@ -42,10 +42,6 @@ class FleetLoad:
     queue_depth: int
     last_sample_s: float | None
     silent: tuple[str, ...]  # serving pods that do not report
-
-    def with_quiet(self, quiet: bool) -> "FleetLoad":
-        """The same load with the verdict of a longer window."""
-        return replace(self, view=replace(self.view, quiet=quiet))
 
 
 def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:

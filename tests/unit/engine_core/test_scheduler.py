@@ -146,6 +146,18 @@ def test_a_better_class_overtakes_a_running_prefill_of_a_worse_one() -> None:
     assert bench.step()[0] == [6, 10]
 
 
+def test_a_lowered_limit_is_not_made_up_for_by_class_preemption() -> None:
+    bench = Bench(seqs=3)
+    for name in "abc":
+        bench.add(name, priority=Priority.BATCH)
+    bench.step()
+    bench.scheduler.limits = Limits(1, 16, 0, 100)
+    bench.add("realtime", priority=Priority.REALTIME)
+    bench.step()
+    assert bench.running() == ["a", "b", "c"]
+    assert bench.scheduler.metrics.preemptions == 0
+
+
 def test_a_class_never_preempts_its_own_for_a_slot() -> None:
     bench = Bench(seqs=1)
     bench.add("a", priority=Priority.REALTIME)

@@ -30,9 +30,7 @@ def layout_of(sequences: list[tuple[int, int]], block_size: int = BLOCK) -> Step
     )
 
 
-def written_out(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layout: StepLayout
-) -> torch.Tensor:
+def written_out(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layout: StepLayout) -> torch.Tensor:
     """Each query row alone, over its own prefix read slot by slot."""
     out, row = [], 0
     for new, context, table in zip(layout.query_lens, layout.context_lens, layout.block_tables, strict=True):

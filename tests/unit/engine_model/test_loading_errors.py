@@ -129,7 +129,9 @@ def test_a_gguf_version_and_architecture_are_named(tmp_path: Path) -> None:
     old = gguf(tmp_path / "old.gguf", {}, version=1)
     assert message_of(EngineConfig(old)) == f"{old}: GGUF version 1 is not supported; supported: 2, 3"
     other = gguf(tmp_path / "other.gguf", {"general.architecture": "mamba"})
-    assert message_of(EngineConfig(other)).startswith(f"{other}: architecture 'mamba' is not supported; supported: Llama")
+    assert message_of(EngineConfig(other)).startswith(
+        f"{other}: architecture 'mamba' is not supported; supported: Llama"
+    )
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,11 @@ def test_a_seed_gives_the_same_token_whatever_shares_the_batch(sampling: dict[st
     mine = Draw(SamplingParams(**sampling), seed=42, num_sampled=3)  # type: ignore[arg-type]  # as in draws()
     alone = sample(row, [mine])[0]
     for size in (1, 3, 7):
-        others = [*draws(size, temperature=0.0), *draws(size, temperature=1.3), *draws(size, temperature=1.0, top_p=0.5)]
+        others = [
+            *draws(size, temperature=0.0),
+            *draws(size, temperature=1.3),
+            *draws(size, temperature=1.0, top_p=0.5),
+        ]
         batch = torch.cat((logits_of(len(others), spread=1.0), row))
         assert sample(batch, [*others, mine])[-1] == alone
 

@@ -226,3 +226,11 @@ def test_pass_over_an_idle_fleet_is_cheap(seconds: int):
         assert decide(observed).actions == ()
         took.append(time.process_time() - began)
     assert statistics.median(took) < 0.010  # 1.2 ms on an idle core; the bound leaves room for a loaded one
+
+
+def test_short_cooldown_does_not_keep_an_idle_fleet_large():
+    world, traffic = loop(AUTO_SCALING, {**AUTO_TUNING, "cooldownSeconds": 5})
+    run(traffic, 40, 4)
+    assert desired(world) > 1
+    run(traffic, 100, 0)
+    assert desired(world) == 1

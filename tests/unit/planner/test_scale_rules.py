@@ -14,6 +14,7 @@ from headway_planner.policy import (
     ScaleState,
     TuneConfig,
     TuneState,
+    Views,
     decide_both,
     decide_scale,
 )
@@ -173,9 +174,9 @@ def test_raised_limits_get_time_to_take_a_queue_in():
     config = PolicyConfig(CONFIG, TuneConfig(1, 64, 16, 512, 800, 100, cooldown_s=30))
     view = replace(FLOODED, waiting=10, running=8, busiest_running=4)
     tune = TuneState(BatchLimits(16, 128), BatchLimits(8, 128), NOW - 5, Direction.UP)
-    held = decide_both(view, config, PolicyState(STATE, tune), NOW)
+    held = decide_both(Views(view, view), config, PolicyState(STATE, tune), NOW)
     assert held.scale is not None
     assert held.scale.replicas == 2
-    later = decide_both(view, config, PolicyState(STATE, tune), NOW + 10)
+    later = decide_both(Views(view, view), config, PolicyState(STATE, tune), NOW + 10)
     assert later.scale is not None
     assert later.scale.replicas > 2

@@ -1,0 +1,180 @@
+import asyncio
+import threading
+import time
+
+import pytest
+from fake_engine_client import eventually, nothing_left, read, request, running, submitted
+from fake_engine_model import ByteTokenizer, ScriptedExecutor, config, loaded
+
+from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
+from headway_engine.core.request import (
+    FinishReason,
+    Rejected,
+    Request,
+    RequestId,
+    SamplingParams,
+    StatusCode,
+)
+from headway_engine.runtime.engine import AsyncEngine
+from headway_engine.runtime.streams import TokenStream
+
+
+async def test_a_text_prompt_gives_the_same_answer_as_its_tokens() -> None:
+    executor = ScriptedExecutor((b"yes",))
+    async with running(executor) as engine:
+        wanted = Request(RequestId("t"), time.monotonic(), text="hi", sampling=SamplingParams(seed=0))
+        text, _, finished = await read(await submitted(engine, wanted))
+        assert (text, finished.prompt_tokens) == ("yes", 2)
+        assert executor.batches[0].chunks[0].token_ids == tuple(b"hi")
+
+
+async def test_a_request_without_a_seed_gets_one_of_its_own() -> None:
+    executor = ScriptedExecutor((b"x",))
+    async with running(executor) as engine:
+        for name in "ab":
+            await read(await submitted(engine, request(name, SamplingParams())))
+        seeds = {chunk.seed for batch in executor.batches for chunk in batch.chunks}
+        assert len(seeds) == 2
+
+
+async def test_a_caller_cancelled_during_tokenization_leaves_nothing() -> None:
+    executor = ScriptedExecutor((b"x",))
+    model = loaded(executor)
+    assert isinstance(model.tokenizer, ByteTokenizer)
+    model.tokenizer.gate = threading.Event()
+    async with running(executor, model=model) as engine:
+        wanted = Request(RequestId("t"), time.monotonic(), text="hi")
+        task = asyncio.create_task(engine.submit(wanted))
+        await eventually(lambda: engine.loads().num_total == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await engine.wait_idle(0)
+        model.tokenizer.gate.set()
+        assert (await read(await submitted(engine, request("t"))))[0] == "x"
+        assert nothing_left(engine)
+
+
+async def test_an_abort_during_tokenization_ends_the_request() -> None:
+    executor = ScriptedExecutor((b"x" * 50,))
+    model = loaded(executor)
+    assert isinstance(model.tokenizer, ByteTokenizer)
+    model.tokenizer.gate = threading.Event()
+    async with running(executor, model=model) as engine:
+        task = asyncio.create_task(engine.submit(Request(RequestId("t"), time.monotonic(), text="hi")))
+        await eventually(lambda: engine.loads().num_total == 1)
+        assert engine.abort("t")
+        model.tokenizer.gate.set()
+        stream = await task
+        assert isinstance(stream, TokenStream)
+        assert (await read(stream))[2].reason is FinishReason.ABORT
+
+
+async def test_requests_that_arrive_together_are_tokenized_together() -> None:
+    executor = ScriptedExecutor((b"x",))
+    model = loaded(executor)
+    assert isinstance(model.tokenizer, ByteTokenizer)
+    model.tokenizer.gate = threading.Event()
+    async with running(executor, model=model) as engine:
+        wanted = [Request(RequestId(str(n)), time.monotonic(), text=f"prompt {n}") for n in range(5)]
+        tasks = [asyncio.create_task(engine.submit(one)) for one in wanted]
+        await eventually(lambda: engine.loads().num_total == 5)
+        model.tokenizer.gate.set()
+        for task in tasks:
+            stream = await task
+            assert isinstance(stream, TokenStream)
+            await read(stream)
+        assert model.tokenizer.batches == [1, 4]
+
+
+async def test_a_tokenizer_that_fails_fails_one_batch_and_leaves_nothing() -> None:
+    executor = ScriptedExecutor((b"x",))
+    model = loaded(executor)
+    assert isinstance(model.tokenizer, ByteTokenizer)
+    model.tokenizer.failure = ValueError("bad text")
+    async with running(executor, model=model) as engine:
+        with pytest.raises(ValueError, match="bad text"):
+            await engine.submit(Request(RequestId("t"), time.monotonic(), text="hi"))
+        model.tokenizer.failure = None
+        wanted = Request(RequestId("t"), time.monotonic(), text="hi", sampling=SamplingParams(seed=0))
+        assert (await read(await submitted(engine, wanted)))[0] == "x"
+
+
+async def test_drain_refuses_new_requests_and_finishes_those_in_flight() -> None:
+    executor = ScriptedExecutor((b"hello",))
+    executor.hold()
+    async with running(executor) as engine:
+        stream = await submitted(engine, request("a"))
+        assert engine.health().ready
+        engine.begin_drain()
+        refused = await engine.submit(request("b"))
+        assert isinstance(refused, Rejected)
+        assert refused.code is StatusCode.UNAVAILABLE
+        assert (engine.health().alive, engine.health().ready) == (True, False)
+        assert engine.loads().draining
+        assert not await engine.wait_idle(0)
+        executor.release(10)
+        assert (await read(stream))[0] == "hello"
+        assert await engine.wait_idle(5)
+        assert engine.stats().requests_rejected == {"draining": 1}
+
+
+async def test_a_full_queue_refuses_with_a_retry_hint() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor, config(max_num_seqs=1, max_queued_requests=2)) as engine:
+        streams = [await submitted(engine, request(f"r{n}")) for n in range(3)]
+        refused = await engine.submit(request("one too many"))
+        assert isinstance(refused, Rejected)
+        assert refused.code is StatusCode.RESOURCE_EXHAUSTED
+        assert "limits.max_queued_requests is 2" in refused.message
+        assert refused.retry_after_ms >= 100
+        executor.release(20)
+        for stream in streams:
+            await read(stream)
+        assert engine.stats().requests_rejected == {"queue_full": 1}
+
+
+async def test_a_bad_request_is_refused_before_the_scheduler_sees_it() -> None:
+    executor = ScriptedExecutor()
+    async with running(executor) as engine:
+        for wanted in (
+            request("a", ids=()),
+            request("b", SamplingParams(max_tokens=0)),
+            Request(RequestId("c"), 0.0, text="x" * 500),
+        ):
+            refused = await engine.submit(wanted)
+            assert isinstance(refused, Rejected)
+            assert refused.code is StatusCode.INVALID_ARGUMENT
+        assert engine.stats().requests_rejected == {"invalid": 3}
+        assert not executor.batches
+
+
+async def test_a_request_id_in_flight_is_refused() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor) as engine:
+        stream = await submitted(engine, request("a"))
+        refused = await engine.submit(request("a"))
+        assert isinstance(refused, Rejected)
+        assert refused.code is StatusCode.ALREADY_EXISTS
+        executor.release(5)
+        await read(stream)
+
+
+async def test_a_limit_changes_between_two_steps_and_is_published() -> None:
+    async with running(ScriptedExecutor((b"x",))) as engine:
+        before = engine.runtime_config()
+        changed = await engine.update_limits(LimitsPatch(max_num_seqs=2), 60, before.revision)
+        assert isinstance(changed, RuntimeConfigState)
+        assert (changed.revision, changed.effective.max_num_seqs) == (before.revision + 1, 2)
+        assert 59 < engine.runtime_config().lease_remaining_s <= 60
+        assert engine.loads().max_running_requests == 2
+        refused = await engine.update_limits(LimitsPatch(max_num_seqs=9), 0, None)
+        assert isinstance(refused, Rejected)
+        assert refused.message == "limits.max_num_seqs is 9, the envelope allows 1 to 8"
+
+
+async def test_start_refuses_limits_outside_the_envelope() -> None:
+    with pytest.raises(ValueError, match=r"limits\.max_queued_requests is 5000"):
+        await AsyncEngine.start(config(max_queued_requests=5000))
