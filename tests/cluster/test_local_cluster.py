@@ -27,7 +27,7 @@ pytestmark = [
 IN_POD = """
 import json, socket, ssl, urllib.error, urllib.request
 secrets = "/var/run/secrets/kubernetes.io/serviceaccount/"
-names = ("kubernetes", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+names = ("kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 context = ssl.create_default_context(cafile=secrets + "ca.crt")
 def status(path):
     token = {"Authorization": "Bearer " + open(secrets + "token").read()}

@@ -88,3 +88,12 @@ def test_an_ended_process_is_reported_with_the_end_of_its_log(paths: Paths) -> N
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     with pytest.raises(ClusterError, match=r"it ended right after its start.*\n.*port 6443 is taken"):
         processes.require_alive(paths, "it")
+
+
+def test_a_lock_of_the_caller_is_not_held_on_by_the_process(paths: Paths, tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        processes.start(paths, _python("import signal; print(1, flush=True); signal.pause()"))
+    _wait_for_log(paths, "it")
+    pid = processes.pid_of(paths, "it")
+    assert {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()} == {"/dev/null", f"{paths.logs}/it.log"}

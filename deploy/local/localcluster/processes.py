@@ -80,10 +80,22 @@ def start(paths: Paths, daemon: Daemon) -> None:
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        # A caller's lock or pipe would stay held for as long as the process runs.
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
     ]
     # Not subprocess: a Popen wants to be waited for, and these outlive this program.
     pid = os.posix_spawnp("env", argv, env, file_actions=files, setsid=True)
     (paths.pids / daemon.name).write_text(f"{pid} {started_at(pid) or 0}\n")
+
+
+def _inheritable() -> list[int]:
+    """Open files beyond the standard three that a child would get."""
+    found = []
+    for fd in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):  # the listing's own is closed by now
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+    return found
 
 
 def require_alive(paths: Paths, *names: str) -> None:
