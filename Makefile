@@ -65,7 +65,9 @@ check: .venv/.ready ## format, lint, types, import contracts
 test-unit: .venv/.ready ## unit, property, architecture and chart tests (no cluster)
 	@$(PY) -m pytest tests -m "not apiserver and not cluster and not cluster_lifecycle"
 test-integration: .venv/.ready ## against a real API server on loopback
-	@$(PY) -m pytest tests -m "apiserver and not unstable"
+	@# One process and one API server for each part: an operator that watches everything must not meet other parts' fleets.
+	@for part in tests/integration/api tests/integration/test_*.py tests/integration/operator/test_{kube_client,life,process}.py; do \
+	  $(PY) -m pytest -q -m "not unstable" $$part; done
 test-unstable: .venv/.ready ## tests that failed for a reason not understood yet
 	@$(PY) -m pytest tests -m unstable
 test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
