@@ -66,7 +66,7 @@ test-unit: .venv/.ready ## unit, property, architecture and chart tests (no clus
 	@$(PY) -m pytest tests -m "not apiserver and not cluster and not cluster_lifecycle"
 test-integration: .venv/.ready ## against a real API server on loopback
 	@# One process and one API server for each part: an operator that watches everything must not meet other parts' fleets.
-	@for part in tests/integration/api tests/integration/test_*.py tests/integration/operator/test_{kube_client,life,process}.py; do \
+	@for part in tests/integration/api tests/integration/test_cli_fleet.py tests/integration/operator/test_{kube_client,life,process}.py; do \
 	  $(PY) -m pytest -q -m "not unstable" $$part; done
 test-unstable: .venv/.ready ## tests that failed for a reason not understood yet
 	@$(PY) -m pytest tests -m unstable
