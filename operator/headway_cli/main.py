@@ -15,7 +15,6 @@ _PROGRAMS = {
     # command -> module with main(argv), what must be installed for it, what brings it
     ("engine", "serve"): ("headway_engine.__main__", "engine"),
     ("operator", "run"): ("headway_operator.__main__", "operator"),
-    ("bench", "engine"): ("headway_engine.bench", "engine"),
 }
 
 
@@ -61,7 +60,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_top(commands.add_parser("top", help="a live table of fleets and engines"))
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
-    bench.add_parser("engine", help="the engine in this process, against transformers", add_help=False)
     return parser
 
 

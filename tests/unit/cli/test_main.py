@@ -19,11 +19,9 @@ def test_serve_and_run_hand_their_arguments_over_unparsed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(importlib, "import_module", fake_import)
     cli.run(["engine", "serve", "--model", "m", "--help"])
-    cli.run(["bench", "engine", "--batch", "4"])
     assert cli.run(["operator", "run"]) == 7
     assert seen == [
         ("headway_engine.__main__", ["--model", "m", "--help"]),
-        ("headway_engine.bench", ["--batch", "4"]),
         ("headway_operator.__main__", ()),
     ]
 
