@@ -7,7 +7,7 @@ finalizer before the pods are gone, limits valid). Here random lives are led thr
 from dataclasses import replace
 
 from fleet_world import World, spec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headway_operator.core import pods
@@ -136,6 +136,11 @@ def calm_engines(world: World) -> None:
 
 @LIGHT
 @given(events=LIVES, rollout=ROLLOUTS)
+@example(
+    # A pod ends while its last sample still shows streams: no drain is started on a dead engine.
+    events=[("replicas", 1), ("image", "engine:1"), ("traffic", 1), ("fail pod", 1)],
+    rollout={"maxSurge": 1, "maxUnavailable": 0},
+)
 def test_deletion_at_any_moment_ends_with_nothing_left(events: list, rollout: dict):
     world = World(spec(rollout=rollout), boot_s=2)
     step(world)

@@ -62,11 +62,11 @@ def age_s(pod: PodView, now: datetime) -> float:
 def fresh_samples(
     samples: Mapping[str, tuple[EngineSample, ...]], pods: Iterable[PodView], now_s: float
 ) -> dict[str, EngineSample]:
-    """The latest sample of each pod that answered lately."""
+    """The latest sample of each pod that answered lately. A pod that has ended has no streams, whatever it said last."""
     fresh: dict[str, EngineSample] = {}
     for pod in pods:
         series = samples.get(pod.name)
-        if series and now_s - series[-1].taken_s <= STALE_S:
+        if series and not spent(pod) and now_s - series[-1].taken_s <= STALE_S:
             fresh[pod.name] = series[-1]
     return fresh
 

@@ -1,12 +1,13 @@
 """A pod leaves without cutting a stream, and never waits for ever."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from engine_samples import sample
 
 from headway_operator.api.v1alpha1 import Drain
-from headway_operator.core import drain, names
+from headway_operator.core import drain, names, pods
 from headway_operator.core.observed import PodView
 from headway_operator.core.plan import DeletePod, MarkDraining, StartDrain
 from headway_operator.core.rollout import Retire
@@ -35,6 +36,14 @@ def test_first_step_marks_a_serving_pod_and_deletes_one_that_serves_nobody():
     serving, broken = pod(), pod(ready=False)
     actions = drain.start((Retire(serving, "a", at_once=False), Retire(broken, "b", at_once=True)), NOW)
     assert actions == (MarkDraining("p", "u", "2026-01-01T01:00:00Z", "a"), DeletePod("p", "u", "b"))
+
+
+def test_a_pod_that_has_ended_is_not_waited_for_whatever_it_said_last():
+    ended = replace(pod(5, ready=False), phase="Failed")
+    said_last = pods.fresh_samples({"p": (sample(2),)}, [ended], now_s=1.0)
+    assert said_last == {}
+    assert isinstance(drain.advance(ended, said_last.get("p"), RULES, NOW), DeletePod)
+    assert pods.fresh_samples({"p": (sample(2),)}, [pod(5)], now_s=1.0) == {"p": sample(2)}
 
 
 def test_admission_goes_on_until_the_endpoint_is_gone():
