@@ -37,21 +37,23 @@ class Row:
         )
 
 
+def changes(deployment: Mapping[str, Any]) -> dict[str, str]:
+    """What the status remembers of decisions: a key for each, and the words for it."""
+    status = deployment.get("status", {})
+    return {
+        f"{kind} {change['time']} {change['to']}": f"{kind}: {change['from']} -> {change['to']}: {change['reason']}"
+        for kind, part in (("scaled", "scaling"), ("retuned", "tuning"))
+        for change in status.get(part, {}).get("history", [])
+    }
+
+
 def row(deployment: Mapping[str, Any], known_changes: set[str]) -> Row:
     """Build a line from an LLMDeployment; `known_changes` grows by the decisions already told."""
     status = deployment.get("status", {})
     slo, scaling, tuning = (status.get(part, {}) for part in ("slo", "scaling", "tuning"))
-    news = [
-        f"{kind}: {change['from']} -> {change['to']}: {change['reason']}"
-        for kind, part in (("scaled", scaling), ("retuned", tuning))
-        for change in part.get("history", [])
-        if f"{kind} {change['time']} {change['to']}" not in known_changes
-    ]
-    known_changes.update(
-        f"{kind} {change['time']} {change['to']}"
-        for kind, part in (("scaled", scaling), ("retuned", tuning))
-        for change in part.get("history", [])
-    )
+    remembered = changes(deployment)
+    news = [words for key, words in remembered.items() if key not in known_changes]
+    known_changes.update(remembered)
     return Row(
         ready=status.get("readyReplicas", 0),
         desired=scaling.get("desiredReplicas", status.get("replicas", 0)),
@@ -69,11 +71,7 @@ def follow(name: str, namespace: str, until: Callable[[Row], bool], *, timeout_s
     deadline = time.monotonic() + timeout_s
     last: Row | None = None
     printed_s = 0.0
-    known = {
-        f"{kind} {change['time']} {change['to']}"
-        for kind, part in (("scaled", "scaling"), ("retuned", "tuning"))
-        for change in steps.fleet(name, namespace).get("status", {}).get(part, {}).get("history", [])
-    }
+    known = set(changes(steps.fleet(name, namespace)))
     print(HEADER, flush=True)
     while time.monotonic() < deadline:
         current = row(steps.fleet(name, namespace), known)

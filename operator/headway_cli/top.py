@@ -8,7 +8,6 @@ answer keeps its row, with the reason.
 import argparse
 import asyncio
 from collections import deque
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from headway_cli.cluster import Cluster, Pod, named
+from headway_cli.cluster import Cluster, Json, Pod, named
 from headway_cli.errors import CliError
 from headway_cli.forward import PORT_CONTROL, forward
 from headway_operator.core import histogram
@@ -27,7 +26,6 @@ from headway_rpc.client import open_channel, readable
 
 WINDOW_SAMPLES = 11  # ten seconds at one a second
 ANSWER_TIMEOUT_S = 2.0
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,20 @@
-"""Engine samples in few words."""
+"""Engine samples in few words. The engine's own recorder fills the buckets, so both programs must mean the same ones."""
 
 from typing import Any
 
+from headway_engine.core.histogram import HistogramRecorder
 from headway_operator.core.observed import EngineSample
 from headway_operator.core.plan import LimitsPatch
 
 LIMITS = LimitsPatch(4, 64, 0, 256)
+
+
+def buckets(*values_ms: float) -> tuple[int, ...]:
+    """What an engine's histogram says after these values."""
+    recorder = HistogramRecorder()
+    for value_ms in values_ms:
+        recorder.record(value_ms)
+    return recorder.snapshot().buckets
 
 
 def sample(running: int = 0, **changes: object) -> EngineSample:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from headway_operator.core import histogram, names, pods
+from engine_samples import buckets as one_value
+
+from headway_operator.core import names, pods
 from headway_operator.core.decide import decide
 from headway_operator.core.observed import ContainerState, Defaults, EngineSample, Observed, OwnedObject, PodView
 from headway_operator.core.plan import (
     Action,
     AddFinalizer,
     Apply,
-    DeleteObject,
     DeletePod,
     Emit,
     LimitsPatch,
@@ -57,7 +58,7 @@ class Engine:
     def record(self, kind: str, value_ms: float, count: int = 1) -> None:
         """Count a latency."""
         buckets = getattr(self, kind)
-        index = histogram.bucket_of(value_ms)
+        index = len(one_value(value_ms)) - 1
         buckets.extend([0] * (index + 1 - len(buckets)))
         buckets[index] += count
 
@@ -244,7 +245,7 @@ class World:
 
     # ---- writes
 
-    def apply(self, action: Action) -> None:  # noqa: C901  one arm per action
+    def apply(self, action: Action) -> None:
         self.writes.append(action)
         match action:
             case AddFinalizer():
@@ -265,8 +266,6 @@ class World:
                 self.engines[name].draining = True
             case DeletePod():
                 self._delete_pod(action)
-            case DeleteObject():
-                del self.children[action.kind, action.name]
             case SetLimits():
                 self._set_limits(action)
             case Emit():

@@ -53,12 +53,3 @@ def quantile(histogram: Histogram, share: float) -> float | None:
             return float(FIRST_MS * GROWTH ** (index + inside))
         below += bucket
     return float(FIRST_MS * GROWTH ** len(histogram))
-
-
-def bucket_of(value_ms: float) -> int:
-    """The bucket that counts `value_ms`."""
-    index, bound = 0, FIRST_MS * GROWTH
-    while value_ms >= bound:
-        index += 1
-        bound *= GROWTH
-    return index

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
 
+from headway_operator.core.histogram import Histogram
 from headway_operator.core.plan import Json, LimitsPatch
-
-Histogram: TypeAlias = tuple[int, ...]  # counts per log bucket, see core/histogram.py
 
 
 @dataclass(frozen=True, slots=True)

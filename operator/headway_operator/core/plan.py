@@ -60,16 +60,6 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteObject:
-    """Delete another owned object (kind, name) with a uid precondition."""
-
-    kind: str
-    name: str
-    uid: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class SetLimits:
     """UpdateRuntimeConfig on one engine. `lease_s` 0 makes the limits the engine's baseline."""
 
@@ -112,16 +102,7 @@ class Emit:
 
 
 Action: TypeAlias = (
-    Apply
-    | MarkDraining
-    | StartDrain
-    | DeletePod
-    | DeleteObject
-    | SetLimits
-    | AddFinalizer
-    | RemoveFinalizer
-    | WriteStatus
-    | Emit
+    Apply | MarkDraining | StartDrain | DeletePod | SetLimits | AddFinalizer | RemoveFinalizer | WriteStatus | Emit
 )
 
 

@@ -15,7 +15,6 @@ from headway_operator.core.plan import (
     Action,
     AddFinalizer,
     Apply,
-    DeleteObject,
     DeletePod,
     Emit,
     Json,
@@ -85,7 +84,7 @@ class Executor:
             result.done.append(action)
         return result
 
-    async def _perform(self, key: FleetKey, action: Action, observed: Observed) -> None:  # noqa: C901  one arm per action
+    async def _perform(self, key: FleetKey, action: Action, observed: Observed) -> None:
         """One action, one write."""
         match action:
             case Apply(manifest=manifest):
@@ -96,8 +95,6 @@ class Executor:
                 await self._engines.start_drain(_view(observed, pod), deadline_s)
             case DeletePod(pod=pod, uid=uid, grace_s=grace_s):
                 await self._delete(Ref("Pod", key.namespace, pod), uid, grace_s)
-            case DeleteObject(kind=kind, name=name, uid=uid):
-                await self._delete(Ref(kind, key.namespace, name), uid, None)
             case SetLimits(pod=pod, limits=limits, lease_s=lease_s, expected_revision=revision):
                 await self._engines.set_limits(_view(observed, pod), limits, lease_s, revision)
             case AddFinalizer():
@@ -185,7 +182,5 @@ def _describe(action: Action) -> str:
     match action:
         case Apply(manifest=manifest):
             return f"{name} {text_at(manifest, 'kind')}/{text_at(manifest, 'metadata', 'name')}"
-        case DeleteObject(kind=kind, name=target):
-            return f"{name} {kind}/{target}"
         case _:
             return f"{name} {_pod_of(action)}".rstrip()

@@ -8,7 +8,8 @@ An idle engine repeats itself: equal histograms share one tuple.
 from collections import deque
 from dataclasses import replace
 
-from headway_operator.core.observed import EngineSample, Histogram
+from headway_operator.core.histogram import Histogram
+from headway_operator.core.observed import EngineSample
 from headway_operator.core.plan import LimitsPatch
 from headway_rpc import pb
 

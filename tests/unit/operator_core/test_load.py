@@ -1,7 +1,7 @@
 """Samples to windows: resets, silence, contradictions, pooling, quantiles."""
 
 import pytest
-from engine_samples import sample
+from engine_samples import buckets, sample
 
 from headway_operator.core import histogram
 from headway_operator.core.load import fleet_load, pod_window
@@ -10,13 +10,6 @@ from headway_operator.core.observed import EngineSample
 
 def at(second: float, **changes: object) -> EngineSample:
     return sample(taken_s=second, **changes)
-
-
-def buckets(*values_ms: float) -> tuple[int, ...]:
-    found = [0] * (max(histogram.bucket_of(value) for value in values_ms) + 1)
-    for value in values_ms:
-        found[histogram.bucket_of(value)] += 1
-    return tuple(found)
 
 
 def test_window_is_the_difference_to_the_last_sample_before_it():
