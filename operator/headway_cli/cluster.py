@@ -126,7 +126,8 @@ class Cluster:
         Raises:
             CliError: the API server refused.
         """
-        url, headers = await self._address(path)
+        # The subresource answers 406 to a request that wants JSON.
+        url, headers = await self._address(path, accept="*/*")
         try:
             socket: aiohttp.ClientWebSocketResponse = await self._session.ws_connect(
                 url, headers=headers, protocols=(CHANNEL_PROTOCOL,)
@@ -151,10 +152,10 @@ class Cluster:
         items: Sequence[Json] = json.loads(body)["items"]
         return items
 
-    async def _address(self, path: str) -> tuple[str, Mapping[str, str]]:
+    async def _address(self, path: str, accept: str = "application/json") -> tuple[str, Mapping[str, str]]:
         """The whole URL, and the headers with the user's credentials."""
         _, url, headers, *_ = await self._client.param_serialize(
-            "GET", path, header_params={"Accept": "application/json"}, auth_settings=["BearerToken"]
+            "GET", path, header_params={"Accept": accept}, auth_settings=["BearerToken"]
         )
         return url, headers
 
