@@ -1,0 +1,155 @@
+"""The command line of `headway simulate`."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from headway_cli.errors import CliError
+from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, WORK_BOUND
+from headway_planner.sim.jobs import Rank
+
+POLICIES = (*CATALOG, WORK_BOUND)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to simulate. `load` replicas of work are made from a smaller trace when `scale` is not given."""
+
+    traces: tuple[Path, ...]
+    policies: tuple[str, ...]
+    seeds: range
+    start_delay_s: float
+    target: float | None
+    tuned: bool
+    default_class: Rank
+    scale: float | None
+    load: float
+    spread_s: float
+    limit_s: float | None
+    engine_file: Path | None
+    engine: str | None
+    seqs: int
+    tokens: int
+    tokens_max: int
+    mtbf_hours: float
+    noise: float
+    scrape_loss: float
+    json: bool
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "what", metavar="TRACE|bench", help="a trace file; or `bench`: all of --trace, --policies, --seeds"
+    )
+    many = parser.add_argument_group("bench")
+    many.add_argument("--trace", nargs="+", type=Path, default=[], metavar="FILE", help="trace files")
+    many.add_argument("--policies", default="all", metavar="A,B", help=f"all, or some of: {', '.join(POLICIES)}")
+    many.add_argument("--seeds", default="0-0", metavar="A-B", help="first and last seed (default: 0-0)")
+    many.add_argument(
+        "--tuned", action="store_true", help="also each rival at the best target for the trace, found by sweep"
+    )
+    one = parser.add_argument_group("one run")
+    one.add_argument(
+        "--policy", default="headway-reactive", choices=POLICIES, metavar="P", help="the policy (default: headway)"
+    )
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="the seed (default: 0)")
+    one.add_argument("--target", type=float, metavar="X", help="the policy's target instead of its default")
+    parser.add_argument(
+        "--start-delay", type=float, default=100.0, metavar="S", help="median start of a replica (default: 100)"
+    )
+    ranks = [rank.name.lower() for rank in Rank]
+    parser.add_argument("--class", dest="rank", choices=ranks, default="interactive", help="of requests that name none")
+    parser.add_argument(
+        "--scale", type=float, metavar="X", help="times the arrivals (default: up to --load, in whole copies)"
+    )
+    parser.add_argument(
+        "--load", type=float, default=4.0, metavar="N", help="replicas of work to scale up to (default: 4)"
+    )
+    parser.add_argument(
+        "--spread", type=float, default=30.0, metavar="S", help="copies are shifted by up to this (default: 30)"
+    )
+    parser.add_argument("--duration", type=float, metavar="S", help="only the begin of each trace")
+    parser.add_argument("--engine", metavar="NAME", help="of the engine file (default: its first)")
+    parser.add_argument(
+        "--engine-file", type=Path, metavar="FILE", help="step models (default: those that come with Headway)"
+    )
+    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="of every engine (default: 256)")
+    parser.add_argument(
+        "--max-num-batched-tokens", type=int, default=2048, metavar="N", help="of every engine (default: 2048)"
+    )
+    parser.add_argument(
+        "--capacity-tokens", type=int, default=8192, metavar="N", help="upper bound of tuning (default: 8192)"
+    )
+    parser.add_argument(
+        "--mtbf-hours", type=float, default=0.0, metavar="H", help="of a replica (default: no failures)"
+    )
+    parser.add_argument(
+        "--noise", type=float, default=0.0, metavar="X", help="log-normal spread of gauges (default: 0)"
+    )
+    parser.add_argument(
+        "--scrape-loss", type=float, default=0.0, metavar="X", help="share of scrapes lost (default: 0)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one line a run")
+
+
+def parse(given: argparse.Namespace) -> Options:
+    """The flags as options.
+
+    Raises:
+        CliError: a value makes no sense; the message names the flag.
+    """
+    bench = given.what == "bench"
+    if bench and not given.trace:
+        raise CliError("simulate bench needs --trace FILE...")
+    for name in ("start_delay", "load", "max_num_seqs", "max_num_batched_tokens"):
+        if not 0 < getattr(given, name) < float("inf"):
+            raise CliError(f"--{name.replace('_', '-')} must be above 0, got {getattr(given, name)}")
+    if given.scale is not None and not 0 < given.scale <= 10_000:
+        raise CliError(f"--scale must be above 0 and at most 10000, got {given.scale}")
+    if not 0 <= given.scrape_loss < 1 or given.noise < 0 or given.mtbf_hours < 0 or given.spread < 0:
+        raise CliError("--scrape-loss must be in 0..1, --noise, --mtbf-hours and --spread at least 0")
+    return Options(
+        traces=tuple(given.trace) if bench else (Path(given.what),),
+        policies=_policies(given.policies) if bench else (given.policy,),
+        seeds=_seeds(given.seeds) if bench else range(given.seed, given.seed + 1),
+        start_delay_s=given.start_delay,
+        target=None if bench else given.target,
+        tuned=bench and given.tuned,
+        default_class=Rank[given.rank.upper()],
+        scale=given.scale,
+        load=given.load,
+        spread_s=given.spread,
+        limit_s=given.duration,
+        engine_file=given.engine_file,
+        engine=given.engine,
+        seqs=given.max_num_seqs,
+        tokens=max(given.max_num_batched_tokens, given.max_num_seqs),
+        tokens_max=max(given.capacity_tokens, given.max_num_batched_tokens, given.max_num_seqs),
+        mtbf_hours=given.mtbf_hours,
+        noise=given.noise,
+        scrape_loss=given.scrape_loss,
+        json=given.json,
+    )
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    if text == "all":
+        return tuple(name for name in POLICIES if name != "static")
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in POLICIES]
+    if unknown or not names:
+        raise CliError(f"--policies: no policy {', '.join(unknown) or 'given'}; there are: {', '.join(POLICIES)}")
+    # The bounds last: the clairvoyant is as good as its target, which the others' results do not change.
+    return tuple(sorted(names, key=lambda name: name in (CLAIRVOYANT, WORK_BOUND)))
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    try:
+        seeds = range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise CliError(f"--seeds must be A-B or A, got {text!r}") from None
+    if not seeds:
+        raise CliError(f"--seeds: {text} holds no seed")
+    return seeds

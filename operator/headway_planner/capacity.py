@@ -1,0 +1,62 @@
+"""What one engine sustains: the request rate at which its step model still keeps the time between tokens.
+
+In a steady state with B sequences decoding, prefill takes the share r * p of the time (r requests a second, p seconds of
+prefill each), and the rest makes decode steps of d(B): r * out = B * (1 - r * p) / d(B), so r = B / (d(B) * out + B * p),
+and a token takes d(B) / (1 - r * p) on average.
+"""
+
+from dataclasses import dataclass
+
+from headway_planner.model import BatchLimits
+from headway_planner.steps import StepModel
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Mean lengths of the requests, tokens."""
+
+    inputs: float
+    outputs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one engine sustains: requests per second, sequences in the batch then, and the time between tokens."""
+
+    rate: float
+    batch: float
+    itl_ms: float
+
+
+def prefill_s(model: StepModel, mix: Mix, budget: int) -> float:
+    """Engine time that the prefill of a mean request costs beside decoding sequences."""
+    prompt, total, done = max(1, round(mix.inputs)), 0.0, 0
+    while done < prompt:
+        chunk = min(budget, prompt - done)
+        # The slope of the compute-bound branch: in a step with decodes the weights are read anyway.
+        total += model.prefill_factor * (model.b2_ms * chunk + model.att_pf_ms * chunk * (2 * done + chunk))
+        done += chunk
+    return total / 1000
+
+
+def sustained(model: StepModel, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> Capacity:
+    """The highest rate that one engine keeps inside the ITL target, its KV cache and its limits."""
+    prefill = prefill_s(model, mix, limits.tokens)
+    context = mix.inputs + mix.outputs / 2
+    most = min(limits.seqs, max(1, int(0.9 * model.kv_tokens / (mix.inputs + mix.outputs))))
+    best = _at(model, mix, 1, prefill, context)
+    low, high = 1, most
+    while low <= high:
+        batch = (low + high) // 2
+        found = _at(model, mix, batch, prefill, context)
+        if found.itl_ms <= itl_target_ms:
+            best, low = found, batch + 1
+        else:
+            high = batch - 1
+    return best
+
+
+def _at(model: StepModel, mix: Mix, batch: int, prefill: float, context: float) -> Capacity:
+    step = model.decode_ms(batch, batch * context) / 1000
+    rate = batch / (step * max(1.0, mix.outputs) + batch * prefill)
+    return Capacity(rate, batch, 1000 * step / max(1e-9, 1 - rate * prefill))

@@ -1,0 +1,273 @@
+"""One engine replica: continuous batching with chunked prefill, a KV limit and preemption by recompute.
+
+Time passes in segments. A segment is one step that prefills, or a run of identical decode steps up to the next event that
+can change the batch: a sequence ends, the KV cache fills, or a request arrives that can be admitted (then the run is
+cut at the end of the step under way). Sequences that decode are never touched one by one: each knows the step of its end.
+
+Admission is first come, first served inside a class, higher classes first, one partial prompt per class. Batch sequences
+give way, by recompute, to a higher class that finds no slot or no KV; out of KV, the youngest of the lowest class does.
+"""
+
+from collections import deque
+from heapq import heappop, heappush
+
+from headway_planner.model import BatchLimits
+from headway_planner.sim.jobs import End, Job, Rank
+from headway_planner.sim.signals import Counters, bucket
+from headway_planner.steps import StepModel, run_time, steps_within
+
+MAX_RUN = 256  # decode steps of one segment: the counters of a long run must not arrive late
+_BATCH = int(Rank.BATCH)
+
+
+class Replica:
+    """One replica. The fleet calls `submit` and `advance`; `wake_s` is the end of the current segment, None when idle."""
+
+    __slots__ = (
+        "_batch_running", "_chunks", "_context", "_counters", "_decoding", "_ended", "_ends", "_first_s", "_growth_s",
+        "_kv_limit", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_step_no", "_steps",
+        "_t0", "_tokens", "in_flight", "last_busy_s", "preemptions", "queued_tokens", "uid", "wake_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, uid: int, model: StepModel, limits: BatchLimits, counters: Counters, max_run: int = MAX_RUN
+    ) -> None:
+        self.uid = uid
+        self._model = model
+        self._counters = counters
+        self._kv_limit = model.kv_tokens
+        self._max_run = max_run
+        self._queued: tuple[deque[Job], deque[Job], deque[Job]] = (deque(), deque(), deque())
+        self._decoding: dict[int, Job] = {}
+        self._ends: list[tuple[int, int, Job]] = []  # (step, order, job), stale when the job says another step
+        self._order = 0
+        self._ended: list[Job] = []
+        self._context = 0  # KV tokens of the decoding sequences
+        self._reserved = 0  # KV tokens of prompts under way
+        self._partials = 0
+        self._batch_running = 0
+        self._step_no = 0
+        self._t0 = 0.0
+        self._steps = 0  # of the current segment
+        self._first_s = self._growth_s = 0.0
+        self._chunks: list[tuple[Job, int]] | None = None
+        self.set_limits(limits)
+        self.wake_s: float | None = None
+        self.in_flight = 0
+        self.queued_tokens = 0
+        self.last_busy_s = 0.0
+        self.preemptions = 0
+
+    @property
+    def running(self) -> int:
+        """Sequences that decode or are being prefilled."""
+        return len(self._decoding) + self._partials
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache in use, at the begin of the segment."""
+        return (self._context + self._reserved) / self._kv_limit
+
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Limits hold from the next segment; a lower cap lets sequences end, it stops none."""
+        self._seqs = limits.seqs
+        self._tokens = limits.tokens
+
+    def submit(self, job: Job, now_s: float) -> bool:
+        """Queue a request. False: it can never fit into the KV cache."""
+        if job.inputs + job.outputs > self._kv_limit:
+            return False
+        self._queued[job.rank].append(job)
+        self.in_flight += 1
+        self.queued_tokens += job.need
+        if self.wake_s is None:
+            self._plan(now_s)
+        elif self._chunks is None and self._admissible(job):
+            self._cut(now_s)
+        return True
+
+    def advance(self, now_s: float) -> list[Job]:
+        """Finish the segment that ends now, begin the next; returns the requests that ended."""
+        self._ended = []
+        steps, batch = self._steps, len(self._decoding)
+        if batch:
+            self._decoded(steps, batch, (now_s - self._t0) * 1000 / steps, now_s)
+        if self._chunks is not None:
+            self._prefilled(self._chunks, now_s)
+        self._plan(now_s)
+        return self._ended
+
+    def evict_all(self) -> list[Job]:
+        """The replica dies: every request that it held, oldest first."""
+        held = [*self._decoding.values(), *(job for queue in self._queued for job in queue)]
+        self._decoding.clear()
+        for queue in self._queued:
+            queue.clear()
+        self._ends.clear()
+        self._chunks, self.wake_s, self.in_flight, self.queued_tokens = None, None, 0, 0
+        return sorted(held, key=lambda job: job.uid)
+
+    def _decoded(self, steps: int, batch: int, gap_ms: float, now_s: float) -> None:
+        self._step_no = step_no = self._step_no + steps
+        self._context += steps * batch
+        counters = self._counters
+        counters.output_tokens += steps * batch
+        counters.itl[bucket(gap_ms)] += steps * batch
+        ends = self._ends
+        while ends and ends[0][0] <= step_no:
+            step, _, job = heappop(ends)
+            if job.finish_step == step and job.uid in self._decoding:
+                del self._decoding[job.uid]
+                self._context -= job.inputs + job.outputs
+                if job.rank == _BATCH:
+                    self._batch_running -= 1
+                self._finish(job, now_s)
+
+    def _prefilled(self, chunks: list[tuple[Job, int]], now_s: float) -> None:
+        counters = self._counters
+        for job, chunk in chunks:
+            job.done += chunk
+            counters.prefilled_tokens += chunk
+            self.queued_tokens -= chunk
+            if job.done < job.need:
+                continue
+            self._queued[job.rank].popleft()
+            self._partials -= 1
+            self._reserved -= job.need
+            counters.output_tokens += 1
+            job.made += 1
+            if job.first_s < 0:
+                job.first_s = now_s + self._model.first_token_ms / 1000
+                counters.ttft[bucket((job.first_s - job.arrival_s) * 1000)] += 1
+                counters.prefill[bucket((now_s - job.admitted_s) * 1000)] += 1
+            left = job.outputs - job.made
+            if left <= 0:
+                if job.rank == _BATCH:
+                    self._batch_running -= 1
+                self._finish(job, now_s)
+                continue
+            job.joined_step = self._step_no
+            job.finish_step = self._step_no + left
+            self._decoding[job.uid] = job
+            self._context += job.inputs + job.made
+            self._order += 1
+            heappush(self._ends, (job.finish_step, self._order, job))
+
+    def _finish(self, job: Job, now_s: float) -> None:
+        job.close(End.FINISHED, max(now_s, job.first_s))
+        self.in_flight -= 1
+        self.last_busy_s = now_s
+        counters = self._counters
+        counters.finished += 1
+        if job.outputs > 1:
+            counters.tpot[bucket((job.end_s - job.first_s) * 1000 / (job.outputs - 1))] += 1
+        self._ended.append(job)
+
+    def _plan(self, now_s: float) -> None:
+        """Begin a segment: a step with prefill when a prompt can go on, else a run of decode steps, else idle."""
+        self._t0 = now_s
+        self._chunks = None
+        self._keep_kv()
+        if self._queued[0] or self._queued[1] or self._queued[2]:
+            chunks = self._take(now_s)
+            if chunks:
+                self._chunks = chunks
+                self._steps = 1
+                self.wake_s = now_s + self._mixed_ms(chunks) / 1000
+                return
+        if not self._decoding:
+            self.wake_s = None
+            return
+        self._plan_run(now_s)
+
+    def _plan_run(self, now_s: float) -> None:
+        batch = len(self._decoding)
+        ends = self._ends
+        while ends[0][2].finish_step != ends[0][0] or ends[0][2].uid not in self._decoding:
+            heappop(ends)
+        steps = min(ends[0][0] - self._step_no, self._max_run)
+        room = (self._kv_limit - self._context - self._reserved) // batch
+        self._steps = steps = max(1, min(steps, room))
+        self._first_s = self._model.decode_ms(batch, self._context) / 1000
+        self._growth_s = self._model.att_dec_ctx_ms * batch / 1000
+        self.wake_s = now_s + run_time(self._first_s, self._growth_s, steps)
+
+    def _cut(self, now_s: float) -> None:
+        """End the run of decode steps with the step under way."""
+        steps = steps_within(self._first_s, self._growth_s, now_s - self._t0)
+        if steps < self._steps:
+            self._steps = steps
+            self.wake_s = self._t0 + run_time(self._first_s, self._growth_s, steps)
+
+    def _mixed_ms(self, chunks: list[tuple[Job, int]]) -> float:
+        batch = len(self._decoding)
+        model = self._model
+        total = sum(chunk for _, chunk in chunks)
+        squares = sum(chunk * (2 * job.done + chunk) for job, chunk in chunks)
+        linear = model.linear_ms(batch + total) - model.linear_ms(batch)
+        return model.decode_ms(batch, self._context) + model.prefill_factor * (linear + model.att_pf_ms * squares)
+
+    def _admissible(self, job: Job) -> bool:
+        if job.rank != _BATCH and self._batch_running:
+            return True
+        return self.running < self._seqs and len(self._decoding) < self._tokens and self._fits(job)
+
+    def _fits(self, job: Job) -> bool:
+        """Whether the prompt has room beside what runs, which grows by a token each in the step."""
+        return self._context + self._reserved + job.need + self.running + 1 <= self._kv_limit
+
+    def _take(self, now_s: float) -> list[tuple[Job, int]]:
+        """Chunks of the next step, in order of class and arrival."""
+        chunks: list[tuple[Job, int]] = []
+        room = self._tokens - len(self._decoding)
+        for queue in self._queued:
+            position = 0
+            while room > 0 and position < len(queue):
+                job = queue[position]
+                if job.done == 0 and not self._admit(job, now_s):
+                    break
+                chunk = min(room, job.need - job.done)
+                chunks.append((job, chunk))
+                room -= chunk
+                position += 1
+        return chunks
+
+    def _admit(self, job: Job, now_s: float) -> bool:
+        while self.running >= self._seqs or not self._fits(job):
+            if job.rank == _BATCH or not self._evict(_BATCH):
+                return False
+        self._partials += 1
+        self._reserved += job.need
+        if job.rank == _BATCH:
+            self._batch_running += 1
+        if job.admitted_s < 0:
+            job.admitted_s = now_s
+            self._counters.queue_wait[bucket((now_s - job.arrival_s) * 1000)] += 1
+        return True
+
+    def _keep_kv(self) -> None:
+        """Preempt until the next step fits: batch work first, then the youngest."""
+        while self._decoding and self._context + self._reserved + len(self._decoding) > self._kv_limit:
+            if not self._evict(_BATCH):
+                self._evict(0)
+
+    def _evict(self, least_rank: int) -> bool:
+        """Take the youngest decoding sequence of the rank or a lower class off the batch; it is recomputed later."""
+        if least_rank == _BATCH and not self._batch_running:
+            return False
+        victim = next((job for job in reversed(self._decoding.values()) if job.rank >= least_rank), None)
+        if victim is None:
+            return False
+        del self._decoding[victim.uid]
+        produced = victim.made + self._step_no - victim.joined_step
+        self._context -= victim.inputs + produced
+        victim.made, victim.finish_step = produced, -1
+        victim.need, victim.done = victim.inputs + produced, 0
+        self.queued_tokens += victim.need
+        self.preemptions += 1
+        if victim.rank == _BATCH:
+            self._batch_running -= 1
+        queue = self._queued[victim.rank]
+        # Behind a prompt under way, which stays the first of its class until it is through.
+        queue.insert(1 if queue and queue[0].done > 0 else 0, victim)
+        return True

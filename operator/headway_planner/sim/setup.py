@@ -1,0 +1,42 @@
+"""What is simulated: the engine, the cluster around it, and how the metrics travel."""
+
+from dataclasses import dataclass
+
+from headway_planner.model import BatchLimits
+from headway_planner.steps import StepModel
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One simulated fleet.
+
+    Attributes:
+        model: the engine of every replica.
+        limits: batch limits of a new replica until a policy says otherwise.
+        initial: replicas that serve at the start.
+        min_replicas, max_replicas: bounds of the count.
+        start_delay_s: median time from the order of a replica to its first request.
+        start_sigma: spread of that time (log-normal).
+        starts_at_once: replicas that can start at the same time; the others wait, and are paid for.
+        mtbf_s: mean time between failures of one replica; 0: they do not fail.
+        sample_s: time between two scrapes.
+        scrape_loss: share of replica scrapes that get no answer.
+        noise: spread of the gauges of a scrape (log-normal).
+        patience_s: how long after the last arrival the run goes on for what is still there.
+        max_run: most decode steps computed at once; 1 is step by step.
+    """
+
+    model: StepModel
+    limits: BatchLimits
+    initial: int = 1
+    min_replicas: int = 1
+    max_replicas: int = 64
+    start_delay_s: float = 100.0
+    start_sigma: float = 0.3
+    starts_at_once: int = 8
+    mtbf_s: float = 0.0
+    sample_s: float = 1.0
+    scrape_loss: float = 0.0
+    noise: float = 0.0
+    patience_s: float = 3600.0
+    max_run: int = 256

@@ -1,0 +1,96 @@
+"""How long one step of a continuous-batching engine takes, and many identical steps at once.
+
+    step = host + lin(n) + att_dec0 + att_dec_seq * B + att_dec_ctx * sum(ctx)          B sequences decode, n = B tokens
+    lin(n) = max(a1 + b1 * n, a2 + b2 * n)                                              weights read, or multiplied
+    a chunk of c prompt tokens after o earlier ones adds
+        prefill_factor * (lin(n + c) - lin(n) + att_pf * c * (2 * o + c))
+
+A run of decode steps with the same B differs from step to step only by B more tokens of context, so k steps take
+k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`. The simulator rests on this.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """Coefficients of one engine: model, GPU, tensor parallelism. All times are milliseconds.
+
+    Attributes:
+        name: what the user calls it.
+        gpus: GPUs of one replica.
+        host_ms: per step, outside of the kernels.
+        a1_ms, b1_ms: linear layers bound by memory: constant, per token.
+        a2_ms, b2_ms: linear layers bound by compute.
+        att_pf_ms: prefill attention per squared token.
+        att_dec0_ms, att_dec_seq_ms, att_dec_ctx_ms: decode attention: constant, per sequence, per token of context.
+        kv_tokens: tokens that the KV cache holds.
+        prefill_factor: measured over modelled prefill time.
+        first_token_ms: server time of a first token outside of the steps.
+    """
+
+    name: str
+    gpus: int
+    host_ms: float
+    a1_ms: float
+    b1_ms: float
+    a2_ms: float
+    b2_ms: float
+    att_pf_ms: float
+    att_dec0_ms: float
+    att_dec_seq_ms: float
+    att_dec_ctx_ms: float
+    kv_tokens: int
+    prefill_factor: float = 1.0
+    first_token_ms: float = 0.0
+
+    def linear_ms(self, tokens: int) -> float:
+        """The linear layers for `tokens` in the step."""
+        return max(self.a1_ms + self.b1_ms * tokens, self.a2_ms + self.b2_ms * tokens)
+
+    def decode_ms(self, sequences: int, context: float) -> float:
+        """One step in which `sequences` decode over `context` tokens of KV together, and nothing is prefilled."""
+        attention = 0.0
+        if sequences:
+            attention = self.att_dec0_ms + self.att_dec_seq_ms * sequences + self.att_dec_ctx_ms * context
+        return self.host_ms + self.linear_ms(sequences) + attention
+
+    def chunk_ms(self, sequences: int, chunk: int, before: int = 0) -> float:
+        """What a chunk of a prompt adds to a step in which `sequences` decode."""
+        linear = self.linear_ms(sequences + chunk) - self.linear_ms(sequences)
+        return self.prefill_factor * (linear + self.att_pf_ms * chunk * (2 * before + chunk))
+
+    def prefill_ms(self, prompt: int, budget: int) -> float:
+        """First token of a prompt on an idle engine with `budget` tokens a step: the shortest TTFT there is."""
+        total, done = self.first_token_ms, 0
+        while done < prompt:
+            chunk = min(budget, prompt - done)
+            total += self.decode_ms(0, 0) + self.chunk_ms(0, chunk, done)
+            done += chunk
+        return total
+
+    def least_work_ms(self, prompt: int, output: int) -> float:
+        """Engine time that a request costs at the least, in steps so large that constants do not count."""
+        linear = self.b2_ms * (self.prefill_factor * prompt + output)
+        context = output * (prompt + output / 2)
+        attention = self.prefill_factor * self.att_pf_ms * prompt * prompt + self.att_dec_ctx_ms * context
+        return linear + attention + self.att_dec_seq_ms * output
+
+
+def run_time(first: float, growth: float, steps: int) -> float:
+    """Time of `steps` steps, the first of which takes `first` and each next one `growth` more."""
+    return steps * (first + 0.5 * growth * (steps - 1))
+
+
+def steps_within(first: float, growth: float, elapsed: float) -> int:
+    """The fewest steps, at least 1, that take `elapsed` or longer."""
+    if elapsed <= first:
+        return 1
+    lead = first - 0.5 * growth
+    exact = elapsed / first if growth <= 0 else (math.sqrt(lead * lead + 2 * growth * elapsed) - lead) / growth
+    steps = max(1, math.ceil(exact - 1e-9))
+    # The square root may be one off at a boundary; a step is never split.
+    while run_time(first, growth, steps) < elapsed - 1e-12:
+        steps += 1
+    return steps
