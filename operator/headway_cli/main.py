@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_top(commands.add_parser("top", help="a live table of fleets and engines"))
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
+    _add_simulate(commands.add_parser("simulate", help="traces through a simulated fleet, under any policy"))
     return parser
 
 
@@ -142,6 +143,19 @@ def _add_bench_online(parser: argparse.ArgumentParser) -> None:
         from headway_cli.bench import online
 
         return online.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    from headway_cli.simulate import arguments
+
+    arguments.add(parser)
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli.simulate import command as simulate
+
+        return simulate.command(options)
 
     parser.set_defaults(command=command)
 
