@@ -59,8 +59,13 @@ def load(rate: float, seconds: int) -> bool:
         for row in watch.follow(NAME, NAMESPACE, lambda _: bench.poll() is not None, timeout_s=seconds + 120):
             peak = max(peak, row.ready)
             limits.add((row.max_num_seqs, row.max_num_batched_tokens))
-        if bench.wait(timeout=60):
-            raise steps.StepError(f"the load generator ended with exit code {bench.returncode}")
+        try:
+            code = bench.wait(timeout=60)
+        except subprocess.TimeoutExpired as error:
+            bench.kill()
+            raise steps.StepError("the load generator does not end: requests still wait for an answer") from error
+        if code:
+            raise steps.StepError(f"the load generator ended with exit code {code}")
         report = json.loads(report_path.read_text().splitlines()[-1])
     say("load is over; the fleet shrinks to its minimum, draining each pod first")
     smallest = steps.fleet(NAME, NAMESPACE)["spec"]["scaling"].get("minReplicas", 1)
@@ -96,7 +101,7 @@ def main() -> int:
         say(f"{time.monotonic() - began_s:.0f} s since make demo")
         fine = True
         if os.environ.get("DEMO_LOAD", "1") != "0":
-            fine = load(float(os.environ.get("DEMO_RATE", "3")), int(os.environ.get("DEMO_SECONDS", "90")))
+            fine = load(float(os.environ.get("DEMO_RATE", "1.5")), int(os.environ.get("DEMO_SECONDS", "90")))
     except steps.StepError as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1

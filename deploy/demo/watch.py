@@ -40,8 +40,13 @@ class Row:
 def changes(deployment: Mapping[str, Any]) -> dict[str, str]:
     """What the status remembers of decisions: a key for each, and the words for it."""
     status = deployment.get("status", {})
+    # A change of limits names them in its reason, the numbers before and after included.
     return {
-        f"{kind} {change['time']} {change['to']}": f"{kind}: {change['from']} -> {change['to']}: {change['reason']}"
+        f"{kind} {change['time']} {change['to']}": (
+            f"{kind}: {change['reason']}"
+            if kind == "retuned"
+            else f"{kind}: {change['from']} -> {change['to']}: {change['reason']}"
+        )
         for kind, part in (("scaled", "scaling"), ("retuned", "tuning"))
         for change in status.get(part, {}).get("history", [])
     }

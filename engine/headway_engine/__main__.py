@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def serve(argv: Sequence[str]) -> int:
     """Parse and run; returns the exit code."""
     logs.configure()
+    # Torch's CPU threads meet many times in a step. By default each spins until the others come; where they share their
+    # CPUs with anybody else, a step of 60 ms then takes over a second. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         settings = parse(argv, os.environ)
         return asyncio.run(process.run(settings, start_engine))

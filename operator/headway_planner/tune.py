@@ -4,7 +4,9 @@ Latency has two parts. Compute (the step, seen as inter-token latency and as pre
 follows the capacity. So the rules, first match wins:
 
 1. no engine answers: hold; no traffic in the whole window: back to the baseline;
-2. inter-token latency over target: fewer tokens a step when only its tail is (prefills interfere), else fewer sequences;
+2. inter-token latency over target: when first tokens are late because of the queue as well, the fleet is too small, and
+   fewer sequences would only lengthen the queue: not below the baseline; else fewer tokens a step when only its tail is
+   over (prefills interfere), else fewer sequences;
 3. requests wait, the sequence cap binds, KV cache and inter-token latency leave room: more sequences;
 4. first token late although the queue is short: more tokens a step while latency allows, else fewer sequences;
 5. the token budget was lowered and there is room again: back towards the baseline.
@@ -66,7 +68,7 @@ def _wanted(view: LoadView, config: TuneConfig, state: TuneState) -> tuple[Batch
         return state.baseline, "no traffic, back to the baseline"
     itl = view.itl.high_ms if view.itl.count >= MIN_TOKEN_SAMPLES else None
     if itl is not None and itl > config.itl_target_ms:
-        return _relieve_step(view, config, limits, itl)
+        return _relieve_step(view, config, state, itl)
     waiting = view.waiting / view.reporting
     if waiting >= 1 and view.busiest_running >= CAP_BINDS * limits.seqs:
         return _admit_more(view, config, limits, itl)
@@ -81,7 +83,24 @@ def _wanted(view: LoadView, config: TuneConfig, state: TuneState) -> tuple[Batch
     )
 
 
-def _relieve_step(view: LoadView, config: TuneConfig, limits: BatchLimits, itl: float) -> tuple[BatchLimits, str]:
+def _late_by_queue(view: LoadView, config: TuneConfig) -> bool:
+    late = view.ttft.count >= MIN_REQUEST_SAMPLES and (view.ttft.high_ms or 0.0) > config.ttft_target_ms
+    return late and (view.queue_wait.high_ms or 0.0) > (view.prefill.high_ms or 0.0)
+
+
+def _keep_throughput(view: LoadView, config: TuneConfig, state: TuneState, itl: float) -> tuple[BatchLimits, str]:
+    reason = (
+        f"ITL {_ms(itl)} > {_ms(config.itl_target_ms)} and p95 TTFT {_ms(view.ttft.high_ms)} > "
+        f"{_ms(config.ttft_target_ms)}, queue wait {_ms(view.queue_wait.high_ms)}: capacity, not limits"
+    )
+    limits, baseline = state.limits, state.baseline
+    return BatchLimits(max(limits.seqs, baseline.seqs), max(limits.tokens, baseline.tokens)), reason
+
+
+def _relieve_step(view: LoadView, config: TuneConfig, state: TuneState, itl: float) -> tuple[BatchLimits, str]:
+    if _late_by_queue(view, config):
+        return _keep_throughput(view, config, state, itl)
+    limits = state.limits
     over = f"ITL {_ms(itl)} > {_ms(config.itl_target_ms)}"
     only_tail = view.itl.median_ms is not None and view.itl.median_ms <= 0.8 * config.itl_target_ms
     if only_tail and view.prompt_share > 0.2 and limits.tokens > max(config.tokens_min, limits.seqs):
@@ -110,9 +129,9 @@ def _speed_up_prefill(
     view: LoadView, config: TuneConfig, limits: BatchLimits, itl: float | None
 ) -> tuple[BatchLimits, str]:
     late = f"p95 TTFT {_ms(view.ttft.high_ms)} > {_ms(config.ttft_target_ms)}"
-    wait, prefill = view.queue_wait.high_ms or 0.0, view.prefill.high_ms or 0.0
-    if wait > prefill:
-        return limits, f"{late}, queue wait {_ms(wait)} is most of it: capacity, not limits"
+    if _late_by_queue(view, config):
+        return limits, f"{late}, queue wait {_ms(view.queue_wait.high_ms)} is most of it: capacity, not limits"
+    prefill = view.prefill.high_ms or 0.0
     tokens = _raised(limits.tokens, config)
     if limits.tokens < config.tokens_max and _fits(itl, config, limits.tokens, tokens):
         return BatchLimits(limits.seqs, tokens), f"{late}, of which prefill {_ms(prefill)}"

@@ -3,6 +3,7 @@
 Everything a user can get wrong here becomes one `ModelLoadError` with a line that names the file or flag and the cause.
 """
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from headway_engine.core.batch import Executor
 from headway_engine.model import config as model_config
 from headway_engine.model import tokenizer as model_tokenizer
 from headway_engine.model import weights
@@ -58,8 +60,9 @@ def load(config: EngineConfig) -> LoadedModel:
     if device.type == "cpu":
         pack(model.decoder)
     blocks = _num_blocks(config, shape, device, dtype)
+    executor, tokens_ahead = make_executor(model.decoder, config, blocks, max_len)
     return LoadedModel(
-        executor=TorchExecutor(model.decoder, blocks, config.block_size),
+        executor=executor,
         tokenizer=model.tokenizer,
         model_info=ModelFacts(
             architecture=shape.architecture,
@@ -68,17 +71,48 @@ def load(config: EngineConfig) -> LoadedModel:
             max_model_len=max_len,
             vocab_size=shape.vocab_size,
         ),
+        tokens_ahead=tokens_ahead,
     )
 
 
-def cpu_limit() -> int:
+def make_executor(model: Decoder, config: EngineConfig, num_blocks: int, max_len: int) -> tuple[Executor, int]:
+    """The executor for a model that has its weights and its rotation table, and how many tokens it computes ahead.
+
+    Kernels where they can run the model, torch otherwise.
+    """
+    if model.embed.device.type == "cuda":
+        # Here because it brings Triton, which only machines with a GPU have.
+        from headway_engine.kernels.decoder import supports  # noqa: PLC0415
+        from headway_engine.runtime.cuda_executor import CudaExecutor, CudaSizes  # noqa: PLC0415
+
+        if supports(model.config, model.embed.dtype):
+            sizes = CudaSizes(
+                num_blocks=num_blocks,
+                block_size=config.block_size,
+                max_seqs=config.capacity_max_num_seqs,
+                max_tokens=config.capacity_max_num_batched_tokens,
+                max_len=max_len,
+            )
+            return CudaExecutor(model, sizes), 1
+    return TorchExecutor(model, num_blocks, config.block_size), 0
+
+
+def cpu_limit(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """CPUs this process may use: the cgroup's limit, rounded up, at most those it may run on."""
     available = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return available if quota == "max" else max(1, min(available, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2 here
-        return available
+    quota, period = _cpu_quota(cgroups)
+    return available if quota < 0 else max(1, min(available, math.ceil(quota / period)))
+
+
+def _cpu_quota(cgroups: Path) -> tuple[int, int]:
+    """Microseconds of CPU time in each period of microseconds; a negative quota is no limit."""
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "max 100000" or "70000 100000"
+        quota, period = (cgroups / "cpu.max").read_text().split()
+        return (-1 if quota == "max" else int(quota)), int(period)
+    with contextlib.suppress(OSError, ValueError):  # cgroup v1: -1 or a number, in files of their own
+        v1 = cgroups / "cpu"
+        return int((v1 / "cpu.cfs_quota_us").read_text()), int((v1 / "cpu.cfs_period_us").read_text())
+    return -1, 1
 
 
 def _read(path: Path, device: torch.device, dtype: torch.dtype) -> _Model:

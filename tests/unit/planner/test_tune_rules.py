@@ -64,6 +64,19 @@ def test_lowering_starts_from_what_really_runs():
     assert tune(replace(CALM, busiest_running=5, itl=itl(130))).limits == BatchLimits(4, 128)
 
 
+def test_slow_steps_and_a_long_queue_together_lower_nothing():
+    overload = replace(CROWDED, itl=itl(130), ttft=seconds(9000), queue_wait=seconds(8000), prefill=seconds(400))
+    decision = tune(overload)
+    assert decision.limits == STATE.limits
+    assert "capacity, not limits" in decision.reason
+
+
+def test_lowered_cap_returns_to_the_baseline_when_its_queue_makes_first_tokens_late():
+    overload = replace(CROWDED, itl=itl(130), ttft=seconds(9000), queue_wait=seconds(8000), prefill=seconds(400))
+    lowered = replace(STATE, limits=BatchLimits(2, 64))
+    assert tune(overload, lowered).limits == STATE.baseline
+
+
 def test_slow_tail_beside_prefills_lowers_the_token_budget():
     view = replace(CALM, itl=itl(130, median=40), prompt_share=0.6)
     assert tune(view).limits == BatchLimits(8, 102)
