@@ -42,9 +42,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One engine step: decode chunks first, then prefill chunks, in scheduling order. Never empty."""
+    """One engine step: decode chunks first, then prefill chunks, in scheduling order. Never empty.
+
+    Attributes:
+        chunks: what to compute.
+        prompts_follow: the next step will have prompt tokens too, as far as one can tell. An executor that runs ahead of
+            the scheduler then leaves the decodes of that step to be computed along with them.
+    """
 
     chunks: tuple[Chunk, ...]
+    prompts_follow: bool = False
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,9 @@ Progress is certain: the best-ranked running sequence can always evict all other
 Lowering `max_num_seqs` stops admission until enough have ended; nobody is preempted for it. When more sequences decode
 than the budget has tokens, they take turns.
 
+An executor that computes steps before they are scheduled (`tokens_ahead`) needs room for tokens that nobody has seen yet:
+decoding sequences get their next block that much earlier, as long as the blocks below the watermark stay free.
+
 A sequence that ends while its step is in flight keeps its blocks until `commit`, since the executor may still write there.
 """
 
@@ -44,8 +47,11 @@ class StepEvent:
 class Scheduler:
     """The state of all requests in flight. Used by one thread."""
 
-    def __init__(self, pool: BlockPool, limits: Limits, max_model_len: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self, pool: BlockPool, limits: Limits, max_model_len: int, eos_token_ids: frozenset[int], tokens_ahead: int = 0
+    ) -> None:
         self.pool = pool
+        self._tokens_ahead = tokens_ahead
         self.limits = limits
         self.metrics = Metrics()
         self.max_len = min(max_model_len, pool.capacity_tokens)
@@ -60,6 +66,7 @@ class Scheduler:
         self._next_id = 0
         self._turn = 0  # whose turn it is when more sequences decode than the budget has tokens
         self._blocked = False  # the latest step left a sequence waiting
+        self._prompts_follow = False  # it left prompt tokens that only lacked token budget
         self._kv_tokens = 0
         self._backlog = 0
 
@@ -184,7 +191,7 @@ class Scheduler:
         # A sequence preempted above does not decode any more, also when it has been admitted again.
         chunks = [self._launch(sequence, 1) for sequence in decoding if sequence.decoding]
         chunks += self._cut_prefills(budget - len(chunks), now)
-        return Batch(tuple(chunks)) if chunks else None
+        return Batch(tuple(chunks), self._prompts_follow) if chunks else None
 
     def commit(self, batch: Batch, results: tuple[int | StepFailure, ...], now: float) -> list[StepEvent]:
         """Take the tokens of the step in; returns what happened to each request."""
@@ -241,11 +248,12 @@ class Scheduler:
         if len(self._running) > len(decoding):
             for sequence in self._running.values():
                 ahead[sequence.request.priority] += sequence.backlog
-        self._blocked = False
+        self._blocked = self._prompts_follow = False
         while (head := self._waiting.head()) is not None:
             priority = head.request.priority
-            if sum(ahead[: priority + 1]) >= budget or not self._make_room(head, growing):
-                self._blocked = True
+            over_budget = sum(ahead[: priority + 1]) >= budget
+            if over_budget or not self._make_room(head, growing):
+                self._blocked, self._prompts_follow = True, over_budget
                 return
             self._waiting.remove(head)
             head.blocks = pool.allocate(pool.blocks_for(len(head.tokens)))
@@ -289,12 +297,21 @@ class Scheduler:
                 return
         sequence.blocks += self.pool.allocate(1)
 
+    def _grow_ahead(self, sequence: Sequence) -> None:
+        """Give a sequence that samples in this step room for tokens after that one, if nobody else is short of it."""
+        pool = self.pool
+        wanted = pool.blocks_for(min(len(sequence.tokens) + self._tokens_ahead, self.max_len)) - len(sequence.blocks)
+        if wanted > 0 and pool.num_free - wanted >= self._watermark:
+            sequence.blocks += pool.allocate(wanted)
+
     def _cut_prefills(self, budget: int, now: float) -> list[Chunk]:
         """Chunks of prompts, in rank order, of at most `budget` tokens in all."""
         prefilling = [sequence for sequence in self._running.values() if not sequence.decoding]
         prefilling.sort(key=lambda sequence: sequence.rank)
         chunks = []
         for sequence in prefilling:
+            if budget < sequence.backlog:
+                self._prompts_follow = True
             if budget <= 0:
                 break
             num_tokens = min(budget, sequence.backlog)
@@ -308,6 +325,8 @@ class Scheduler:
 
     def _launch(self, sequence: Sequence, num_tokens: int) -> Chunk:
         self._in_flight[sequence.sequence_id] = sequence
+        if self._tokens_ahead and sequence.num_computed + num_tokens == len(sequence.tokens):
+            self._grow_ahead(sequence)
         return sequence.chunk(num_tokens)
 
     def _advance(self, sequence: Sequence, num_tokens: int) -> None:

@@ -38,7 +38,9 @@ class AsyncEngine:
         limits = LimitsState(config.envelope(), config.baseline(), config.baseline())
         facts = model.model_info
         eos_token_ids = model.tokenizer.eos_token_ids
-        self._scheduler = Scheduler(pool, limits.effective, facts.max_model_len, frozenset(eos_token_ids))
+        self._scheduler = Scheduler(
+            pool, limits.effective, facts.max_model_len, frozenset(eos_token_ids), model.tokens_ahead
+        )
         self._streams = Streams(event_loop, self._on_delivered)
         self._loop = StepLoop(model.executor, self._scheduler, limits, self._streams)
         self._bounds = AdmissionBounds(facts.max_model_len, pool.capacity_tokens, facts.vocab_size)

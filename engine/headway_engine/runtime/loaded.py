@@ -27,11 +27,19 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run. The executor is then used by the step thread only."""
+    """A model ready to run. The executor is then used by the step thread only.
+
+    Attributes:
+        executor: with the weights.
+        tokenizer: of the model.
+        model_info: facts about it.
+        tokens_ahead: how far the executor computes ahead of the scheduler, see `core/scheduler.py`.
+    """
 
     executor: Executor
     tokenizer: Tokenizer
     model_info: ModelFacts
+    tokens_ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)

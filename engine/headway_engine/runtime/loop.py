@@ -110,15 +110,16 @@ class StepLoop:
         """Start the thread."""
         self._thread.start()
 
-    def send(self, command: Command) -> bool:
-        """Have a command applied between two steps; False when the loop has ended and never will."""
+    def send(self, *commands: Command) -> bool:
+        """Have commands applied between the same two steps; False when the loop has ended and never will."""
         with self._wake:
             if not self._failure and not self._stopping:
-                self._commands.append(command)
+                self._commands.extend(commands)
                 self._wake.notify()
                 return True
-        # Nobody will take it: a caller that waits must not wait for ever.
-        _refuse(command)
+        # Nobody will take them: a caller that waits must not wait for ever.
+        for command in commands:
+            _refuse(command)
         return False
 
     def stop(self) -> None:
