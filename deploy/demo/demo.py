@@ -52,7 +52,7 @@ def load(rate: float, seconds: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         report_path = Path(folder) / "report.json"
         command = ["headway", "bench", "online", "--fleet", NAME, "--namespace", NAMESPACE, "--rate", str(rate),
-                   "--duration", str(seconds), "--max-input", "96", "--max-output", "48", "--json"]  # fmt: skip
+                   "--duration", str(seconds), "--max-input", "48", "--max-output", "32", "--json"]  # fmt: skip
         with report_path.open("w") as report_file:
             bench = subprocess.Popen(command, stdout=report_file, env=steps.environment())
         peak, limits = 1, set()

@@ -4,8 +4,8 @@ Latency has two parts. Compute (the step, seen as inter-token latency and as pre
 follows the capacity. So the rules, first match wins:
 
 1. no engine answers: hold; no traffic in the whole window: back to the baseline;
-2. inter-token latency over target: when first tokens are late because of the queue as well, the fleet is too small, and
-   fewer sequences would only lengthen the queue: not below the baseline; else fewer tokens a step when only its tail is
+2. inter-token latency over target: when the queue is long as well, the fleet is too small, and lower limits would only
+   lengthen the queue: not below the baseline; else fewer tokens a step when only its tail is
    over (prefills interfere), else fewer sequences;
 3. requests wait, the sequence cap binds, KV cache and inter-token latency leave room: more sequences;
 4. first token late although the queue is short: more tokens a step while latency allows, else fewer sequences;
@@ -90,17 +90,18 @@ def _late_by_queue(view: LoadView, config: TuneConfig) -> bool:
 
 def _keep_throughput(view: LoadView, config: TuneConfig, state: TuneState, itl: float) -> tuple[BatchLimits, str]:
     reason = (
-        f"ITL {_ms(itl)} > {_ms(config.itl_target_ms)} and p95 TTFT {_ms(view.ttft.high_ms)} > "
-        f"{_ms(config.ttft_target_ms)}, queue wait {_ms(view.queue_wait.high_ms)}: capacity, not limits"
+        f"ITL {_ms(itl)} > {_ms(config.itl_target_ms)}, but queue {view.waiting / view.reporting:.1f} per replica, "
+        f"queue wait {_ms(view.queue_wait.high_ms)}: capacity, not limits"
     )
     limits, baseline = state.limits, state.baseline
     return BatchLimits(max(limits.seqs, baseline.seqs), max(limits.tokens, baseline.tokens)), reason
 
 
 def _relieve_step(view: LoadView, config: TuneConfig, state: TuneState, itl: float) -> tuple[BatchLimits, str]:
-    if _late_by_queue(view, config):
-        return _keep_throughput(view, config, state, itl)
     limits = state.limits
+    # A whole batch waiting shows the same as late first tokens do, and sooner.
+    if _late_by_queue(view, config) or view.waiting / view.reporting >= limits.seqs:
+        return _keep_throughput(view, config, state, itl)
     over = f"ITL {_ms(itl)} > {_ms(config.itl_target_ms)}"
     only_tail = view.itl.median_ms is not None and view.itl.median_ms <= 0.8 * config.itl_target_ms
     if only_tail and view.prompt_share > 0.2 and limits.tokens > max(config.tokens_min, limits.seqs):

@@ -71,6 +71,10 @@ def test_slow_steps_and_a_long_queue_together_lower_nothing():
     assert "capacity, not limits" in decision.reason
 
 
+def test_slow_steps_while_a_whole_batch_waits_lower_nothing():
+    assert tune(replace(CROWDED, itl=itl(130), waiting=8)).limits == STATE.limits
+
+
 def test_lowered_cap_returns_to_the_baseline_when_its_queue_makes_first_tokens_late():
     overload = replace(CROWDED, itl=itl(130), ttft=seconds(9000), queue_wait=seconds(8000), prefill=seconds(400))
     lowered = replace(STATE, limits=BatchLimits(2, 64))
