@@ -121,7 +121,7 @@ class Load:
             self._in_flight[address] += 1
             tokens = 0
             try:
-                async for message in EngineStub(self._channels[address]).Generate(self._request, timeout=120):
+                async for message in EngineStub(self._channels[address]).Generate(self._request, timeout=300):
                     tokens += len(message.chunk.token_ids)
                     if message.HasField("complete"):
                         self._check(address, len(message.complete.output_ids), message.complete.finish_reason)

@@ -86,7 +86,8 @@ async def _story(namespace: str) -> None:
             "maxReplicas": 2,
             "scaleDown": {"stabilizationWindowSeconds": 15, "maxReplicasPerPeriod": 1, "periodSeconds": 5},
         },
-        tuning={"mode": "Auto", "cooldownSeconds": 5},
+        # The bound keeps one replica from serving the whole load, however fast its CPU is.
+        tuning={"mode": "Auto", "cooldownSeconds": 5, "bounds": {"maxNumSeqs": {"min": 1, "max": 6}}},
     )
     await asyncio.to_thread(apply, namespace, deployment)
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
@@ -97,7 +98,7 @@ async def _story(namespace: str) -> None:
     assert await greedy(address, PROMPT, 12) == await asyncio.to_thread(transformers_greedy, PROMPT, 12)
 
     # Load: scaled out and retuned live, while the operator's leader is killed half-way.
-    async with Load(NAME, namespace, rate_per_s=3.0, prompt=PROMPT, max_tokens=24) as load:
+    async with Load(NAME, namespace, rate_per_s=5.0, prompt=PROMPT, max_tokens=24) as load:
         await until("a retune", lambda: bool(history("tuning", namespace)), 60)
         await until("a scale-out", lambda: len(uids(NAME, namespace)) == 2, 60)
         killed = await asyncio.to_thread(leader)
