@@ -12,7 +12,15 @@ from decimal import Decimal
 
 from pydantic import JsonValue, ValidationError
 
-from headway_operator.api.v1alpha1 import GPU_RESOURCE, GROUP, Device, Engine, LLMDeployment, PodTemplate
+from headway_operator.api.v1alpha1 import (
+    GPU_RESOURCE,
+    GROUP,
+    Device,
+    Engine,
+    LLMDeployment,
+    LLMDeploymentStatus,
+    PodTemplate,
+)
 
 OWNED_LABELS = frozenset(f"app.kubernetes.io/{name}" for name in ("name", "instance", "managed-by"))
 # Fields of the pod that the drain, the security defaults or the fleet's bookkeeping depend on.
@@ -68,15 +76,25 @@ class FieldError:
 
 
 def parse(manifest: Mapping[str, JsonValue]) -> LLMDeployment | tuple[FieldError, ...]:
-    """The model of a manifest, or everything that is wrong with it."""
+    """The model of a manifest, or everything about it that does not fit the schema.
+
+    A status that cannot be read counts as none: another version may have written it, and it is no reason to stop.
+    """
     try:
-        fleet = LLMDeployment.model_validate(manifest)
+        return LLMDeployment.model_validate({**manifest, "status": parse_status(manifest)})
     except ValidationError as error:
         return tuple(
             FieldError(".".join(str(part) for part in item["loc"]), item["msg"].removeprefix("Value error, "))
             for item in error.errors(include_url=False)
         )
-    return problems(fleet) or fleet
+
+
+def parse_status(manifest: Mapping[str, JsonValue]) -> LLMDeploymentStatus:
+    """The status, or an empty one when another version wrote something this one does not understand."""
+    try:
+        return LLMDeploymentStatus.model_validate(manifest.get("status") or {})
+    except ValidationError:
+        return LLMDeploymentStatus()
 
 
 def problems(fleet: LLMDeployment) -> tuple[FieldError, ...]:

@@ -9,6 +9,7 @@ the object go.
 from dataclasses import replace
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
+from headway_operator.api.parse import parse_status
 from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode
 from headway_operator.core import (
     desired,
@@ -54,8 +55,10 @@ def decide(observed: Observed) -> Plan:
         return _delete(observed, fleet)
     if isinstance(fleet, Refused):
         return _refuse(observed, fleet)
-    wanted = desired.children(fleet, scaling.manual_replicas(fleet))
-    refused = validation.check(fleet) or validation.conflict(observed.children, wanted)
+    # The children are built from a spec that is known to be sound.
+    refused = validation.check(fleet) or validation.conflict(
+        observed.children, desired.children(fleet, scaling.manual_replicas(fleet))
+    )
     if refused is not None:
         return _refuse(observed, refused)
     return _run(_situation(observed, fleet))
@@ -176,7 +179,7 @@ def _requeue_s(situation: Situation) -> float:
 
 def _refuse(observed: Observed, refused: Refused) -> Plan:
     """Say why, change nothing else. The next edit wakes us; until then there is nothing to retry."""
-    before = validation.parse_status(observed.manifest)
+    before = parse_status(observed.manifest)
     finding = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
     return Plan(tuple(_report(observed, before, (finding,))), IDLE_S)
 
@@ -202,7 +205,7 @@ def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
         Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
         Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),
     )
-    actions = _report(observed, validation.parse_status(observed.manifest), found)
+    actions = _report(observed, parse_status(observed.manifest), found)
     reason = "the LLMDeployment is being deleted"
     for pod in observed.pods:
         if pod.deleting:

@@ -4,19 +4,13 @@ CEL sees what the user wrote; these rules see it with the defaults filled in. Wh
 condition Accepted=False, and the fleet that runs stays as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
+from headway_operator.api import parse as api
 from headway_operator.api.conditions import Reason
-from headway_operator.api.v1alpha1 import (
-    LLMDeployment,
-    LLMDeploymentStatus,
-    Range,
-    TuningMode,
-    baseline_limits,
-)
+from headway_operator.api.parse import FieldError
+from headway_operator.api.v1alpha1 import LLMDeployment, Range, TuningMode, baseline_limits
 from headway_operator.core.observed import OwnedObject
 from headway_operator.core.plan import Json, Manifest
 
@@ -30,25 +24,15 @@ class Refused:
 
 
 def parse(manifest: Manifest) -> LLMDeployment | Refused:
-    """The LLMDeployment as a model; a status that cannot be read counts as none."""
-    try:
-        return LLMDeployment.model_validate({**manifest, "status": parse_status(manifest)})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return Refused(Reason.INVALID_SPEC, f"{field}: {first['msg']}")
-
-
-def parse_status(manifest: Manifest) -> LLMDeploymentStatus:
-    """The status, or an empty one when another version wrote something this one does not understand."""
-    try:
-        return LLMDeploymentStatus.model_validate(manifest.get("status") or {})
-    except ValidationError:
-        return LLMDeploymentStatus()
+    """The LLMDeployment as a model."""
+    parsed = api.parse(manifest)
+    return parsed if isinstance(parsed, LLMDeployment) else _refused(parsed)
 
 
 def check(fleet: LLMDeployment) -> Refused | None:
     """The rules over the spec with its defaults filled in."""
+    if wrong := api.problems(fleet):
+        return _refused(wrong)
     baseline = baseline_limits(fleet.spec)
     if baseline.max_num_batched_tokens < baseline.max_num_seqs:
         return Refused(
@@ -75,6 +59,10 @@ def conflict(children: tuple[OwnedObject, ...], wanted: tuple[Mapping[str, Json]
                 "or delete that object",
             )
     return None
+
+
+def _refused(wrong: Sequence[FieldError]) -> Refused:
+    return Refused(Reason.INVALID_SPEC, "; ".join(map(str, wrong)))
 
 
 def _outside(field: str, value: int, bounds: Range | None) -> Refused | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rule_examples import VALID, changed
 
-from headway_operator.api.parse import amount, parse
+from headway_operator.api.parse import amount, parse, problems
 from headway_operator.api.v1alpha1 import LLMDeployment
 
 IDENTITY = {"metadata.name": "chat", "metadata.namespace": "default"}
@@ -14,7 +14,9 @@ IDENTITY = {"metadata.name": "chat", "metadata.namespace": "default"}
 
 def outcome(change: dict[str, Any]) -> LLMDeployment | list[str]:
     parsed = parse(changed(IDENTITY, change))
-    return parsed if isinstance(parsed, LLMDeployment) else [str(error) for error in parsed]
+    if isinstance(parsed, LLMDeployment):
+        return [str(error) for error in problems(parsed)] or parsed
+    return [str(error) for error in parsed]
 
 
 def template(**spec: Any) -> dict[str, Any]:
