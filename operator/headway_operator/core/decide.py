@@ -158,6 +158,8 @@ def _pods(situation: Situation) -> list[Action]:
         if step is not None:
             actions.append(step)
     actions += drain.start(steps.retire, observed.now)
+    if observed.hold_creation:
+        return actions
     taken = [pod.name for pod in observed.pods]
     owner = desired.owner_reference(fleet)
     for name in names.free_names(fleet.metadata.name, situation.revision, taken, steps.create):

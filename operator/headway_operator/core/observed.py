@@ -97,7 +97,8 @@ class Observed:
         now: wall clock, UTC: for timestamps in the API.
         monotonic_s: the clock of the samples.
         defaults: operator settings that decisions need.
-        refused: why the API server refused to create a pod in the pass before; "" when it did not.
+        refused: why the API server refused to create a pod the last time; "" when it did not.
+        hold_creation: that was a moment ago, and no pod should be created in this pass.
     """
 
     manifest: Mapping[str, Json]
@@ -108,6 +109,7 @@ class Observed:
     monotonic_s: float
     defaults: "Defaults"
     refused: str = ""
+    hold_creation: bool = False
 
 
 @dataclass(frozen=True, slots=True)

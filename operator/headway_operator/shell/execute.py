@@ -1,8 +1,9 @@
 """The only writer: runs a plan's actions one at a time, in order.
 
 A failure of the API server ends the plan: what follows may rest on the write that failed, and the next pass starts from
-fresh reads anyway. Two failures do not end it. An Event that cannot be posted is only a lost message. An engine that does
-not answer blocks nothing but the later actions on its own pod: one silent engine must not stop the fleet.
+fresh reads anyway. Three failures do not end it. An Event that cannot be posted is only a lost message. An engine that does
+not answer blocks nothing but the later actions on its own pod: one silent engine must not stop the fleet. A pod that the
+API server will not have (a quota, say) holds up the creation of other pods only: those that run still want their limits.
 """
 
 import logging
@@ -41,12 +42,19 @@ class Result:
         failed: the action that ended the plan, with `error`; None when none did.
         error: why it failed.
         engine_failures: control calls that failed, as sentences; the plan went on.
+        refused: why the API server would not have a pod; the plan went on without further pods.
     """
 
     done: list[Action] = field(default_factory=list)
     failed: Action | None = None
     error: KubeError | None = None
     engine_failures: list[str] = field(default_factory=list)
+    refused: str = ""
+
+    @property
+    def created_pod(self) -> bool:
+        """Did the API server take a pod?"""
+        return any(_creates_pod(action) for action in self.done)
 
 
 class Executor:
@@ -69,11 +77,14 @@ class Executor:
         silent: set[str] = set()
         for action in plan.actions:
             pod = _pod_of(action)
-            if pod in silent:
+            if pod in silent or (result.refused and _creates_pod(action)):
                 continue
             try:
                 await self._perform(key, action, observed)
             except KubeError as error:
+                if _creates_pod(action) and error.failure is Failure.PERMANENT:
+                    result.refused = error.message
+                    continue
                 result.failed, result.error = action, error
                 return result
             except EngineError as error:
@@ -175,6 +186,10 @@ def _pod_of(action: Action) -> str:
             return pod
         case _:
             return ""
+
+
+def _creates_pod(action: Action) -> bool:
+    return isinstance(action, Apply) and text_at(action.manifest, "kind") == "Pod"
 
 
 def _describe(action: Action) -> str:

@@ -25,6 +25,7 @@ from headway_operator.shell.kube import (
     list_at,
     text_at,
 )
+from headway_operator.shell.refusals import Refusal
 
 ENGINE_CONTAINER = "engine"
 
@@ -60,9 +61,13 @@ async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
 
 
 def observed(
-    reads: Reads, samples: Mapping[str, tuple[EngineSample, ...]], monotonic_s: float, defaults: Defaults
+    reads: Reads,
+    samples: Mapping[str, tuple[EngineSample, ...]],
+    monotonic_s: float,
+    defaults: Defaults,
+    refusal: Refusal | None,
 ) -> Observed:
-    """Join the reads with the engines' samples and the clocks."""
+    """Join the reads with the engines' samples, the clocks and the last refusal."""
     return Observed(
         manifest=reads.manifest,
         pods=reads.pods,
@@ -71,6 +76,8 @@ def observed(
         now=datetime.now(UTC),
         monotonic_s=monotonic_s,
         defaults=defaults,
+        refused=refusal.message if refusal is not None else "",
+        hold_creation=refusal is not None and monotonic_s < refusal.retry_at_s,
     )
 
 

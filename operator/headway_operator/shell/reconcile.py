@@ -8,6 +8,7 @@ fleet's bug does not stop the others.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,16 +16,18 @@ from headway_operator.core.observed import Defaults, Observed
 from headway_operator.core.plan import Manifest, Plan
 from headway_operator.shell.engines import Engines
 from headway_operator.shell.events import EventSink
-from headway_operator.shell.execute import Executor
+from headway_operator.shell.execute import Executor, Result
 from headway_operator.shell.kube import Failure, FleetKey, KubeApi, KubeError
 from headway_operator.shell.metrics import Metrics
 from headway_operator.shell.observe import observed, read_fleet, window_s
+from headway_operator.shell.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
 Decide = Callable[[Observed], Plan]
 
 ENGINE_RETRY_S = 2.0  # a pod whose control call failed is tried again after so long
+TELL_S = 0.5  # a refusal that says something new is in the fleet's conditions after so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Reconciler:
     def __init__(self, shell: Shell, decide: Decide) -> None:
         self._shell = shell
         self._decide = decide
+        self._refusals = Refusals()
 
     async def __call__(self, key: FleetKey) -> Outcome:
         """Run one pass."""
@@ -75,6 +79,7 @@ class Reconciler:
         if outcome.gone:
             self._shell.engines.track(key, (), 0.0)
             self._shell.metrics.forget(key)
+            self._refusals.clear(key)
         return outcome
 
     async def _pass(self, key: FleetKey) -> Outcome:
@@ -87,7 +92,8 @@ class Reconciler:
             manifest = reads.manifest
             shell.engines.track(key, reads.pods, window_s(manifest))
             now_s = asyncio.get_running_loop().time()
-            snapshot = observed(reads, shell.engines.samples(key), now_s, shell.defaults)
+            refusal = self._refusals.get(key)
+            snapshot = observed(reads, shell.engines.samples(key), now_s, shell.defaults, refusal)
             shell.metrics.fleet(key, manifest, shell.engines.oldest_sample_age_s(key, now_s))
             plan = self._decide(snapshot)
             result = await shell.executor.execute(key, plan, snapshot)
@@ -102,7 +108,22 @@ class Reconciler:
             log.warning("%s: engines did not comply: %s", key, "; ".join(result.engine_failures))
         if result.error is not None:
             return await self._failed(key, manifest, result.error, type(result.failed).__name__)
-        return Outcome(min(plan.requeue_s, ENGINE_RETRY_S) if result.engine_failures else plan.requeue_s)
+        requeue_s = min(plan.requeue_s, ENGINE_RETRY_S) if result.engine_failures else plan.requeue_s
+        return Outcome(min(requeue_s, await self._remember(key, manifest, result)))
+
+    async def _remember(self, key: FleetKey, manifest: Manifest, result: Result) -> float:
+        """Keep or forget what was refused; returns when to pass again for it at the latest."""
+        if result.created_pod:
+            self._refusals.clear(key)
+        if not result.refused:
+            refusal = self._refusals.get(key)
+            return refusal.wait_s if refusal is not None else math.inf
+        if not self._refusals.add(key, result.refused, asyncio.get_running_loop().time()):
+            return math.inf
+        log.warning("%s: a pod is refused: %s", key, result.refused)
+        message = f"no pod can be created, which is tried again each minute: {result.refused}"
+        await self._shell.events.emit(key.ref, manifest, "Warning", "PodRefused", message)
+        return TELL_S
 
     async def _failed(self, key: FleetKey, manifest: Manifest, error: KubeError, action: str) -> Outcome:
         log.warning("%s: %s failed: %s: %s", key, action or "the pass", error.failure, error.message)

@@ -144,3 +144,16 @@ def test_passes_over_a_settled_fleet_write_nothing(
     repair = ["Apply Service/demo: Service demo is missing"]
     eventually(lambda: done_in_a_round() == repair)  # the statuses of the start may still come
     assert [done_in_a_round() for _ in range(5)] == [repair] * 5
+
+
+def test_a_pod_that_the_api_server_refuses_is_told_in_the_conditions_and_created_once_it_may(fleet: Fleet) -> None:
+    api, quota = fleet.server.api, f"/api/v1/namespaces/{fleet.namespace}/resourcequotas"
+    spec = {"hard": {"pods": "0"}}
+    api.create(quota, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": spec}).ok()
+    # The API server enforces what a quota's status says; the controller that writes it does not run here.
+    api.merge(f"{quota}/none/status", {"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}).ok()
+    fleet.create()
+    eventually(lambda: "exceeded quota" in fleet.condition("Ready")["message"])
+    assert fleet.condition("Ready")["reason"] == "PodRefused"
+    api.delete(f"{quota}/none").ok()
+    eventually(lambda: len(fleet.pods()) == 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import simple_decide
-from fake_kube import CrashError, FakeKube, Request
+from fake_kube import CrashError, FakeKube, Request, no_fault
 from shell_harness import KEY, FakeControl, fleet_manifest
 from shell_harness import make_reconciler as new_process
 
@@ -142,8 +142,33 @@ async def test_what_cannot_succeed_is_told_to_the_user_once(kube: FakeKube, make
     reconcile = make_reconciler()
     await settle(reconcile)
     events = [kube.objects[ref] for ref in kube.of_kind("Event")]
-    assert [event["reason"] for event in events] == ["ReconcileFailed"]
-    assert "exceeded quota" in events[0]["note"]
+    assert [event["reason"] for event in events] == ["ReplicasCreated", "PodRefused"]
+    assert "exceeded quota" in events[1]["note"]
+
+
+async def test_a_refused_pod_is_observed_and_holds_up_only_the_creation_of_pods(kube: FakeKube) -> None:
+    seen: list[Observed] = []
+
+    def quota(request: Request) -> None:
+        if request.kind == "Pod" and request.is_write:
+            raise KubeError(Failure.PERMANENT, "exceeded quota: pods=0", 403)
+
+    def decide(observed: Observed) -> Plan:
+        seen.append(observed)
+        return simple_decide.decide(observed)
+
+    kube.before = quota
+    reconcile = new_process(kube, FakeControl(), decide)
+    first = await reconcile(KEY)
+    assert first.failure is None
+    assert first.requeue_s < 1, "the condition must not wait for a minute"
+    assert kube.objects[KEY.ref]["status"]["replicas"] == 0, "the status comes after the pods in this plan"
+    await reconcile(KEY)
+    assert [(one.refused, one.hold_creation) for one in seen] == [("", False), ("exceeded quota: pods=0", True)]
+    kube.before = no_fault
+    await reconcile(KEY)
+    await reconcile(KEY)
+    assert seen[-1].refused == ""
 
 
 async def test_an_event_that_cannot_be_posted_does_not_end_the_pass(
