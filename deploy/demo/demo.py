@@ -46,7 +46,7 @@ def identities() -> dict[str, int]:
 
 
 def load(rate: float, seconds: int) -> bool:
-    """Send an open-loop load, show what the fleet does, and wait until it is small again; True when nothing was lost."""
+    """Send an open-loop load, show what the fleet does, and wait until it is small again; True when all of it happened and nothing was lost."""
     before = identities()
     say(f"{seconds} s of load at {rate:g} requests/s (Poisson); watch SEQS and TOKENS change in running engines")
     with tempfile.TemporaryDirectory() as folder:
@@ -73,14 +73,17 @@ def load(rate: float, seconds: int) -> bool:
     after = identities()
     kept = set(before) & set(after)
     print()
-    say(f"requests: {report['requests']} sent, {report['completed']} answered in full, {report['failed']} failed")
+    say(
+        f"requests: {report['requests']} sent, {report['completed']} answered in full, {report['failed']} failed, "
+        f"{report['cut']} of them cut; {report['retried']} sent again because their pod was about to leave"
+    )
     say(f"TTFT p50 {report['ttft_ms']['p50']:.0f} ms, p95 {report['ttft_ms']['p95']:.0f} ms; "
         f"ITL p95 {report['gap_ms']['p95']:.0f} ms; {report['output_tokens_per_s']:.0f} tokens/s")  # fmt: skip
     say(f"replicas: 1 -> {peak} -> {rows[-1].ready}; limits seen (sequences, tokens per step): "
         f"{', '.join(f'{seqs}/{tokens}' for seqs, tokens in sorted(limits, key=str))}")  # fmt: skip
     restarts = sum(after[uid] - before[uid] for uid in kept)
     say(f"pods that were there before the load and still are: {len(kept)}, restarted: {restarts}")
-    return bool(report["failed"] == 0 and restarts == 0)
+    return bool(report["failed"] == 0 and restarts == 0 and peak > 1 and len(limits) > 1)
 
 
 def main() -> int:

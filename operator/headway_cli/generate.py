@@ -35,7 +35,7 @@ async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise CliError("PROMPT must not be empty")
-    async with target.addresses(options, every_pod=False) as (address,), EngineClient(address) as client:
+    async with target.address(options) as address, EngineClient(address) as client:
         await client.wait_ready(CONNECT_TIMEOUT_S)
         template = "" if options.raw else (await client.model_info()).chat_template
         text = render_chat(template, prompt, options.system) if template else prompt

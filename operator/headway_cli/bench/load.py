@@ -3,18 +3,23 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
+from types import TracebackType
 from typing import Self
 
+from headway_cli.bench.engines import Engine, EnginePool, warm_up
 from headway_cli.bench.report import Record
 from headway_cli.bench.workload import Arrival, prompt_ids
 from headway_rpc import pb
-from headway_rpc.client import EngineClient, EngineError, Message
+from headway_rpc.client import EngineError
 
-CONNECT_TIMEOUT_S = 10.0
+# An engine that drains answers UNAVAILABLE: the request has not begun and belongs elsewhere.
+UNAVAILABLE = "UNAVAILABLE"
+MAX_TRIES = 8
+RETRY_S = 0.1  # times the number of tries so far
 WARMUP = Arrival(index=-1, at_s=0.0, input_tokens=128, output_tokens=16)
 
 
@@ -23,7 +28,7 @@ class Share:
     """What one client process sends.
 
     Attributes:
-        addresses: engines; requests go round them.
+        addresses: the engines at the start.
         schedule: this client's arrivals.
         seed: of the token ids.
         vocab_size: token ids are below it.
@@ -43,35 +48,29 @@ class Share:
     warmup: int
 
 
-Send = Callable[[pb.GenerateRequest], AsyncGenerator[Message]]
-
-
 class LoadClient:
-    """Connections and requests of one client; use it as a context manager, then `run`."""
+    """The requests of one client; use it as a context manager, then `run`."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._stack = AsyncExitStack()
-        self._senders: list[Send] = []
+        self._pool = EnginePool(share.timeout_s, share.mux)
         # Made beforehand: building a long prompt takes a millisecond that no request should wait for.
         self._requests = [_request(share, arrival) for arrival in share.schedule]
 
     async def __aenter__(self) -> Self:
-        for address in self._share.addresses:
-            client = await self._stack.enter_async_context(EngineClient(address))
-            await client.wait_ready(CONNECT_TIMEOUT_S)
-            self._senders.append(await self._sender(client))
-        await asyncio.gather(
-            *(
-                _warm_up(send, _request(self._share, WARMUP))
-                for send in self._senders
-                for _ in range(self._share.warmup)
-            )
-        )
+        await self._pool.__aenter__()
+        await self._pool.start(self._share.addresses)
+        await warm_up(self._pool.open, lambda: _request(self._share, WARMUP), self._share.warmup)
         return self
 
-    async def __aexit__(self, *exit_details: object) -> None:
-        await self._stack.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pool.__aexit__(kind, error, trace)
+
+    async def follow(self, addresses: Sequence[str]) -> None:
+        """Send new requests to these engines from now on."""
+        await self._pool.follow(addresses)
 
     async def run(self, start_s: float) -> list[Record]:
         """Send everything; `start_s` is the monotonic time that the schedule counts from."""
@@ -80,25 +79,53 @@ class LoadClient:
             wait_s = start_s + arrival.at_s - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            send = self._senders[arrival.index % len(self._senders)]
-            running.append(asyncio.create_task(_one(send, arrival, request, start_s)))
+            running.append(asyncio.create_task(self._one(arrival, request, start_s)))
         return list(await asyncio.gather(*running))
 
-    async def _sender(self, client: EngineClient) -> Send:
-        if self._share.mux:
-            mux = await self._stack.enter_async_context(client.mux())
-            return mux.generate
-        timeout_s = self._share.timeout_s
-        return lambda request: client.generate(request, timeout_s)
+    async def _one(self, arrival: Arrival, request: pb.GenerateRequest, start_s: float) -> Record:
+        """Try until an engine takes it. What has begun to answer is never tried again: that would be another answer."""
+        sent_s = time.monotonic() - start_s
+        tried: list[str] = []
+        while True:
+            engine = self._pool.pick(tried)
+            engine.in_flight += 1
+            try:
+                answer = await _listen(engine, request, start_s)
+            finally:
+                engine.in_flight -= 1
+            tried.append(engine.address)
+            if answer.status != UNAVAILABLE or answer.tokens or len(tried) >= MAX_TRIES:
+                break
+            # A fleet of one that is just replaced has nobody else for a moment.
+            await asyncio.sleep(RETRY_S * len(tried))
+        return Record(
+            arrival_s=arrival.at_s,
+            sent_s=sent_s,
+            first_s=answer.times[0] if answer.times else None,
+            last_s=answer.times[-1] if answer.times else None,
+            tokens=answer.tokens,
+            gaps_ms=tuple((after - before) * 1000 for before, after in pairwise(answer.times)),
+            status=answer.status,
+            engine=engine.address,
+            retries=len(tried) - 1,
+        )
 
 
-async def _one(send: Send, arrival: Arrival, request: pb.GenerateRequest, start_s: float) -> Record:
-    sent_s = time.monotonic() - start_s
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one engine sent: when tokens came, how many, and how it ended."""
+
+    times: list[float]
+    tokens: int
+    status: str
+
+
+async def _listen(engine: Engine, request: pb.GenerateRequest, start_s: float) -> _Answer:
     times: list[float] = []
     tokens = 0
     status = "UNKNOWN"
     try:
-        async with aclosing(send(request)) as answer:
+        async with aclosing(engine.send(request)) as answer:
             async for message in answer:
                 if isinstance(message, pb.GenerateComplete):
                     status = _status(message)
@@ -110,20 +137,7 @@ async def _one(send: Send, arrival: Arrival, request: pb.GenerateRequest, start_
                     times.append(time.monotonic() - start_s)
     except EngineError as error:
         status = error.code.name
-    return Record(
-        arrival_s=arrival.at_s,
-        sent_s=sent_s,
-        first_s=times[0] if times else None,
-        last_s=times[-1] if times else None,
-        tokens=tokens,
-        gaps_ms=tuple((after - before) * 1000 for before, after in pairwise(times)),
-        status=status,
-    )
-
-
-async def _warm_up(send: Send, request: pb.GenerateRequest) -> None:
-    async for _ in send(request):
-        pass
+    return _Answer(times, tokens, status)
 
 
 def _request(share: Share, arrival: Arrival) -> pb.GenerateRequest:

@@ -5,21 +5,22 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from headway_cli import target
 from headway_cli.bench import arguments, report
 from headway_cli.bench.load import LoadClient, Share
-from headway_cli.bench.worker import decode_records, encode_share
+from headway_cli.bench.worker import LINE_BYTES, decode_records, encode_share
 from headway_cli.bench.workload import Arrival, arrivals, fit
 from headway_cli.errors import CliError
+from headway_cli.target import Current
 from headway_rpc.client import EngineClient, EngineError
 
 # From "everyone is connected" to the first possible arrival.
 START_DELAY_S = 0.2
-# The records of a long test are one line.
-LINE_BYTES = 1 << 28
+FOLLOW_S = 1.0  # between two looks at which pods serve
 
 
 def command(options: argparse.Namespace) -> int:
@@ -39,7 +40,8 @@ def command(options: argparse.Namespace) -> int:
 
 
 async def _measure(options: argparse.Namespace, schedule: list[Arrival]) -> list[report.Record]:
-    async with target.addresses(options, every_pod=True) as addresses:
+    async with target.following(options) as current:
+        addresses = await current()
         async with EngineClient(addresses[0]) as client:
             await client.wait_ready(10.0)
             model = await client.model_info()
@@ -57,9 +59,9 @@ async def _measure(options: argparse.Namespace, schedule: list[Arrival]) -> list
             warmup=options.warmup,
         )
         if options.clients == 1:
-            async with LoadClient(everything) as load:
+            async with LoadClient(everything) as load, _following(current, load.follow):
                 return await load.run(time.monotonic() + START_DELAY_S)
-        return await _in_processes(split(everything, options.clients))
+        return await _in_processes(split(everything, options.clients), current)
 
 
 def split(everything: Share, clients: int) -> list[Share]:
@@ -70,7 +72,30 @@ def split(everything: Share, clients: int) -> list[Share]:
     ]
 
 
-async def _in_processes(shares: Sequence[Share]) -> list[report.Record]:
+@asynccontextmanager
+async def _following(current: Current, use: Callable[[Sequence[str]], Awaitable[None]]) -> AsyncIterator[None]:
+    """Tell `use` each time that the engines become others."""
+
+    async def watch() -> None:
+        known: list[str] = []
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            # A fleet without a ready pod, an API server that restarts: the load goes on with the engines it knows.
+            with suppress(CliError):
+                addresses = await current()
+                if addresses != known:
+                    await use(addresses)
+                    known = addresses
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _in_processes(shares: Sequence[Share], current: Current) -> list[report.Record]:
     processes = [await _spawn() for _ in shares]
     try:
         for process, share in zip(processes, shares, strict=True):
@@ -80,7 +105,13 @@ async def _in_processes(shares: Sequence[Share]) -> list[report.Record]:
         start_s = time.monotonic() + START_DELAY_S
         for process in processes:
             await _tell(process, json.dumps(start_s))
-        lines = await asyncio.gather(*(_hear(process) for process in processes))
+
+        async def tell_all(addresses: Sequence[str]) -> None:
+            for process in processes:
+                await _tell(process, json.dumps(addresses))
+
+        async with _following(current, tell_all):
+            lines = await asyncio.gather(*(_hear(process) for process in processes))
     finally:
         for process in processes:
             if process.returncode is None:

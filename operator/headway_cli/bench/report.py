@@ -24,6 +24,8 @@ class Record:
         tokens: tokens received.
         gaps_ms: gaps between messages with tokens.
         status: `OK`, or the gRPC status or finish reason that ended it.
+        engine: address of the engine that had it last.
+        retries: engines that would not take it before.
     """
 
     arrival_s: float
@@ -33,6 +35,8 @@ class Record:
     tokens: int
     gaps_ms: tuple[float, ...]
     status: str
+    engine: str = ""
+    retries: int = 0
 
     @property
     def ttft_ms(self) -> float | None:
@@ -57,9 +61,17 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The figures. A percentile of nothing is None."""
+    """The figures. A percentile of nothing is None.
+
+    `failed` are the requests without a full answer; `cut` are those of them that had begun to answer.
+    """
 
     requests: int
+    completed: int
+    failed: int
+    cut: int
+    retried: int
+    engines: int
     statuses: dict[str, int]
     good_share: float
     objective: Objective
@@ -87,6 +99,11 @@ def summarize(records: Sequence[Record], objective: Objective) -> Report:
     tokens = sum(record.tokens for record in records)
     return Report(
         requests=len(records),
+        completed=len(answered),
+        failed=len(records) - len(answered),
+        cut=sum(record.status != "OK" and record.tokens > 0 for record in records),
+        retried=sum(record.retries > 0 for record in records),
+        engines=len({record.engine for record in answered}),
         statuses=dict(sorted(Counter(record.status for record in records).items())),
         good_share=sum(_good(record, objective) for record in records) / len(records) if records else 0.0,
         objective=objective,
@@ -110,7 +127,7 @@ def as_text(report: Report) -> str:
     objective = report.objective
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     lines = [
-        f"requests     {report.requests} ({statuses})",
+        f"requests     {report.requests} ({statuses}); {report.cut} cut, {report.retried} retried, {report.engines} engines",
         f"good         {report.good_share:.1%} (TTFT <= {objective.ttft_ms:g} ms and TPOT <= {objective.tpot_ms:g} ms)",
         f"output       {report.output_tokens_per_s:,.1f} tok/s ({report.output_tokens:,} tokens in {report.wall_s:.1f} s)",
         f"{'ms':<12}" + "".join(f"{name:>10}" for name in SHARES),

@@ -1,7 +1,7 @@
 """A client process of a load test: its share comes on standard input, its records leave on standard output.
 
 Lines of JSON: in, the share; out, `"ready"`; in, the start time (monotonic, the same clock in every process of the
-machine); out, the records.
+machine); from then on in, the addresses to send to, each time that they change; out, the records.
 """
 
 import asyncio
@@ -15,6 +15,9 @@ from headway_cli.bench.load import LoadClient, Share
 from headway_cli.bench.report import Record
 from headway_cli.bench.workload import Arrival
 from headway_rpc.client import EngineError
+
+# The share of a long test is one line, and so are its records.
+LINE_BYTES = 1 << 28
 
 
 def encode_share(share: Share) -> str:
@@ -38,12 +41,26 @@ def decode_records(line: str) -> list[Record]:
 
 async def run() -> None:
     """The conversation above."""
-    share = decode_share(await asyncio.to_thread(sys.stdin.readline))
+    lines = await _stdin()
+    share = decode_share((await lines.readline()).decode())
     async with LoadClient(share) as client:
         print(json.dumps("ready"), flush=True)
-        start_s = float(json.loads(await asyncio.to_thread(sys.stdin.readline)))
+        start_s = float(json.loads(await lines.readline()))
+        following = asyncio.create_task(_follow(client, lines))
         records = await client.run(start_s)
+        following.cancel()
     print(json.dumps([asdict(record) for record in records]), flush=True)
+
+
+async def _follow(client: LoadClient, lines: asyncio.StreamReader) -> None:
+    while line := await lines.readline():
+        await client.follow(json.loads(line))
+
+
+async def _stdin() -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit=LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
 
 
 if __name__ == "__main__":
