@@ -38,6 +38,10 @@ def serve(argv: Sequence[str]) -> int:
     except SettingsError as error:
         process.report_failure(str(error))
         return process.EXIT_BAD_SETTINGS
+    except Exception as error:
+        logging.getLogger("headway.engine").exception("this is a bug in the engine")
+        process.report_failure(f"internal error: {error!r}")
+        return process.EXIT_BUG
 
 
 async def start_engine(settings: Settings) -> EnginePort:

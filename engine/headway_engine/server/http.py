@@ -4,11 +4,15 @@ A probe must be answered while the event loop is busy with a long tokenization, 
 from the engine directly. The server starts before the model loads; until then `/readyz` says 503 `loading`.
 """
 
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST
+
+log = logging.getLogger("headway.engine.http")
 
 Probe = Callable[[], tuple[bool, str]]
 
@@ -43,6 +47,12 @@ class HttpServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as the base class has it
+        error = sys.exception()
+        # A scraper that hangs up and a port scan are everyday; only what is our fault is worth a line.
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            log.error("%s was answered with nothing: %r", client_address, error)
 
 
 def _handler(ready: Probe, alive: Probe, metrics: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:

@@ -25,6 +25,7 @@ from headway_engine.server.ports import EnginePort
 from headway_engine.settings import Settings, SettingsError
 
 EXIT_OK = 0
+EXIT_BUG = 1
 EXIT_BAD_SETTINGS = 2
 EXIT_NO_MODEL = 3
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -46,17 +47,16 @@ async def run(settings: Settings, start_engine: StartEngine) -> int:
     stop_asked = _catch_signals()
     http = _open_http(settings, lifecycle)
     http.start()
+    ports = GrpcPorts(settings, lifecycle)
     try:
-        ports = GrpcPorts(settings, lifecycle)
         await ports.start()
         log.info(
             "ports are open, loading the model",
             extra={"port": ports.data_port, "control_port": ports.control_port, "http_port": http.port},
         )
-        code = await _load_and_serve(settings, start_engine, lifecycle, ports, stop_asked)
-        await ports.stop(CLOSE_GRACE_S)
-        return code
+        return await _load_and_serve(settings, start_engine, lifecycle, ports, stop_asked)
     finally:
+        await ports.stop(CLOSE_GRACE_S)
         http.stop()
 
 

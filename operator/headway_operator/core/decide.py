@@ -91,7 +91,13 @@ def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
         load=load,
         replicas=replicas,
         limits=tuning.decided(fleet, decision.tune),
-        steps=rollout.next_steps(observed.pods, revision, replicas.desired, spec.rollout, samples, observed.now),
+        steps=rollout.next_steps(
+            observed.pods,
+            rollout.Wanted(replicas.desired, revision, spec.engine.image or observed.defaults.engine_image),
+            spec.rollout,
+            samples,
+            observed.now,
+        ),
     )
 
 

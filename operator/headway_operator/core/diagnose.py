@@ -5,6 +5,7 @@ Kubernetes knows the cause, in one of a dozen places. This reads them in the ord
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from headway_operator.api.conditions import Reason
 from headway_operator.api.v1alpha1 import GPU_RESOURCE
@@ -23,6 +24,7 @@ IMAGE_REASONS = frozenset(
         "RegistryUnavailable",
     }
 )
+MOUNT_GRACE_S = 8.0  # mounts and the pod's network take a second or two, rarely more
 MESSAGE_LENGTH = 400
 
 
@@ -34,18 +36,25 @@ class Diagnosis:
     message: str
 
 
-def diagnose(pod: PodView) -> Diagnosis | None:
+def diagnose(pod: PodView, now: datetime) -> Diagnosis | None:
     """The cause and cure for one pod; None when it serves or is merely starting."""
     if pod.ready or not pods.live(pod):
         return None
     if pods.blocked(pod):
         return _unschedulable(pod)
+    if pod.node and not pod.volumes_ready and pods.age_s(pod, now) >= MOUNT_GRACE_S:
+        return Diagnosis(
+            Reason.VOLUME_UNAVAILABLE,
+            f"pod {pod.name} waits for its volumes since {MOUNT_GRACE_S:.0f} s and more: check that what spec.model.source "
+            f"names is there on node {pod.node}; `kubectl describe pod {pod.name}` has the node's own words",
+        )
     return _container(pod, pod.container) if pod.container is not None else None
 
 
-def worst(candidates: Sequence[PodView]) -> Diagnosis | None:
+def worst(candidates: Sequence[PodView], now: datetime) -> Diagnosis | None:
     """The diagnosis of the first pod that has one, and how many more pods share it."""
-    found = [one for one in map(diagnose, sorted(candidates, key=lambda pod: pod.name)) if one is not None]
+    ordered = sorted(candidates, key=lambda pod: pod.name)
+    found = [one for pod in ordered if (one := diagnose(pod, now)) is not None]
     if not found:
         return None
     alike = sum(1 for one in found if one.reason is found[0].reason) - 1

@@ -16,7 +16,7 @@ APPLY_GRACE_S = 10.0  # engines get so long to confirm new limits before it is w
 
 def findings(situation: Situation, slo: SloStatus | None) -> tuple[Finding, ...]:
     """Every condition of a fleet that is not being deleted. `slo`: the block that this status will show."""
-    trouble = worst(situation.live)
+    trouble = worst(situation.live, situation.observed.now)
     applied = _tuning_applied(situation)
     return (
         Finding(ConditionType.ACCEPTED, TRUE, Reason.VALID),

@@ -70,7 +70,9 @@ class PodView:
     node: str
     created: datetime
     deleting: bool
+    image: str = ""  # of the engine, as the pod asks for it
     unschedulable_message: str = ""  # the scheduler's sentence when it cannot place the pod
+    volumes_ready: bool = True  # False until kubelet has mounted the volumes and set up the pod's network
     container: ContainerState | None = None
 
 

@@ -38,28 +38,53 @@ class Steps:
     retire: tuple[Retire, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the fleet's pods should be.
+
+    Attributes:
+        replicas: how many.
+        revision: of which revision.
+        image: of the engine in a new pod. Where the operator's default changes it, pods that run keep theirs.
+    """
+
+    replicas: int
+    revision: str
+    image: str
+
+
 def next_steps(
     all_pods: Sequence[PodView],
-    revision: str,
-    desired: int,
+    wanted: Wanted,
     rollout: Rollout,
     samples: Mapping[str, EngineSample],
     now: datetime,
 ) -> Steps:
-    """The next step towards `desired` pods of `revision`. `samples`: the fresh ones only."""
-    replicas = [pod for pod in all_pods if pods.live(pod)]
-    old = [pod for pod in replicas if pods.revision_of(pod) != revision]
+    """The next step towards what is wanted. `samples`: the fresh ones only."""
+    desired = wanted.replicas
+    hopeless = [pod for pod in all_pods if _hopeless(pod, wanted.image)]
+    replicas = [pod for pod in all_pods if pods.live(pod) and pod not in hopeless]
+    old = [pod for pod in replicas if pods.revision_of(pod) != wanted.revision]
     swept = tuple(
         Retire(pod, f"pod ended: {pod.phase}", at_once=True)
         for pod in all_pods
         if pods.spent(pod) and not pod.deleting and pods.age_s(pod, now) >= SPENT_GRACE_S
     )
+    swept += tuple(
+        Retire(pod, f"it cannot run with image {pod.image}, new pods get {wanted.image}", at_once=True)
+        for pod in hopeless
+    )
     if not old:
         steps = _resize(replicas, desired, samples)
     else:
-        leaving = sum(1 for pod in all_pods if not pods.live(pod) and not pods.spent(pod))
+        leaving = len(hopeless) + sum(1 for pod in all_pods if not pods.live(pod) and not pods.spent(pod))
         steps = _roll(_Fleet(replicas, old, leaving, desired), rollout, samples, now)
     return Steps(steps.create, steps.create_reason, swept + steps.retire)
+
+
+def _hopeless(pod: PodView, image: str) -> bool:
+    """Its engine does not run, and a new pod would have another image: waiting for this one cures nothing."""
+    return pods.live(pod) and pods.failing(pod) and pod.image not in ("", image)
 
 
 def victims(

@@ -116,7 +116,9 @@ def pod_view(pod: Manifest) -> PodView:
         node=text_at(pod, "spec", "nodeName"),
         created=_time(text_at(pod, "metadata", "creationTimestamp")),
         deleting=bool(text_at(pod, "metadata", "deletionTimestamp")),
+        image=_image(pod),
         unschedulable_message=text_at(scheduled, "message") if scheduled.get("status") == "False" else "",
+        volumes_ready=conditions.get("PodReadyToStartContainers", {}).get("status") != "False",
         container=_container(pod),
     )
 
@@ -145,6 +147,13 @@ def _owned(kind: str, manifest: Manifest, uid: str) -> OwnedObject:
         # Answers of a GET carry both; the core compares whole manifests, so make sure.
         manifest={"apiVersion": RESOURCES[kind].api_version, "kind": kind, **manifest},
     )
+
+
+def _image(pod: Manifest) -> str:
+    for entry in list_at(pod, "spec", "containers"):
+        if isinstance(entry, dict) and entry.get("name") == ENGINE_CONTAINER:
+            return text_at(entry, "image")
+    return ""
 
 
 def _container(pod: Manifest) -> ContainerState | None:

@@ -1,12 +1,16 @@
 """The cause in words, and the cure."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from headway_operator.api.conditions import Reason
 from headway_operator.core.diagnose import diagnose, worst
 from headway_operator.core.observed import ContainerState, PodView
+
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = CREATED + timedelta(seconds=60)
 
 
 def pod(state: ContainerState | None = None, message: str = "", name: str = "p", ready: bool = False) -> PodView:
@@ -19,7 +23,7 @@ def pod(state: ContainerState | None = None, message: str = "", name: str = "p",
         ready=ready,
         ip="",
         node="" if message else "n",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
+        created=CREATED,
         deleting=False,
         unschedulable_message=message,
         container=state,
@@ -55,7 +59,7 @@ def ended(code: int, message: str = "", reason: str = "Error") -> ContainerState
     ],
 )
 def test_cause_is_named_with_its_cure(broken: PodView, reason: Reason, says: str):
-    found = diagnose(broken)
+    found = diagnose(broken, NOW)
     assert found is not None
     assert found.reason is reason
     assert says in found.message
@@ -65,17 +69,26 @@ def test_cause_is_named_with_its_cure(broken: PodView, reason: Reason, says: str
     "fine", [pod(), pod(waiting("ContainerCreating")), pod(ended(1), ready=True), pod(ContainerState(False, 0))]
 )
 def test_starting_or_serving_pod_has_no_diagnosis(fine: PodView):
-    assert diagnose(fine) is None
+    assert diagnose(fine, NOW) is None
+
+
+def test_volumes_that_do_not_come_are_told_after_some_seconds():
+    unmounted = replace(pod(waiting("ContainerCreating")), volumes_ready=False)
+    assert diagnose(unmounted, CREATED + timedelta(seconds=3)) is None
+    found = diagnose(unmounted, CREATED + timedelta(seconds=9))
+    assert found is not None
+    assert found.reason is Reason.VOLUME_UNAVAILABLE
+    assert "spec.model.source" in found.message
 
 
 def test_first_pod_speaks_for_those_alike():
-    found = worst([pod(ended(3, "bad"), name="b"), pod(ended(3, "bad"), name="a"), pod(name="c")])
+    found = worst([pod(ended(3, "bad"), name="b"), pod(ended(3, "bad"), name="a"), pod(name="c")], NOW)
     assert found is not None
     assert found.message.startswith("pod a cannot load the model: bad")
     assert found.message.endswith("(and 1 more)")
 
 
 def test_long_messages_are_cut():
-    found = diagnose(pod(ended(1, "x" * 5000)))
+    found = diagnose(pod(ended(1, "x" * 5000)), NOW)
     assert found is not None
     assert len(found.message) < 600

@@ -8,7 +8,7 @@ from engine_samples import sample
 
 from headway_operator.api.v1alpha1 import Rollout
 from headway_operator.core import names, rollout
-from headway_operator.core.observed import PodView
+from headway_operator.core.observed import ContainerState, PodView
 
 NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
 SURGE = Rollout()
@@ -42,7 +42,7 @@ def blocked(ordinal: int, message: str = "0/1 nodes are available: 1 Insufficien
 
 
 def steps(pods: list[PodView], desired: int, rule: Rollout = SURGE, samples: dict | None = None) -> rollout.Steps:
-    return rollout.next_steps(pods, NEW, desired, rule, samples or {}, NOW)
+    return rollout.next_steps(pods, rollout.Wanted(desired, NEW, "engine:2"), rule, samples or {}, NOW)
 
 
 def retired(found: rollout.Steps) -> list[str]:
@@ -51,6 +51,26 @@ def retired(found: rollout.Steps) -> list[str]:
 
 def test_missing_pods_are_created():
     assert steps([pod(0)], 3).create == 2
+
+
+CRASHED = ContainerState(False, 3, "CrashLoopBackOff", "", "Error", "", 1)
+
+
+def test_a_pod_that_cannot_run_with_an_image_of_the_past_is_replaced_at_once():
+    found = steps([pod(0, ready=False, image="engine:1", container=CRASHED), pod(1, image="engine:1")], 2)
+    assert retired(found) == [names.pod_name("f", NEW, 0)]
+    assert found.retire[0].at_once
+    assert found.create == 1
+
+
+def test_a_pod_that_cannot_run_with_the_current_image_is_left_to_kubelet():
+    found = steps([pod(0, ready=False, image="engine:2", container=CRASHED)], 1)
+    assert (found.create, found.retire) == (0, ())
+
+
+def test_a_pod_that_still_starts_with_an_image_of_the_past_is_given_its_time():
+    found = steps([pod(0, ready=False, image="engine:1", container=ContainerState(False, 0))], 1)
+    assert (found.create, found.retire) == (0, ())
 
 
 def test_settled_fleet_needs_no_step():
