@@ -67,7 +67,7 @@ def _unschedulable(pod: PodView) -> Diagnosis:
     if f"Insufficient {GPU_RESOURCE}" in said:
         return Diagnosis(
             Reason.INSUFFICIENT_GPUS,
-            f"pod {pod.name} finds no free GPU: add a GPU node or run fewer replicas. The scheduler: {said}",
+            f"pod {pod.name} finds no free GPU: add a GPU node, run fewer replicas, or set spec.engine.device to cpu. The scheduler: {said}",
         )
     if "persistentvolumeclaim" in said.lower():
         return Diagnosis(
