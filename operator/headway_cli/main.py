@@ -40,6 +40,10 @@ def run(arguments: list[str]) -> int:
     if program is not None:
         # Handed over before parsing: the program's own parser knows its flags, `--help` included.
         return _hand_over(*program, arguments[2:])
+    if arguments[:2] == ["bench", "engine"]:
+        from headway_cli.bench import engine
+
+        return engine.command(arguments[2:])
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
@@ -60,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_top(commands.add_parser("top", help="a live table of fleets and engines"))
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
+    bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
     _add_simulate(commands.add_parser("simulate", help="traces through a simulated fleet, under any policy"))
     return parser
 

@@ -1,0 +1,79 @@
+import argparse
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from headway_engine.bench import __main__ as bench
+from headway_engine.bench.report import Report, of_samples
+from headway_engine.runtime.config import ModelLoadError
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A case that reports its flag."""
+    module = types.ModuleType("toy_case")
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--speed", type=float, default=1.0)
+
+    def run(options: argparse.Namespace) -> Report:
+        return Report("toy", {}, (of_samples("speed", "tok/s", [options.speed]),))
+
+    module.DESCRIPTION, module.add_arguments, module.run = "a toy", add_arguments, run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_case", module)
+    monkeypatch.setattr(bench, "CASES", {"toy": "toy_case"})
+    return module
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_case_gets_its_own_flags(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bench.main(["--case", "toy", "--speed", "7", "--json", "--save", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert json.loads(printed.splitlines()[1])["value"] == 7.0
+    (saved,) = tmp_path.iterdir()
+    assert saved.read_text() == printed
+
+
+@pytest.mark.usefixtures("toy")
+def test_help_of_a_case_shows_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--case", "toy", "--help"])
+    assert ended.value.code == 0
+    assert "--speed" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("toy")
+def test_list_names_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["--list"])
+    assert capsys.readouterr().out.split() == ["toy", "a", "toy"]
+
+
+def test_a_missing_or_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--case", "none"]):
+        with pytest.raises(SystemExit) as ended:
+            bench.main(argv)
+        assert ended.value.code == 2
+    assert "--case" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_one_line(
+    toy: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: argparse.Namespace) -> Report:
+        raise ModelLoadError("none.gguf: No such file or directory")
+
+    toy.run = run  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--case", "toy"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "headway bench engine: none.gguf: No such file or directory\n"
+
+
+@pytest.mark.parametrize("name", bench.CASES)
+def test_every_case_of_the_list_can_be_loaded(name: str) -> None:
+    case = bench.load(name)
+    assert case.DESCRIPTION
+    case.add_arguments(argparse.ArgumentParser())
