@@ -1,6 +1,6 @@
 """The Kubernetes side of the command line: which fleets there are, and which of their pods take requests.
 
-Reads only. Transport and credentials come from the user's kubeconfig (or, inside a pod, the service account); answers
+Only benchmarks write. Transport and credentials come from the user's kubeconfig (or, inside a pod, the service account); answers
 are plain JSON, narrowed to the few facts a command needs.
 """
 
@@ -136,21 +136,61 @@ class Cluster:
             raise CliError(f"the API server refused {path}: {error.status} {error.message}") from None
         return socket
 
+    async def find(self, path: str) -> Json | None:
+        """One object, None when there is none."""
+        status, body = await self._request("GET", path)
+        if status == HTTPStatus.NOT_FOUND:
+            return None
+        self._must(status, path, body)
+        found: Json = json.loads(body)
+        return found
+
+    async def get(self, path: str) -> Json:
+        """One object that is there.
+
+        Raises:
+            CliError: it is not, or may not be read.
+        """
+        found = await self.find(path)
+        if found is None:
+            raise CliError(f"{path} does not exist")
+        return found
+
+    async def write(self, method: str, path: str, body: Json | None = None, *, missing_ok: bool = False) -> None:
+        """POST, PATCH (a merge patch) or DELETE an object.
+
+        Raises:
+            CliError: the API server refused.
+        """
+        status, text = await self._request(method, path, body)
+        if not (missing_ok and status == HTTPStatus.NOT_FOUND):
+            self._must(status, path, text)
+
     async def _list(self, path: str) -> Sequence[Json]:
+        status, body = await self._request("GET", path)
+        if status == HTTPStatus.NOT_FOUND:
+            raise CliError("the cluster has no LLMDeployments: Headway's CRD is not installed")
+        self._must(status, path, body)
+        items: Sequence[Json] = json.loads(body)["items"]
+        return items
+
+    async def _request(self, method: str, path: str, body: Json | None = None) -> tuple[int, str]:
         url, headers = await self._address(path)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        if body is not None:
+            kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+            headers = {**headers, "Content-Type": kind}
+        data = None if body is None else json.dumps(body)
         try:
-            async with self._session.get(url, headers=headers, timeout=timeout) as answer:
-                body = await answer.text()
+            async with self._session.request(method, url, headers=headers, data=data, timeout=timeout) as answer:
+                return answer.status, await answer.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             cause = str(error) or "time-out"
             raise CliError(f"the API server {self._client.configuration.host} cannot be reached: {cause}") from None
-        if answer.status == HTTPStatus.NOT_FOUND:
-            raise CliError("the cluster has no LLMDeployments: Headway's CRD is not installed")
-        if answer.status != HTTPStatus.OK:
-            raise CliError(f"the API server answered {answer.status} to {path}: {_message(body)}")
-        items: Sequence[Json] = json.loads(body)["items"]
-        return items
+
+    def _must(self, status: int, path: str, body: str) -> None:
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise CliError(f"the API server answered {status} to {path}: {_message(body)}")
 
     async def _address(self, path: str, accept: str = "application/json") -> tuple[str, Mapping[str, str]]:
         """The whole URL, and the headers with the user's credentials."""

@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
+    _add_bench_fleet(bench.add_parser("fleet", help="apply to first token, limit change, repair, on a live cluster"))
     _add_simulate(commands.add_parser("simulate", help="traces through a simulated fleet, under any policy"))
     return parser
 
@@ -148,6 +149,23 @@ def _add_bench_online(parser: argparse.ArgumentParser) -> None:
         from headway_cli.bench import online
 
         return online.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_bench_fleet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--manifest", required=True, metavar="FILE", help="an LLMDeployment with engine.limits.maxNumSeqs"
+    )
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each measurement (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
+    parser.add_argument("--save", metavar="FOLDER", help="also write the JSON lines to a file in FOLDER")
+    parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli.bench import fleet
+
+        return fleet.command(options)
 
     parser.set_defaults(command=command)
 
