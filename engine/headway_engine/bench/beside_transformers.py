@@ -7,7 +7,7 @@ Two ratios for each data type, with prompts of random tokens, greedy answers of 
 
 The two take turns within a repetition, so a neighbour's load on the machine meets both. A repetition's ratio is of the
 figures measured next to each other; the quoted one is their median. Times include everything between the call and the last
-token: our queue, tokenless intake and streams, their prompt preparation.
+token: our queue, our streams, their prompt preparation.
 """
 
 import argparse
