@@ -54,7 +54,7 @@ manifests: ## chart -> plain manifests and the chart's table of values
 	@python3 deploy/manifests.py
 
 # --- check it --------------------------------------------------------------------------------------------------------
-.PHONY: format check test-unit test-integration test-unstable test-cluster test
+.PHONY: format check test-unit test-integration test-cluster test
 format: .venv/.ready ## format and fix
 	@ruff format $(SOURCES) && ruff check --fix $(SOURCES)
 check: .venv/.ready ## format, lint, types, import contracts
@@ -66,11 +66,8 @@ test-unit: .venv/.ready ## unit, property, architecture and chart tests (no clus
 	@$(PY) -m pytest tests -m "not apiserver and not cluster and not cluster_lifecycle"
 test-integration: .venv/.ready ## against a real API server on loopback
 	@# One process and one API server for each part: an operator that watches everything must not meet other parts' fleets.
-	@for part in tests/integration/api tests/integration/test_cli_fleet.py tests/integration/operator/test_{kube_client,life,process}.py; do \
-	  $(PY) -m pytest -q -m "not unstable" $$part; done
-test-unstable: .venv/.ready ## tests that failed for a reason not understood yet
-	@$(PY) -m pytest tests -m unstable
+	@for part in tests/integration/api tests/integration/test_cli_fleet.py tests/integration/operator/test_{kube_client,life,process,crashes}.py; do \
+	  $(PY) -m pytest -q $$part; done
 test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
 	@$(PY) deploy/demo/testbed.py
-# test-cluster is not part of it yet: the story of tests/cluster/test_story.py has not been seen green (docs/limits.md).
-test: check test-unit test-integration ## everything that is known to be green
+test: check test-unit test-integration test-cluster ## everything
