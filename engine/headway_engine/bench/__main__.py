@@ -25,6 +25,9 @@ from headway_engine.runtime.config import ModelLoadError
 # Name of the case -> its module.
 CASES = {
     "cpu": "headway_engine.bench.beside_transformers",
+    "decode": "headway_engine.bench.decode",
+    "prefill": "headway_engine.bench.prefill",
+    "offline256": "headway_engine.bench.offline",
 }
 DEFAULT_FOLDER = Path("benchmarks/results")
 

@@ -1,0 +1,158 @@
+"""The forward pass of `model/transformer.py` made of this package's kernels, for steps of any mix of decodes and prompts.
+
+    one row:    qkv = skinny(norm(h));  attention;  h += skinny(mixed);  h += skinny(skinny_gated(norm(h)))
+    more rows:  x = norm(h += delta);  qkv = x @ w;  attention;  delta = mixed @ w; ...
+
+A step is described by tensors alone (`Step`), so the same code runs at once or is captured in a CUDA graph.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as torch writes it
+
+from headway_engine.kernels.activation import silu_mul
+from headway_engine.kernels.decode_attention import SplitPlan, decode_attention
+from headway_engine.kernels.norm import add_rms_norm
+from headway_engine.kernels.prefill_attention import prefill_attention
+from headway_engine.kernels.rope import HeadNorms, Rotation, Tokens, rotate_and_store
+from headway_engine.kernels.skinny import MAX_ROWS, Gain, skinny_linear
+from headway_engine.model.config import ModelConfig
+from headway_engine.model.transformer import Decoder, KVCache, Layer, rotation_table
+
+_HEAD_DIMS = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class WholePrompt:
+    """A long first chunk, which attends to its own keys only; the library's kernel is faster there.
+
+    Attributes:
+        start: flat index of its first token.
+        end: flat index behind its last one.
+    """
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The tokens of one launch: first the decodes, then the prompts' chunks.
+
+    Attributes:
+        tokens: positions and block tables of all of them.
+        num_decodes: leading tokens that decode.
+        splits: how the decodes' contexts are split.
+        tiles: the queries of the chunks, but those of `whole` (see `prefill_attention.py`); None when there are none.
+        whole: chunks for the library's attention.
+    """
+
+    tokens: Tokens
+    num_decodes: int
+    splits: SplitPlan
+    tiles: torch.Tensor | None = None
+    whole: tuple[WholePrompt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    attention_norm: Gain
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    head_norms: HeadNorms | None
+    out: torch.Tensor
+    feed_forward_norm: Gain
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    cache: tuple[torch.Tensor, torch.Tensor]
+
+
+def supports(config: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether the kernels can run this model; the torch executor can run all."""
+    return dtype in (torch.bfloat16, torch.float16) and config.head_dim in _HEAD_DIMS
+
+
+class FusedDecoder:
+    """A decoder with its KV cache, run by kernels."""
+
+    def __init__(self, model: Decoder, cache: KVCache, max_len: int) -> None:
+        config = self.config = model.config
+        self.embedding = model.embed
+        half = config.head_dim // 2
+        cos, sin = rotation_table(config, max_len, model.embed.device, torch.float32)
+        # `rotation_table` repeats the half with the sine's sign turned; the second one is plain.
+        self._rotation = Rotation(cos[:, :half].contiguous(), sin[:, half:].contiguous())
+        self._layers = [_layer(cast("Layer", layer), sides) for layer, sides in zip(model.layers, cache, strict=True)]
+        self._norm = Gain(model.norm.weight, model.norm.eps)
+        self._head = model.head.weight
+
+    def hidden(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+        """The residual stream `[tokens, hidden]` after all layers; `h` holds embeddings and is overwritten."""
+        return self._few(h, step) if h.shape[0] <= MAX_ROWS else self._many(h, step)
+
+    def logits(self, h: torch.Tensor) -> torch.Tensor:
+        """`[rows, vocabulary]` of these rows of the residual stream, in the model's type."""
+        if h.shape[0] <= MAX_ROWS:
+            return skinny_linear(h, self._head, gain=self._norm)
+        return F.linear(add_rms_norm(h, None, self._norm.weight, self._norm.eps), self._head)
+
+    def _few(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+        for layer in self._layers:
+            qkv = skinny_linear(h, layer.qkv, gain=layer.attention_norm, bias=layer.qkv_bias)
+            skinny_linear(self._attend(qkv, layer, step), layer.out, add_to=h)
+            inner = skinny_linear(h, layer.gate_up, gain=layer.feed_forward_norm, gated=True)
+            skinny_linear(inner, layer.down, add_to=h)
+        return h
+
+    def _many(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+        delta: torch.Tensor | None = None
+        for layer in self._layers:
+            x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
+            mixed = self._attend(F.linear(x, layer.qkv, layer.qkv_bias), layer, step)
+            delta = F.linear(mixed, layer.out)
+            x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
+            delta = F.linear(silu_mul(F.linear(x, layer.gate_up)), layer.down)
+        return h if delta is None else h.add_(delta)
+
+    def _attend(self, qkv: torch.Tensor, layer: _Layer, step: Step) -> torch.Tensor:
+        heads, dim = self.config.num_heads, self.config.head_dim
+        qkv = qkv.view(qkv.shape[0], -1, dim)
+        rotate_and_store(qkv, layer.cache, step.tokens, self._rotation, layer.head_norms)
+        out = qkv.new_empty(qkv.shape[0], heads, dim)
+        if step.num_decodes:
+            count = step.num_decodes
+            decode_attention(qkv[:count], layer.cache, step.tokens, out[:count], step.splits)
+        if step.tiles is not None:
+            prefill_attention(qkv, layer.cache, step.tokens, step.tiles, out)
+        for chunk in step.whole:
+            out[chunk.start : chunk.end] = _whole_prompt(qkv[chunk.start : chunk.end], heads)
+        return out.view(out.shape[0], heads * dim)
+
+
+def _layer(layer: Layer, cache: tuple[torch.Tensor, torch.Tensor]) -> _Layer:
+    attention, feed_forward = layer.attention, layer.feed_forward
+    norms = None
+    if attention.q_norm is not None and attention.k_norm is not None:
+        norms = HeadNorms(attention.q_norm.weight, attention.k_norm.weight, attention.q_norm.eps)
+    return _Layer(
+        attention_norm=Gain(layer.attention_norm.weight, layer.attention_norm.eps),
+        qkv=attention.qkv.weight,
+        qkv_bias=attention.qkv.bias,
+        head_norms=norms,
+        out=attention.out.weight,
+        feed_forward_norm=Gain(layer.feed_forward_norm.weight, layer.feed_forward_norm.eps),
+        gate_up=feed_forward.gate_up.weight,
+        down=feed_forward.down.weight,
+        cache=cache,
+    )
+
+
+def _whole_prompt(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+    kv_heads = (qkv.shape[1] - heads) // 2
+    query, key, value = (
+        side.transpose(0, 1).unsqueeze(0) for side in torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
+    )
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != kv_heads)
+    return out.squeeze(0).transpose(0, 1)

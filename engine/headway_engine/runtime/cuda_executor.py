@@ -1,0 +1,268 @@
+"""Runs batches on a GPU one step ahead of the scheduler, so that the device never waits for Python.
+
+    run(n):  step n's decodes are running already; launch what else is in batch n; launch the decodes of step n + 1;
+             wait for step n's tokens and return them
+
+Step n + 1 is launched before anybody has seen the tokens of step n: they stay on the device, in the row table. While it
+runs, the scheduler commits step n and makes batch n + 1. What of it agrees with what runs is taken from there:
+
+- a sequence that ended (stop token, abort, preemption) has one step computed in vain. It wrote to blocks that were its own
+  when it was launched; whoever gets them next is launched later on the same stream, and writes before it reads.
+- a sequence runs ahead only into a block that it holds. The scheduler hands that block out one token early
+  (`Scheduler(tokens_ahead=1)`) while blocks are plenty.
+- nothing is launched ahead while prompts wait for the next step: there the decodes ride along with the chunks, in one
+  pass over the weights.
+
+At most three launches are unread at a time: both parts of step n, and step n + 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as torch writes it
+
+from headway_engine.core.batch import Batch, Chunk, StepFailure
+from headway_engine.kernels.decode_attention import plan_splits
+from headway_engine.kernels.decoder import FusedDecoder, Step
+from headway_engine.kernels.rope import Tokens
+from headway_engine.kernels.sampling import Sampled, sample_rows
+from headway_engine.model.transformer import Decoder, KVCache
+from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
+from headway_engine.runtime.cuda_pack import Packed, Unpacked, graph_shape, pack, pad, unpack
+from headway_engine.runtime.cuda_results import Pending, Results
+from headway_engine.runtime.cuda_rows import RowTable
+from headway_engine.runtime.cuda_staging import Staging
+
+# Prompt steps of up to these many tokens get a graph in small models, which would otherwise wait for their launches.
+_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
+_PROMPT_GRAPH_CHUNKS = 16
+_SMALL_MODEL_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class CudaSizes:
+    """What the executor allocates for.
+
+    Attributes:
+        num_blocks: KV blocks for sequences.
+        block_size: tokens per block.
+        max_seqs: sequences in one step.
+        max_tokens: tokens in one step.
+        max_len: tokens of a sequence.
+    """
+
+    num_blocks: int
+    block_size: int
+    max_seqs: int
+    max_tokens: int
+    max_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Decodes launched before their batch was scheduled: place and position by sequence id."""
+
+    places: dict[int, tuple[int, int]]
+    pending: Pending
+
+    def place(self, chunk: Chunk) -> int:
+        """Where the chunk's token will be; -1 when the chunk was not launched."""
+        place, start = self.places.get(chunk.sequence_id, (-1, -1))
+        return place if start == chunk.start and chunk.sample and len(chunk.token_ids) == 1 else -1
+
+
+class CudaExecutor:
+    """Implements `core.batch.Executor` with the kernels of `headway_engine.kernels`. Used from one thread."""
+
+    def __init__(self, model: Decoder, sizes: CudaSizes) -> None:
+        """Allocate the KV cache, compile the kernels and capture the graphs."""
+        device, config = model.embed.device, model.config
+        self._sizes = sizes
+        shape = (sizes.num_blocks + 1, sizes.block_size, config.num_kv_heads, config.head_dim)
+        # Zeros, not garbage: masked rows are multiplied by a weight of zero, and zero times NaN is NaN.
+        cache: KVCache = [
+            (model.embed.new_zeros(shape), model.embed.new_zeros(shape)) for _ in range(config.num_layers)
+        ]
+        max_blocks = -(-sizes.max_len // sizes.block_size)
+        with torch.inference_mode():
+            self._decoder = FusedDecoder(model, cache, sizes.max_len)
+            self._rows = RowTable(2 * sizes.max_seqs, max_blocks, device)
+            self._results = Results(sizes.max_seqs, device)
+            self._staging = Staging(4 * sizes.max_tokens + 8 * sizes.max_seqs + 4096, device)
+            pool = GraphPool()
+            self._graphs = DecodeGraphs(
+                self._decoder, self._rows, self._results, pool, sizes.block_size, sizes.max_seqs
+            )
+            self._prompts = self._capture_prompts(model, pool)
+            self._results.resynchronize()
+        self._ahead: _Ahead | None = None
+        self._row_ids: list[int] = []  # what the graphs' input holds
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks that sequences may use."""
+        return self._sizes.num_blocks
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+        return self._sizes.block_size
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+        """Compute one step; see `core.batch.Executor.run`."""
+        try:
+            return self._run(batch)
+        except Exception:
+            self._ahead, self._row_ids = None, []
+            self._rows.forget()
+            self._results.resynchronize()
+            raise
+
+    def _run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+        self._rows.next_turn()
+        ahead, self._ahead = self._ahead, None
+        places = [-1] * len(batch.chunks) if ahead is None else [ahead.place(chunk) for chunk in batch.chunks]
+        rest = [chunk for chunk, place in zip(batch.chunks, places, strict=True) if place < 0]
+        others = self._launch(rest) if rest else None
+        if not batch.prompts_follow:
+            self._ahead = self._launch_ahead(batch)
+        early = [] if ahead is None or len(rest) == len(places) else ahead.pending.wait()
+        late = iter([] if others is None else others.wait())
+        tokens = (
+            early[place] if place >= 0 else next(late)
+            for chunk, place in zip(batch.chunks, places, strict=True)
+            if chunk.sample
+        )
+        return tuple(
+            token if token >= 0 else StepFailure("the model produced logits that are not finite") for token in tokens
+        )
+
+    # ---- launches: nothing below waits for the device ---------------------------------------------------------------
+
+    def _launch(self, chunks: Sequence[Chunk]) -> Pending | None:
+        """Compute chunks; None when none of them samples."""
+        if all(chunk.sample and len(chunk.token_ids) == 1 for chunk in chunks):
+            return self._launch_decodes(chunks)
+        return self._launch_prompts(chunks)
+
+    def _launch_decodes(self, chunks: Sequence[Chunk]) -> Pending:
+        rows = [self._rows.of(chunk) for chunk in chunks]
+        for row, chunk in zip(rows, chunks, strict=True):
+            self._rows.patch_count(row, chunk)
+            self._rows.patch_token(row, chunk)
+            row.position += 1
+            row.num_sampled += 1
+        return self._replay([row.index for row in rows])
+
+    def _launch_ahead(self, batch: Batch) -> _Ahead | None:
+        """Decode the sequences of this batch once more, those that will go on as far as one can tell."""
+        size, max_len = self._sizes.block_size, self._sizes.max_len
+        indices: list[int] = []
+        places: dict[int, tuple[int, int]] = {}
+        for chunk in batch.chunks:
+            start, limit = chunk.start + len(chunk.token_ids), chunk.sampling.max_tokens
+            ends = start >= max_len or (limit is not None and chunk.num_sampled + 1 >= limit)
+            if not chunk.sample or ends or start >= len(chunk.block_table) * size:
+                continue
+            row = self._rows.of(chunk)
+            places[chunk.sequence_id] = len(indices), start
+            indices.append(row.index)
+            row.position += 1
+            row.num_sampled += 1
+        return _Ahead(places, self._replay(indices)) if indices else None
+
+    def _replay(self, indices: list[int]) -> Pending:
+        """Decode these rows with the tokens that the device holds."""
+        self._write_patches()
+        count = len(indices)
+        size = self._graphs.size_for(count)
+        padded = indices + [self._rows.padding] * (size - count)
+        if padded != self._row_ids[:size]:
+            self._staging.upload(padded, into=self._graphs.row_ids)
+            self._row_ids = padded + self._row_ids[size:]
+        self._graphs.replay(size)
+        return self._results.collect(count)
+
+    def _launch_prompts(self, chunks: Sequence[Chunk]) -> Pending | None:
+        indices = []
+        for chunk in chunks:
+            row = self._rows.of(chunk)
+            self._rows.patch_count(row, chunk)
+            indices.append(row.index)
+            row.position = chunk.start + len(chunk.token_ids) if chunk.sample else -1
+            row.num_sampled += chunk.sample
+        self._write_patches()
+        num_sampled = sum(chunk.sample for chunk in chunks)
+        if not self._replay_prompts(chunks, indices):
+            decodes = 0
+            while decodes < len(chunks) and len(chunks[decodes].token_ids) == 1:
+                decodes += 1
+            packed = pack(chunks, indices, decodes, allow_whole=True)
+            self._forward(unpack(self._staging.upload(*packed.parts), packed.shape), packed)
+        return self._results.collect(num_sampled) if num_sampled else None
+
+    def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> bool:
+        """Use a graph where one is large enough."""
+        tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        if len(chunks) > _PROMPT_GRAPH_CHUNKS or not self._prompts or tokens > self._prompts[-1].tokens:
+            return False
+        prompt = next(prompt for prompt in self._prompts if prompt.tokens >= tokens)
+        packed = pad(pack(chunks, indices, 0, allow_whole=False), prompt.packed.shape, self._rows.padding)
+        self._staging.upload(*packed.parts, into=prompt.array)
+        prompt.graph.replay()
+        if not any(chunk.sample for chunk in chunks):
+            self._results.skip()
+        return True
+
+    def _forward(self, views: Unpacked, packed: Packed) -> None:
+        """The step itself; in a graph, or right now."""
+        decoder, results, table = self._decoder, self._results, self._rows.tensor
+        h = F.embedding(views.token_ids, decoder.embedding)
+        step = Step(
+            tokens=Tokens(views.positions, views.rows, self._rows.block_tables, self._sizes.block_size),
+            num_decodes=packed.num_decodes,
+            splits=plan_splits(packed.num_decodes, decoder.config.num_kv_heads),
+            tiles=views.tiles if packed.shape.tiles else None,
+            whole=packed.whole,
+        )
+        h = decoder.hidden(h, step)
+        if packed.shape.sampled:
+            results.step.add_(1)
+            rows = Sampled(views.sampled_rows, views.sampled_flat, views.positions, table, results.out, results.step)
+            sample_rows(decoder.logits(h[views.sampled_flat]), rows)
+
+    def _write_patches(self) -> None:
+        cells, values = self._rows.take_patches()
+        if cells:
+            patches = self._staging.upload(cells, values).view(2, -1)
+            self._rows.tensor.view(-1).index_copy_(0, patches[0], patches[1])
+
+    def _capture_prompts(self, model: Decoder, pool: GraphPool) -> "list[_PromptGraph]":
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        if size > _SMALL_MODEL_BYTES:
+            return []
+        prompts = []
+        for tokens in _PROMPT_GRAPH_TOKENS:
+            if tokens <= min(self._sizes.max_tokens, self._sizes.max_len):
+                shape = graph_shape(tokens, min(_PROMPT_GRAPH_CHUNKS, self._sizes.max_seqs))
+                array = torch.zeros(shape.length, dtype=torch.int64, device=model.embed.device)
+                views = unpack(array, shape)
+                views.rows.fill_(self._rows.padding)
+                views.sampled_rows.fill_(self._rows.padding)
+                packed = Packed((), shape, 0, ())
+                graph = pool.capture(partial(self._forward, views, packed))
+                prompts.append(_PromptGraph(tokens, packed, array, graph))
+        return prompts
+
+
+@dataclass(frozen=True, slots=True)
+class _PromptGraph:
+    """A captured step of prompt chunks and its input."""
+
+    tokens: int
+    packed: Packed
+    array: torch.Tensor
+    graph: torch.cuda.CUDAGraph

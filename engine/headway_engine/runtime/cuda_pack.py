@@ -1,0 +1,134 @@
+"""A step with prompt chunks as one packed int64 array, so that one copy brings everything to the device.
+
+    token ids | positions | rows | sampled: index among the tokens | sampled: row | tiles of prefill attention
+
+A graph needs the same sizes each time: `pad` gives them, filled up with tokens of the padding row and empty tiles.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from headway_engine.core.batch import Chunk
+from headway_engine.kernels.decoder import WholePrompt
+from headway_engine.kernels.prefill_attention import Q_TILE, cut_tiles
+
+Ints = npt.NDArray[np.int64]
+
+# From this length on the library's attention is ahead of the paged kernel, which reads keys block by block.
+MIN_WHOLE_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a packed step.
+
+    Attributes:
+        tokens: of all chunks.
+        sampled: chunks that sample.
+        tiles: of prefill attention.
+    """
+
+    tokens: int
+    sampled: int
+    tiles: int
+
+    @property
+    def length(self) -> int:
+        """Elements of the array."""
+        return 3 * self.tokens + 2 * self.sampled + 4 * self.tiles
+
+    def fits(self, other: "Shape") -> bool:
+        """Whether a step of the other shape can be padded to this one."""
+        return other.tokens <= self.tokens and other.sampled <= self.sampled and other.tiles <= self.tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Views of the packed array on the device; see the module's docstring."""
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    rows: torch.Tensor
+    sampled_flat: torch.Tensor
+    sampled_rows: torch.Tensor
+    tiles: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A step on the host.
+
+    Attributes:
+        parts: the arrays, in order.
+        shape: their sizes.
+        num_decodes: leading tokens for decode attention.
+        whole: chunks for the library's attention.
+    """
+
+    parts: tuple[Ints, ...]
+    shape: Shape
+    num_decodes: int
+    whole: tuple[WholePrompt, ...]
+
+
+def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_whole: bool) -> Packed:
+    """Flatten chunks.
+
+    Args:
+        chunks: decodes first.
+        rows: row of each chunk.
+        num_decodes: leading one-token chunks that decode attention takes.
+        allow_whole: long first chunks may be left to the library's attention.
+    """
+    lengths = np.array([len(chunk.token_ids) for chunk in chunks])
+    starts = np.array([chunk.start for chunk in chunks])
+    ends = np.cumsum(lengths)
+    flat = np.arange(ends[-1])
+    positions = flat - np.repeat(ends - lengths, lengths) + np.repeat(starts, lengths)
+    token_ids = np.concatenate([np.asarray(chunk.token_ids, dtype=np.int64) for chunk in chunks])
+    samples = np.array([chunk.sample for chunk in chunks])
+    row_of = np.array(rows)
+    whole, tiled = [], []
+    for index in range(num_decodes, len(chunks)):
+        start, length = int(starts[index]), int(lengths[index])
+        if allow_whole and start == 0 and length >= MIN_WHOLE_TOKENS:
+            whole.append(WholePrompt(int(ends[index]) - length, int(ends[index])))
+        else:
+            tiled.append((int(ends[index]) - length, rows[index], start, length))
+    tiles = np.array(cut_tiles(tiled), dtype=np.int64).reshape(-1, 4)
+    shape = Shape(len(flat), int(samples.sum()), len(tiles))
+    parts = (token_ids, positions, np.repeat(row_of, lengths), (ends - 1)[samples], row_of[samples], tiles.reshape(-1))
+    return Packed(parts, shape, num_decodes, tuple(whole))
+
+
+def pad(packed: Packed, shape: Shape, padding_row: int) -> Packed:
+    """The same step in the sizes of a graph."""
+    token_ids, positions, rows, flat, sampled_rows, tiles = packed.parts
+    tokens, sampled = shape.tokens - packed.shape.tokens, shape.sampled - packed.shape.sampled
+    parts = (
+        np.pad(token_ids, (0, tokens)),
+        np.pad(positions, (0, tokens)),
+        np.pad(rows, (0, tokens), constant_values=padding_row),
+        np.pad(flat, (0, sampled)),
+        np.pad(sampled_rows, (0, sampled), constant_values=padding_row),
+        np.pad(tiles, (0, 4 * (shape.tiles - packed.shape.tiles))),
+    )
+    return Packed(parts, shape, packed.num_decodes, packed.whole)
+
+
+def unpack(array: torch.Tensor, shape: Shape) -> Unpacked:
+    """Views of an array of `shape.length` elements."""
+    n, s = shape.tokens, shape.sampled
+    token_ids, positions, rows, flat, sampled_rows, tiles = array[: shape.length].split(  # type: ignore[no-untyped-call]  # torch ships it untyped
+        (n, n, n, s, s, 4 * shape.tiles)
+    )
+    return Unpacked(token_ids, positions, rows, flat, sampled_rows, tiles.view(-1, 4))
+
+
+def graph_shape(tokens: int, max_chunks: int) -> Shape:
+    """Sizes that hold any step of up to this many tokens and chunks, all of them sampled."""
+    return Shape(tokens, max_chunks, tokens // Q_TILE + max_chunks)
