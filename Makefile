@@ -70,4 +70,5 @@ test-integration: .venv/.ready ## against a real API server on loopback
 	  $(PY) -m pytest -q $$part; done
 test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
 	@$(PY) deploy/demo/testbed.py
-test: check test-unit test-integration test-cluster ## everything
+# test-cluster is not part of it yet: its parts were seen green one by one, never in one run of a fresh clone (docs/limits.md).
+test: check test-unit test-integration ## everything that needs no cluster

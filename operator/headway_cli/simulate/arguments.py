@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway_cli.errors import CliError
-from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, WORK_BOUND
+from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, OURS, WORK_BOUND
 from headway_planner.sim.jobs import Rank
 
 POLICIES = (*CATALOG, WORK_BOUND)
@@ -50,9 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--tuned", action="store_true", help="also each rival at the best target for the trace, found by sweep"
     )
     one = parser.add_argument_group("one run")
-    one.add_argument(
-        "--policy", default="headway-reactive", choices=POLICIES, metavar="P", help="the policy (default: headway)"
-    )
+    one.add_argument("--policy", default=OURS, choices=POLICIES, metavar="P", help="the policy (default: headway)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="the seed (default: 0)")
     one.add_argument("--target", type=float, metavar="X", help="the policy's target instead of its default")
     parser.add_argument(
@@ -67,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--load", type=float, default=4.0, metavar="N", help="replicas of work to scale up to (default: 4)"
     )
     parser.add_argument(
-        "--spread", type=float, default=30.0, metavar="S", help="copies are shifted by up to this (default: 30)"
+        "--spread", type=float, default=60.0, metavar="S", help="copies are shifted by up to this (default: 60)"
     )
     parser.add_argument("--duration", type=float, metavar="S", help="only the begin of each trace")
     parser.add_argument("--engine", metavar="NAME", help="of the engine file (default: its first)")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from headway_planner.coordinator import CoordinatorConfig
 from headway_planner.rivals.aibrix import Aibrix
 from headway_planner.rivals.bounds import Clairvoyant, schedule, work_bins
 from headway_planner.rivals.dynamo import Dynamo
@@ -12,6 +13,7 @@ from headway_planner.rivals.kpa import Kpa
 from headway_planner.rivals.slo_loop import SloLoop
 from headway_planner.rivals.static import Static
 from headway_planner.rivals.wva import WvaSaturation, WvaTokens
+from headway_planner.sim.coordinated import CoordinatorPolicy
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Arrival, Rank
 from headway_planner.sim.operator_policy import OperatorPolicy
 from headway_planner.sim.policy import Policy
@@ -59,7 +61,23 @@ def _clairvoyant(context: Context, share: float) -> Policy:
     return Clairvoyant(context.bounds, schedule(bins, share, context.setup.start_delay_s, context.bounds), start_s)
 
 
+def _headway(context: Context, _target: float) -> Policy:
+    bounds = context.bounds
+    return CoordinatorPolicy(
+        CoordinatorConfig(
+            model=context.setup.model,
+            min_replicas=bounds.min_replicas,
+            max_replicas=bounds.max_replicas,
+            ttft_target_ms=context.ttft_ms,
+            itl_target_ms=context.itl_ms,
+            baseline=bounds.baseline,
+            tokens_max=bounds.tokens_max,
+        )
+    )
+
+
 CATALOG: dict[str, Entry] = {
+    OURS: Entry(_headway, 0.0, (), rival=False),
     "headway-reactive": Entry(lambda one, _: OperatorPolicy(one.bounds, one.ttft_ms, one.itl_ms), 0.0, (), rival=False),
     "static": Entry(lambda one, count: Static(one.bounds, count), 0.0, (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)),
     "hpa": Entry(lambda one, target: Hpa(one.bounds, target), 16.0, _IN_FLIGHT),

@@ -107,6 +107,7 @@ class _Run:
     def _arrive(self, job: Job) -> None:
         self._counters.arrivals += 1
         self._counters.input_tokens += job.inputs
+        self._counters.input_squares += job.inputs * job.inputs
         if self._held or not self._route(job, job.arrival_s):
             self._held.append(job)
 
@@ -206,6 +207,7 @@ class _Run:
                 held=len(self._held),
                 arrivals=counters.arrivals,
                 input_tokens=counters.input_tokens,
+                input_squares=counters.input_squares,
                 finished=counters.finished,
                 output_tokens=counters.output_tokens,
                 prefilled_tokens=counters.prefilled_tokens,

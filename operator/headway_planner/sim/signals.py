@@ -30,13 +30,14 @@ class Counters:
     """Counters and histograms of the whole fleet since the start; replicas add to them."""
 
     __slots__ = (
-        "arrivals", "finished", "input_tokens", "itl", "output_tokens", "prefill", "prefilled_tokens",
+        "arrivals", "finished", "input_squares", "input_tokens", "itl", "output_tokens", "prefill", "prefilled_tokens",
         "queue_wait", "tpot", "ttft",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.arrivals = 0
         self.input_tokens = 0  # prompt tokens of the arrivals
+        self.input_squares = 0  # sum of their squares: attention grows with it
         self.finished = 0
         self.output_tokens = 0
         self.prefilled_tokens = 0
@@ -67,6 +68,7 @@ class Sample:
     held: int
     arrivals: int
     input_tokens: int
+    input_squares: int
     finished: int
     output_tokens: int
     prefilled_tokens: int

@@ -1,0 +1,87 @@
+"""How many replicas a stretch of demand needs, by replaying it.
+
+Demand is work per second in engines: 1.0 keeps one engine busy at the rate that it sustains. A candidate count is tried on
+the seconds of the past: work that arrives queues behind what is there, the count works it off, and what waits longer than
+the slack is late. The answer is the smallest count that leaves no more late work than allowed. No distribution is assumed:
+bursts count as long and as high as they were.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+UTILIZATION = 0.95  # share of the sustained rate that is planned with
+
+
+def late_share(work: Sequence[float], replicas: float, slack_s: float) -> float:
+    """Share of the work that waits longer than `slack_s` when `replicas` serve it; `work` is one value a second."""
+    serves = UTILIZATION * replicas
+    most = slack_s * serves
+    backlog = late = total = 0.0
+    for arrived in work:
+        total += arrived
+        # The second's own arrivals wait for each other, half of them on average.
+        if backlog + 0.5 * max(0.0, arrived - serves) > most:
+            late += arrived
+        backlog = max(0.0, backlog + arrived - serves)
+    return late / total if total > 0 else 0.0
+
+
+def needed(work: Sequence[float], slack_s: float, allowed: float, most: int) -> int:
+    """The smallest count, 1 to `most`, with a late share of at most `allowed`; `most` when there is none."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        if late_share(work, middle, slack_s) <= allowed:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def rolling_mean(values: Sequence[float], span: int) -> list[float]:
+    """Mean of the last `span` values at each position, of fewer at the begin."""
+    found: list[float] = []
+    total = 0.0
+    for index, value in enumerate(values):
+        total += value
+        if index >= span:
+            total -= values[index - span]
+        found.append(max(0.0, total) / min(index + 1, span))
+    return found
+
+
+def centred_mean(values: Sequence[float], span: int) -> list[float]:
+    """Mean of the `span` values around each position, of fewer at the ends."""
+    sums = list(accumulate(values, initial=0.0))
+    half, count = span // 2, len(values)
+    bounds = ((max(0, index - half), min(count, index + half + 1)) for index in range(count))
+    return [(sums[high] - sums[low]) / (high - low) for low, high in bounds]
+
+
+def growth(levels: Sequence[float], horizon: int, share: float, floor: float) -> float:
+    """How much a level grew at the most within `horizon` steps, as a factor: the given quantile over the past.
+
+    Each past moment counts whose horizon is over; `floor` is added to both levels, so that a start from nothing has a size.
+    1.0 without a past.
+    """
+    step = max(1, len(levels) // 200)
+    ahead = _maxima(levels, horizon)
+    factors = sorted(
+        (ahead[index] + floor) / (levels[index] + floor) for index in range(0, len(levels) - horizon, step)
+    )
+    return factors[min(len(factors) - 1, int(share * len(factors)))] if factors else 1.0
+
+
+def _maxima(values: Sequence[float], span: int) -> list[float]:
+    """The maximum of the `span` values that follow each position, itself included (as many as there are)."""
+    found = [0.0] * len(values)
+    candidates: list[int] = []  # positions to the right, values falling from the end of the list to its begin
+    head = 0
+    for index in range(len(values) - 1, -1, -1):
+        while len(candidates) > head and values[candidates[-1]] <= values[index]:
+            candidates.pop()
+        candidates.append(index)
+        while candidates[head] > index + span:
+            head += 1
+        found[index] = values[candidates[head]]
+    return found
