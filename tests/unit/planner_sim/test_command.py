@@ -1,0 +1,63 @@
+"""`headway simulate`: what it prints and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headway_cli import main as cli
+
+EXCERPT = str(Path(__file__).parents[3] / "benchmarks" / "traces" / "azure2023_code_excerpt.csv.gz")
+FIELDS = {
+    "trace", "policy", "seed", "start_delay_s", "attainment", "attainment_by_class", "gpu_hours", "replicas_mean",
+    "reversals_per_hour", "cut_streams",
+}  # fmt: skip
+
+
+def test_bench_prints_one_line_per_policy_and_seed(capsys: pytest.CaptureFixture[str]):
+    policies = "headway,hpa,clairvoyant,work-bound"
+    flags = ["--duration", "200", "--scale", "4", "--start-delay", "5", "--json"]
+    assert cli.run(["simulate", "bench", "--trace", EXCERPT, "--seeds", "3-4", "--policies", policies, *flags]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["policy"], row["seed"]) for row in rows] == [
+        (policy, seed) for seed in (3, 4) for policy in policies.split(",")
+    ]
+    assert all(row.keys() >= FIELDS for row in rows)
+    assert all(row["cut_streams"] == 0 and row["attainment_by_class"].keys() == {"realtime"} for row in rows)
+    bound = min(row["gpu_hours"] for row in rows if row["policy"] == "work-bound")
+    assert all(row["gpu_hours"] >= bound for row in rows)
+
+
+def test_one_run_is_the_same_twice(capsys: pytest.CaptureFixture[str]):
+    command = ["simulate", EXCERPT, "--policy", "headway-reactive", "--seed", "9", "--duration", "200", "--json"]
+    cli.run(command)
+    first = capsys.readouterr().out
+    cli.run(command)
+    assert capsys.readouterr().out == first
+    assert json.loads(first)["seed"] == 9
+
+
+def test_a_class_column_is_taken_and_a_wrong_one_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trace = tmp_path / "mine.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens,class\n5,100,10,realtime\n6,100,10,batch\n")
+    cli.run(["simulate", str(trace), "--policy", "static", "--scale", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["attainment_by_class"] == {"realtime": 1.0, "batch": 1.0}
+    trace.write_text("arrival_s,input_tokens,output_tokens,class\n5,100,10,urgent\n")
+    with pytest.raises(cli.CliError, match="line 2: class must be one of realtime, interactive, batch, got 'urgent'"):
+        cli.run(["simulate", str(trace)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["bench"], "simulate bench needs --trace FILE..."),
+        (["bench", "--trace", EXCERPT, "--policies", "hpa,magic"], "no policy magic"),
+        (["bench", "--trace", EXCERPT, "--seeds", "4-2"], "4-2 holds no seed"),
+        (["/nowhere.csv"], "cannot read the trace /nowhere.csv"),
+        ([EXCERPT, "--start-delay", "0"], "--start-delay must be above 0"),
+        ([EXCERPT, "--engine", "abacus"], "no engine abacus"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_name(flags: list[str], message: str):
+    with pytest.raises(cli.CliError, match=message):
+        cli.run(["simulate", *flags])

@@ -1,0 +1,142 @@
+"""The simulator: every request ends once, a seed is a run, closed forms equal single steps, and Little's law holds."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway_cli.simulate import engines, traces
+from headway_planner.model import BatchLimits
+from headway_planner.rivals.static import Static
+from headway_planner.sim.arrivals import scaled
+from headway_planner.sim.chance import Chance
+from headway_planner.sim.fleet import simulate
+from headway_planner.sim.jobs import Arrival, End, Rank
+from headway_planner.sim.policy import Decision
+from headway_planner.sim.setup import Setup
+from headway_planner.sim.signals import Bounds, FleetView
+from headway_planner.steps import run_time, steps_within
+
+MODEL = engines.load(engines.BUILT_IN)
+LIMITS = BatchLimits(64, 2048)
+SETUP = Setup(MODEL, LIMITS, initial=1, max_replicas=8, start_delay_s=20)
+BOUNDS = Bounds(1, 8, 64, 8192, LIMITS)
+EXCERPT = Path(__file__).parents[3] / "benchmarks" / "traces" / "azure2023_conv_excerpt.csv.gz"
+
+
+class Swinging:
+    """Up and down without reason: starts, cancelled starts and drains all the time."""
+
+    tick_s, lag_s = 5.0, 1.0
+
+    def decide(self, view: FleetView) -> Decision:
+        return Decision(1 + int(view.now_s / 5) * 7 % 5, "swings")
+
+
+def arrivals(count: int, gap_s: float, inputs: int = 500, outputs: int = 50, rank: Rank = Rank.INTERACTIVE):
+    return [Arrival(index * gap_s, inputs, outputs, rank) for index in range(count)]
+
+
+def test_every_request_of_a_real_trace_ends_once_while_replicas_come_go_and_fail():
+    found = scaled(traces.read(EXCERPT, Rank.INTERACTIVE), 4, 20, Chance(1))
+    setup = replace(SETUP, mtbf_s=120, noise=0.1, scrape_loss=0.1, model=replace(MODEL, kv_tokens=30_000))
+    outcome = simulate(setup, found, Swinging(), seed=3)
+    assert Counter(job.end for job in outcome.jobs).total() == len(found)
+    assert all(job.end is not None for job in outcome.jobs)
+    assert outcome.cut_streams > 0  # failures cut
+    assert outcome.preemptions > 0
+
+
+def test_scaling_down_cuts_no_stream():
+    found = traces.read(EXCERPT, Rank.INTERACTIVE)
+    outcome = simulate(SETUP, found, Swinging(), seed=3)
+    assert outcome.ended(End.FINISHED) == len(found)
+    assert outcome.cut_streams == 0
+    assert len(outcome.changes) > 50
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another():
+    found = traces.read(EXCERPT, Rank.INTERACTIVE)
+    first, again, other = (simulate(SETUP, found, Swinging(), seed) for seed in (5, 5, 6))
+    assert [job.end_s for job in first.jobs] == [job.end_s for job in again.jobs]
+    assert first.replica_seconds == again.replica_seconds != other.replica_seconds
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 20), st.integers(1, 6000), st.integers(1, 300), st.sampled_from(Rank)), max_size=40)
+)
+def test_runs_of_steps_equal_single_steps(lines: list[tuple[float, int, int, Rank]]):
+    found = sorted((Arrival(*line) for line in lines), key=lambda one: one.at_s)
+    setup = replace(SETUP, model=replace(MODEL, kv_tokens=12_000), limits=BatchLimits(16, 512))
+    many = simulate(setup, found, Static(BOUNDS, 1), 0)
+    single = simulate(replace(setup, max_run=1), found, Static(BOUNDS, 1), 0)
+    for one, other in zip(many.jobs, single.jobs, strict=True):
+        assert one.end is other.end
+        assert one.first_s == pytest.approx(other.first_s, abs=1e-6)
+        assert one.end_s == pytest.approx(other.end_s, abs=1e-6)
+
+
+@given(st.floats(1e-4, 1), st.floats(0, 0.01), st.integers(1, 5000))
+def test_steps_within_is_the_inverse_of_run_time(first: float, growth: float, steps: int):
+    elapsed = run_time(first, growth, steps)
+    assert steps_within(first, growth, elapsed * (1 - 1e-9)) == steps
+    assert steps_within(first, growth, elapsed + first / 2) == steps + 1
+
+
+def test_mean_requests_in_flight_are_rate_times_mean_stay():
+    seen: list[int] = []
+
+    class Watching(Static):
+        tick_s = 1.0
+
+        def decide(self, view: FleetView) -> Decision:
+            seen.append(view.latest.in_flight)
+            return super().decide(view)
+
+    chance, at_s, found = Chance(7), 0.0, []
+    for _ in range(6000):
+        at_s += chance.exponential(0.1)
+        found.append(Arrival(at_s, 500, 100, Rank.INTERACTIVE))
+    outcome = simulate(SETUP, found, Watching(BOUNDS, 1), 0)
+    stay_s = sum(job.end_s - job.arrival_s for job in outcome.jobs) / len(found)
+    assert sum(seen) / len(seen) == pytest.approx(len(found) / at_s * stay_s, rel=0.05)
+
+
+def test_an_idle_engine_answers_in_the_models_prefill_time():
+    outcome = simulate(SETUP, arrivals(3, 10.0, inputs=3000), Static(BOUNDS, 1), 0)
+    expected_s = MODEL.prefill_ms(3000, LIMITS.tokens) / 1000
+    assert [job.first_s - job.arrival_s for job in outcome.jobs] == pytest.approx([expected_s] * 3)
+
+
+def test_a_request_that_can_never_fit_is_rejected():
+    outcome = simulate(SETUP, [Arrival(0, MODEL.kv_tokens, 1, Rank.BATCH)], Static(BOUNDS, 1), 0)
+    assert outcome.ended(End.REJECTED) == 1
+
+
+def test_realtime_goes_before_batch_and_takes_its_place():
+    found = [*(Arrival(0, 500, 2000, Rank.BATCH) for _ in range(64)), Arrival(5, 500, 10, Rank.REALTIME)]
+    outcome = simulate(SETUP, found, Static(BOUNDS, 1), 0)
+    urgent = outcome.jobs[-1]
+    assert urgent.first_s - urgent.arrival_s < 0.2
+    assert outcome.preemptions == 1
+    assert outcome.ended(End.FINISHED) == 65
+
+
+def test_starts_beyond_the_rate_limit_wait_and_are_charged():
+    setup = replace(SETUP, start_sigma=0.0, starts_at_once=1, start_delay_s=10)
+    outcome = simulate(setup, arrivals(101, 1.0), Static(BOUNDS, 3), 0)
+    assert outcome.replica_seconds == pytest.approx(300, rel=0.01)
+
+
+def test_a_scaled_trace_keeps_its_span_and_its_lengths():
+    found = traces.read(EXCERPT, Rank.INTERACTIVE)
+    large = scaled(found, 3, 30, Chance(2))
+    assert len(large) == 3 * len(found)
+    assert 0 <= large[0].at_s <= large[-1].at_s <= found[-1].at_s
+    assert {one.inputs for one in large} <= {one.inputs for one in found}
+    small = scaled(found, 0.5, 30, Chance(2))
+    assert 0.4 * len(found) < len(small) < 0.6 * len(found)
