@@ -13,10 +13,11 @@ from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, WORK_BOUND, Con
 from headway_planner.sim.arrivals import scaled
 from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
-from headway_planner.sim.jobs import Arrival, End, Rank
+from headway_planner.sim.jobs import TTFT_TARGET_MS, Arrival, End, Rank
 from headway_planner.sim.outcome import Outcome
 from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import Bounds
+from headway_planner.steps import StepModel
 
 # Share of the requests inside their TTFT target that a tuned rival and the clairvoyant bound must reach.
 GOALS = {Rank.REALTIME: 0.995, Rank.INTERACTIVE: 0.999, Rank.BATCH: 1.0}
@@ -105,7 +106,10 @@ def _merit(row: Row) -> tuple[bool, float]:
     by_class, hours = row["attainment_by_class"], row["gpu_hours"]
     if not isinstance(by_class, dict) or not isinstance(hours, float):
         raise TypeError("not a row of results")
-    short = max(GOALS[Rank[name.upper()]] - share for name, share in by_class.items())
+    feasible = row["feasible_by_class"]
+    if not isinstance(feasible, dict):
+        raise TypeError("not a row of results")
+    short = max(GOALS[Rank[name.upper()]] * feasible[name] - share for name, share in by_class.items())
     return (short > 0, short if short > 0 else hours)
 
 
@@ -122,6 +126,7 @@ def _row(case: Case, label: str, outcome: Outcome) -> Row:
         "attainment_by_class": {
             rank.name.lower(): _rounded(share) for rank, share in shares.items() if share is not None
         },
+        "feasible_by_class": _feasible(case),
         "gpu_hours": round(outcome.gpu_hours, 4),
         "replicas_mean": round(outcome.replicas_mean, 3),
         "reversals_per_hour": round(outcome.reversals_per_hour, 2),
@@ -133,6 +138,22 @@ def _row(case: Case, label: str, outcome: Outcome) -> Row:
         "preemptions": outcome.preemptions,
         **{end.value: outcome.ended(end) for end in (End.FINISHED, End.REJECTED, End.EXPIRED)},
     }
+
+
+def _feasible(case: Case) -> dict[str, float]:
+    """Share of the requests of each class whose own prefill, on an idle engine, ends inside the TTFT target."""
+    model, budget = case.context.setup.model, case.context.setup.limits.tokens
+    longest = {rank: _longest(model, budget, TTFT_TARGET_MS[rank]) for rank in Rank}
+    counts = {rank: [one.inputs <= longest[rank] for one in case.context.arrivals if one.rank is rank] for rank in Rank}
+    return {rank.name.lower(): round(sum(fits) / len(fits), 6) for rank, fits in counts.items() if fits}
+
+
+def _longest(model: StepModel, budget: int, target_ms: float) -> int:
+    low, high = 0, model.kv_tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if model.prefill_ms(middle, budget) <= target_ms else (low, middle - 1)
+    return low
 
 
 def _work_bound(case: Case) -> Row:

@@ -37,12 +37,14 @@ class Behavior:
         """The count to work towards now."""
         speed = self._speed
         wanted = self._bounds.clamp(recommended)
+        if not self._recommended:  # the controller takes the count that it finds for a first recommendation
+            self._recommended.append((now_s, desired))
         self._recommended.append((now_s, wanted))
         keep_s = max(speed.up_window_s, speed.down_window_s)
         while self._recommended[0][0] < now_s - keep_s:
             self._recommended.popleft()
-        floor = max(count for at_s, count in self._recommended if at_s >= now_s - speed.down_window_s)
-        ceiling = min(count for at_s, count in self._recommended if at_s >= now_s - speed.up_window_s)
+        floor = max((count for at_s, count in self._recommended if at_s > now_s - speed.down_window_s), default=wanted)
+        ceiling = min((count for at_s, count in self._recommended if at_s > now_s - speed.up_window_s), default=wanted)
         stable = min(max(desired, ceiling), floor) if ceiling > desired else min(desired, floor)
         limited = self._limited(now_s, desired, stable)
         if limited != desired:

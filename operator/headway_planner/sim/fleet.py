@@ -184,9 +184,10 @@ class _Run:
         if decision.limits is not None and decision.limits != self._pool.limits:
             self._pool.set_limits(decision.limits)
             self._limit_changes += 1
-        if decision.replicas != self._desired:
-            self._changes.append(Scaling(now_s, self._desired, decision.replicas, decision.reason))
-            self._desired = decision.replicas
+        count = max(decision.replicas, self._desired) if now_s < self._setup.settle_s else decision.replicas
+        if count != self._desired:
+            self._changes.append(Scaling(now_s, self._desired, count, decision.reason))
+            self._desired = count
         self._reconcile(now_s)
 
     def _scrape(self, now_s: float) -> None:

@@ -22,6 +22,8 @@ class Setup:
         sample_s: time between two scrapes.
         scrape_loss: share of replica scrapes that get no answer.
         noise: spread of the gauges of a scrape (log-normal).
+        settle_s: for so long nothing is removed, whoever decides: no policy has a past yet that it would have in a
+            fleet that has been running, and a run must not be decided by its first minute.
         patience_s: how long after the last arrival the run goes on for what is still there.
         max_run: most decode steps computed at once; 1 is step by step.
     """
@@ -38,5 +40,6 @@ class Setup:
     sample_s: float = 1.0
     scrape_loss: float = 0.0
     noise: float = 0.0
+    settle_s: float = 300.0
     patience_s: float = 3600.0
     max_run: int = 256

@@ -22,7 +22,7 @@ from headway_planner.steps import run_time, steps_within
 
 MODEL = engines.load(engines.BUILT_IN)
 LIMITS = BatchLimits(64, 2048)
-SETUP = Setup(MODEL, LIMITS, initial=1, max_replicas=8, start_delay_s=20)
+SETUP = Setup(MODEL, LIMITS, initial=1, max_replicas=8, start_delay_s=20, settle_s=0)
 BOUNDS = Bounds(1, 8, 64, 8192, LIMITS)
 EXCERPT = Path(__file__).parents[3] / "benchmarks" / "traces" / "azure2023_conv_excerpt.csv.gz"
 
@@ -140,3 +140,9 @@ def test_a_scaled_trace_keeps_its_span_and_its_lengths():
     assert {one.inputs for one in large} <= {one.inputs for one in found}
     small = scaled(found, 0.5, 30, Chance(2))
     assert 0.4 * len(found) < len(small) < 0.6 * len(found)
+
+
+def test_nothing_is_removed_before_a_run_has_settled():
+    setup = replace(SETUP, settle_s=60, initial=4)
+    outcome = simulate(setup, arrivals(101, 1.0), Static(BOUNDS, 1), 0)
+    assert [(change.at_s, change.after) for change in outcome.changes] == [(60.0, 1)]
