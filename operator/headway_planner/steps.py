@@ -88,7 +88,8 @@ def steps_within(first: float, growth: float, elapsed: float) -> int:
     if elapsed <= first:
         return 1
     lead = first - 0.5 * growth
-    exact = elapsed / first if growth <= 0 else (math.sqrt(lead * lead + 2 * growth * elapsed) - lead) / growth
+    # The root of the quadratic in the form that loses no digits when the growth is small.
+    exact = 2 * elapsed / (lead + math.sqrt(lead * lead + 2 * growth * elapsed))
     steps = max(1, math.ceil(exact - 1e-9))
     # The square root may be one off at a boundary; a step is never split.
     while run_time(first, growth, steps) < elapsed - 1e-12:
