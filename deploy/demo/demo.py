@@ -46,7 +46,11 @@ def identities() -> dict[str, int]:
 
 
 def load(rate: float, seconds: int) -> bool:
-    """Send an open-loop load, show what the fleet does, and wait until it is small again; True when all of it happened and nothing was lost."""
+    """Send an open-loop load, show what the fleet does, and wait until it is small again.
+
+    Returns:
+        True when it scaled out, its limits changed, and nothing was lost.
+    """
     before = identities()
     say(f"{seconds} s of load at {rate:g} requests/s (Poisson); watch SEQS and TOKENS change in running engines")
     with tempfile.TemporaryDirectory() as folder:

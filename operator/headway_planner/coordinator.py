@@ -70,9 +70,7 @@ class Intake:
     finished: int
     output_tokens: int
     waiting: int
-    running: int
     queued_tokens: int
-    kv_usage: float
     stale: bool = False
 
 

@@ -7,10 +7,11 @@ The difference leaves out the prompts; it holds everything that a further token 
 
 import argparse
 import random
+from functools import partial
 
-from headway_engine.bench.peers import add_shape_argument, goal, peer_figures
+from headway_engine.bench.peers import add_shape_argument, compared
 from headway_engine.bench.report import Figure, Report, of_samples
-from headway_engine.bench.shapes import ShapeEngine, Work
+from headway_engine.bench.shapes import ShapeEngine, Work, each_shape
 
 DESCRIPTION = "inter-token latency on a GPU at batch 1, 8, 64 and 256, prompts of 512 tokens"
 PROMPT_TOKENS, LONG, SHORT = 512, 129, 1
@@ -25,15 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Report:
     """Measure."""
-    figures: list[Figure] = []
-    for name in options.shapes:
-        engine = ShapeEngine(name)
-        figures += measure(engine, name, options.repetitions)
-        engine.close()
+    figures = each_shape(options.shapes, partial(measure, repetitions=options.repetitions))
     return Report(
         "decode",
         {"shapes": options.shapes, "prompt": PROMPT_TOKENS, "repetitions": options.repetitions},
-        tuple(figures),
+        figures,
     )
 
 
@@ -45,11 +42,7 @@ def measure(engine: ShapeEngine, name: str, repetitions: int) -> list[Figure]:
         prompts = [engine.prompt(PROMPT_TOKENS, generator) for _ in range(batch)]
         samples = [_itl_ms(engine, prompts) for _ in range(repetitions + 1)][1:]
         latency = of_samples(f"{name} decode b={batch}", "ms", samples)
-        figures += [
-            latency,
-            *peer_figures(latency, name, "decode", str(batch)),
-            *goal(latency, name, "decode", str(batch)),
-        ]
+        figures += compared(latency, name, "decode", str(batch))
     return figures
 
 

@@ -7,9 +7,9 @@ of two runs after a warm-up of 8 requests (128 in, 16 out), as the comparison wa
 import argparse
 import random
 
-from headway_engine.bench.peers import add_shape_argument, goal, peer_figures
+from headway_engine.bench.peers import add_shape_argument, compared
 from headway_engine.bench.report import Figure, Report
-from headway_engine.bench.shapes import ShapeEngine, Work
+from headway_engine.bench.shapes import ShapeEngine, Work, each_shape
 
 DESCRIPTION = "output tokens/s of 256 requests, 100 to 1024 tokens in and out, on a GPU"
 REQUESTS, SHORTEST, LONGEST = 256, 100, 1024
@@ -23,12 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Report:
     """Measure."""
-    figures: list[Figure] = []
-    for name in options.shapes:
-        engine = ShapeEngine(name)
-        figures += measure(engine, name)
-        engine.close()
-    return Report("offline256", {"shapes": options.shapes, "requests": REQUESTS, "runs": RUNS}, tuple(figures))
+    figures = each_shape(options.shapes, measure)
+    return Report("offline256", {"shapes": options.shapes, "requests": REQUESTS, "runs": RUNS}, figures)
 
 
 def lengths() -> list[tuple[int, int]]:
@@ -47,4 +43,4 @@ def measure(engine: ShapeEngine, name: str) -> list[Figure]:
     tokens = sum(item.output_tokens for item in work)
     samples = tuple(tokens / engine.generate(work) for _ in range(RUNS))
     rate = Figure(f"{name} offline256", "tok/s", max(samples), samples)
-    return [rate, *peer_figures(rate, name, "offline256", ""), *goal(rate, name, "offline256", "")]
+    return compared(rate, name, "offline256", "")

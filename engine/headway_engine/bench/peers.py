@@ -24,14 +24,10 @@ def add_shape_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def peer_figures(found: Figure, shape: str, case: str, parameter: str) -> list[Figure]:
-    """The ratio to the comparison engine; the goal is to be ahead of it."""
-    return _ratio("peers", "over vLLM", found, (shape, case, parameter))
-
-
-def goal(found: Figure, shape: str, case: str, parameter: str) -> list[Figure]:
-    """The ratio to our own goal."""
-    return _ratio("goals", "over the goal", found, (shape, case, parameter))
+def compared(found: Figure, shape: str, case: str, parameter: str) -> list[Figure]:
+    """The figure, its ratio to the comparison engine, whose goal is to be ahead, and its ratio to our own goal."""
+    cell = shape, case, parameter
+    return [found, *_ratio("peers", "over vLLM", found, cell), *_ratio("goals", "over the goal", found, cell)]
 
 
 def _ratio(section: str, label: str, found: Figure, cell: tuple[str, str, str]) -> list[Figure]:

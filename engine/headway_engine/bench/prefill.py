@@ -3,9 +3,9 @@
 import argparse
 import random
 
-from headway_engine.bench.peers import add_shape_argument, goal, peer_figures
+from headway_engine.bench.peers import add_shape_argument, compared
 from headway_engine.bench.report import Figure, Report, of_samples
-from headway_engine.bench.shapes import ShapeEngine, Work
+from headway_engine.bench.shapes import ShapeEngine, Work, each_shape
 
 DESCRIPTION = "time of one prompt of 512, 2048 and 3900 tokens with one token out, on a GPU"
 LENGTHS = (512, 2048, 3900)
@@ -19,12 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Report:
     """Measure."""
-    figures: list[Figure] = []
-    for name in options.shapes:
-        engine = ShapeEngine(name)
-        figures += measure(engine, name)
-        engine.close()
-    return Report("prefill", {"shapes": options.shapes, "repetitions": REPETITIONS}, tuple(figures))
+    figures = each_shape(options.shapes, measure)
+    return Report("prefill", {"shapes": options.shapes, "repetitions": REPETITIONS}, figures)
 
 
 def measure(engine: ShapeEngine, name: str) -> list[Figure]:
@@ -35,9 +31,5 @@ def measure(engine: ShapeEngine, name: str) -> list[Figure]:
         prompts = [engine.prompt(length, generator) for _ in range(REPETITIONS + 2)]
         samples = [engine.generate([Work(prompt, 1)]) * 1000 for prompt in prompts][2:]
         latency = of_samples(f"{name} prefill {length}", "ms", samples)
-        figures += [
-            latency,
-            *peer_figures(latency, name, "prefill", str(length)),
-            *goal(latency, name, "prefill", str(length)),
-        ]
+        figures += compared(latency, name, "prefill", str(length))
     return figures

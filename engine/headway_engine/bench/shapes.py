@@ -8,12 +8,13 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from headway_engine.bench.report import Figure
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.limits import LimitsState
 from headway_engine.core.request import FinishReason, Request, RequestId, SamplingParams
@@ -166,6 +167,16 @@ class ShapeEngine:
         del self._loop
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def each_shape(names: Sequence[str], measure: Callable[[ShapeEngine, str], list[Figure]]) -> tuple[Figure, ...]:
+    """The figures of the named shapes, each measured in an engine of its own."""
+    figures: list[Figure] = []
+    for name in names:
+        engine = ShapeEngine(name)
+        figures += measure(engine, name)
+        engine.close()
+    return tuple(figures)
 
 
 class _Sink:

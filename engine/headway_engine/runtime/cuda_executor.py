@@ -28,12 +28,13 @@ from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.sampling import Sampled, sample_rows
-from headway_engine.model.transformer import Decoder, KVCache
+from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
 from headway_engine.runtime.cuda_pack import Packed, Unpacked, graph_shape, pack, pad, unpack
 from headway_engine.runtime.cuda_results import Pending, Results
 from headway_engine.runtime.cuda_rows import RowTable
 from headway_engine.runtime.cuda_staging import Staging
+from headway_engine.runtime.executor import allocate_cache
 
 # Prompt steps of up to these many tokens get a graph in small models, which would otherwise wait for their launches.
 _PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
@@ -80,11 +81,7 @@ class CudaExecutor:
         """Allocate the KV cache, compile the kernels and capture the graphs."""
         device, config = model.embed.device, model.config
         self._sizes = sizes
-        shape = (sizes.num_blocks + 1, sizes.block_size, config.num_kv_heads, config.head_dim)
-        # Zeros, not garbage: masked rows are multiplied by a weight of zero, and zero times NaN is NaN.
-        cache: KVCache = [
-            (model.embed.new_zeros(shape), model.embed.new_zeros(shape)) for _ in range(config.num_layers)
-        ]
+        cache = allocate_cache(config, sizes.num_blocks + 1, sizes.block_size, model.embed)
         max_blocks = -(-sizes.max_len // sizes.block_size)
         with torch.inference_mode():
             self._decoder = FusedDecoder(model, cache, sizes.max_len)

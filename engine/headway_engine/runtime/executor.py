@@ -46,7 +46,7 @@ class TorchExecutor:
         self._attention = attention
         self._num_blocks, self._block_size = num_blocks, block_size
         self._device, self._dtype = model.embed.device, model.embed.dtype
-        self._cache = _allocate(model.config, num_blocks + 1, block_size, model.embed)
+        self._cache = allocate_cache(model.config, num_blocks + 1, block_size, model.embed)
 
     @property
     def num_blocks(self) -> int:
@@ -111,7 +111,8 @@ def load_executor(config: EngineConfig) -> LoadedModel:
     return load(config)
 
 
-def _allocate(config: ModelConfig, blocks: int, block_size: int, like: torch.Tensor) -> KVCache:
+def allocate_cache(config: ModelConfig, blocks: int, block_size: int, like: torch.Tensor) -> KVCache:
+    """Keys and values of each layer, on the device and in the type of `like`."""
     shape = (blocks, block_size, config.num_kv_heads, config.head_dim)
     # Zeros, not garbage: masked rows are multiplied by a weight of zero, and zero times NaN is NaN.
     return [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_layers)]

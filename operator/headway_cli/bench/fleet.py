@@ -6,7 +6,7 @@ In a namespace of its own, which is deleted at the end, it measures
 - limit change: from a new `spec.engine.limits.maxNumSeqs` to the last engine that runs with it, with no pod replaced;
 - drift: from the deletion (or a foreign edit) of an owned object to its repair.
 
-The images are pulled by the first repetition if they are not there; each repetition is printed, so that this one shows.
+The first repetition pulls the images if they are not there; the worst and, with --json, every sample show that.
 """
 
 import argparse

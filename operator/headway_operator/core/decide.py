@@ -93,7 +93,7 @@ def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
         limits=tuning.decided(fleet, decision.tune),
         steps=rollout.next_steps(
             observed.pods,
-            rollout.Wanted(replicas.desired, revision, spec.engine.image or observed.defaults.engine_image),
+            rollout.Wanted(replicas.desired, revision, podspec.image(spec.engine, observed.defaults)),
             spec.rollout,
             samples,
             observed.now,

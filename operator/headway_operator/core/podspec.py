@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from headway_operator.api.v1alpha1 import (
     GPU_RESOURCE,
     Device,
+    Engine,
     HostPathSource,
     ImageSource,
     LimitValues,
@@ -111,12 +112,17 @@ def _pod_spec(fleet: LLMDeployment, limits: LimitValues, defaults: Defaults) -> 
     return spec
 
 
+def image(engine: Engine, defaults: Defaults) -> str:
+    """The image of a new pod: the user's, or the operator's default."""
+    return engine.image or defaults.engine_image
+
+
 def _container(fleet: LLMDeployment, limits: LimitValues, defaults: Defaults) -> dict[str, Json]:
     engine = fleet.spec.engine
     given = engine.image is not None
     container: dict[str, Json] = {
         "name": CONTAINER,
-        "image": engine.image or defaults.engine_image,
+        "image": image(engine, defaults),
         "imagePullPolicy": engine.image_pull_policy.value if given else defaults.engine_image_pull_policy,
         "args": list[Json](engine_args(fleet, limits)),
         # The root is read-only and the user has no home: caches go to /tmp, and a name stands in for the passwd entry.

@@ -30,9 +30,7 @@ class CoordinatorPolicy:
             finished=sample.finished,
             output_tokens=sample.output_tokens,
             waiting=round(sample.held + silent * sum(one.waiting for one in sample.replicas)),
-            running=round(silent * sample.running),
             queued_tokens=round(silent * sum(one.queued_tokens for one in sample.replicas)),
-            kv_usage=max((one.kv_usage for one in sample.replicas), default=0.0),
             stale=sample.serving > 0 and 2 * count < sample.serving,
         )
         answer, self._memory = coordinate(intake, self._config, self._memory)
