@@ -47,8 +47,9 @@ images: ## build both images and publish them to the cluster's registry
 proto: .venv/.ready ## engine.proto -> stubs
 	@$(PY) -m grpc_tools.protoc -I engine --python_out=engine --mypy_out=engine --grpc_python_out=engine \
 	  --mypy_grpc_out=engine engine/headway_rpc/engine.proto 2>/dev/null
-crd: .venv/.ready ## models -> CRD
+crd: .venv/.ready ## models -> CRD and its reference page
 	@$(PY) -m headway_operator.api.crd > deploy/crd/llmdeployments.yaml
+	@$(PY) -m headway_operator.api.reference > docs/reference/llmdeployment.md
 
 manifests: ## chart -> plain manifests and the chart's table of values
 	@python3 deploy/manifests.py
@@ -70,5 +71,4 @@ test-integration: .venv/.ready ## against a real API server on loopback
 	  $(PY) -m pytest -q $$part; done
 test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
 	@$(PY) deploy/demo/testbed.py
-# test-cluster is not part of it yet: its parts were seen green one by one, never in one run of a fresh clone (docs/limits.md).
-test: check test-unit test-integration ## everything that needs no cluster
+test: check test-unit test-integration test-cluster ## all of the above

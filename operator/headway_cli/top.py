@@ -7,6 +7,7 @@ answer keeps its row, with the reason.
 
 import argparse
 import asyncio
+import sys
 from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from headway_rpc.client import open_channel, readable
 
 WINDOW_SAMPLES = 11  # ten seconds at one a second
 ANSWER_TIMEOUT_S = 2.0
+PIPE_WIDTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,8 @@ def command(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    console = Console()
+    # A pipe has no width: rows must not be folded for whoever reads them there.
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(await Cluster.connect(options.context))
         engines = Engines(cluster, stack)

@@ -116,6 +116,7 @@ class ScaleState:
         limits: the live limits of each engine.
         baseline_seqs: running sequences that the user planned an engine for; tuning beyond it is no capacity.
         raised_limits_at_s: when tuning last raised a limit, None when it never did.
+        joined_at_s: when the newest replica that serves became ready, None when that is not known.
     """
 
     desired: int
@@ -127,6 +128,7 @@ class ScaleState:
     limits: BatchLimits = BatchLimits(1, 1)
     baseline_seqs: int = 1
     raised_limits_at_s: float | None = None
+    joined_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ BACKLOG_DRAIN_S = 60.0  # time in which the waiting requests should be worked of
 UTILIZATION = 0.9  # share of the measured service rate that is planned with
 MAX_GROWTH = 2  # most growth of one recommendation, as a multiple of the supply
 SETTLE_S = 10.0  # a raise of the limits gets this long to empty a queue that fits into it
+JOIN_S = 20.0  # a new replica gets this long before late first tokens count: until then they show the time without it
 MIN_SPAN_S = 8.0  # shorter windows say too little to shrink on
 MIN_REQUEST_SAMPLES = 8
 MIN_TOKEN_SAMPLES = 20
@@ -64,13 +65,15 @@ def _wanted_up(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: fl
     queue_wait = view.queue_wait.high_ms or 0.0
     calm = f"queue {queue:.1f} per replica, p95 TTFT {_ms(ttft)}"
     long_queue = queue > config.queue_per_replica
-    # Latency looks back: while replicas warm up it still shows the state that they were ordered for.
+    # Latency looks back: while replicas warm up, and some time after, it shows the state that they were ordered for.
+    joined = state.joined_at_s
     late = (
         ttft is not None
         and ttft > config.ttft_target_ms
         and queue_wait > 0.5 * config.ttft_target_ms
         and queue >= 1
         and state.warming == 0
+        and (joined is None or now_s - joined >= JOIN_S)
     )
     if not (long_queue or late):
         return desired, calm

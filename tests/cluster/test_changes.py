@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import steps
 from fleets import apply, manifest, uids
-from load_client import Load
+from load_client import Load, ready_addresses
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -48,3 +48,19 @@ async def _changes(namespace: str) -> None:
     assert load.outcome.failures == []
     assert load.outcome.completed > 10
     assert effective(namespace)["maxNumSeqs"] == 7
+
+
+def test_a_pod_that_lost_its_serving_label_is_soon_back_behind_the_service(namespace: str) -> None:
+    apply(namespace, manifest(NAME))
+    steps.wait_ready(NAME, namespace)
+    [pod] = steps.engine_pods(NAME, namespace)
+    address = ready_addresses(NAME, namespace)
+    label = "serving.headway.dev/serving"
+    steps.run(["kubectl", "label", "pod", pod["metadata"]["name"], "-n", namespace, f"{label}-"])
+    steps.wait_until(
+        "the label",
+        lambda: [one["metadata"]["labels"].get(label) for one in steps.engine_pods(NAME, namespace)] == ["true"],
+        timeout_s=10,
+    )
+    steps.wait_until("the endpoint", lambda: ready_addresses(NAME, namespace) == address, timeout_s=10)
+    assert [one["metadata"]["uid"] for one in steps.engine_pods(NAME, namespace)] == [pod["metadata"]["uid"]]

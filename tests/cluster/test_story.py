@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -92,10 +93,18 @@ async def _story(namespace: str) -> None:
     await asyncio.to_thread(apply, namespace, deployment)
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     first = uids(NAME, namespace)
+    first_names = [pod["metadata"]["name"] for pod in steps.engine_pods(NAME, namespace)]
 
     # The answer is the model's: token for token what transformers computes.
     [address] = ready_addresses(NAME, namespace)
     assert await greedy(address, PROMPT, 12) == await asyncio.to_thread(transformers_greedy, PROMPT, 12)
+
+    # `headway top` reaches the engine through the API server and shows its live limits.
+    top = [sys.executable, "-m", "headway_cli.main", "top", "--namespace", namespace, "--iterations", "2"]
+    picture = await asyncio.to_thread(steps.run, top)
+    [engine_row] = [line.split() for line in picture.splitlines() if line.split()[:1] == [next(iter(first_names))]][1:]
+    limits = steps.fleet(NAME, namespace)["status"]["tuning"]["effective"]
+    assert engine_row[-2:] == [str(limits["maxNumSeqs"]), str(limits["maxNumBatchedTokens"])], picture
 
     # Load: scaled out and retuned live, while the operator's leader is killed half-way.
     async with Load(NAME, namespace, rate_per_s=5.0, prompt=PROMPT, max_tokens=24) as load:

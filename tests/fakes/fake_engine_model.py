@@ -21,6 +21,7 @@ class ByteTokenizer:
     vocab_size = VOCAB_SIZE
     eos_token_ids = (EOS,)
     chat_template = "{{ messages }}"
+    words_apart = True
 
     def __init__(self) -> None:
         self.batches: list[int] = []

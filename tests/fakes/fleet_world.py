@@ -22,6 +22,7 @@ from headway_operator.core.plan import (
     Emit,
     LimitsPatch,
     MarkDraining,
+    MarkServing,
     Plan,
     RemoveFinalizer,
     SetLimits,
@@ -172,7 +173,8 @@ class World:
             if engine is None:
                 continue
             ready = not engine.draining and not pod.view.deleting
-            pod.view = replace(pod.view, ready=ready, container=ContainerState(ready, 0))
+            since = (pod.view.ready_since or self.now) if ready else None
+            pod.view = replace(pod.view, ready=ready, ready_since=since, container=ContainerState(ready, 0))
             if engine.lease_until_s and self.now_s >= engine.lease_until_s:
                 engine.effective, engine.lease_until_s = engine.baseline, 0.0
                 engine.revision += 1
@@ -257,11 +259,8 @@ class World:
                 self.manifest["status"] = json.loads(json.dumps(status))
             case Apply(manifest=manifest):
                 self._apply_object(json.loads(json.dumps(manifest)))
-            case MarkDraining():
-                pod = self.pods[action.pod]
-                marks = {names.ANNOTATION_DRAIN_STARTED: action.started, names.ANNOTATION_DRAIN_REASON: action.reason}
-                labels = {**pod.view.labels, names.LABEL_SERVING: "false"}
-                pod.view = replace(pod.view, annotations={**pod.view.annotations, **marks}, labels=labels)
+            case MarkDraining() | MarkServing():
+                self._mark(action)
             case StartDrain(pod=name):
                 self.engines[name].draining = True
             case DeletePod():
@@ -270,6 +269,16 @@ class World:
                 self._set_limits(action)
             case Emit():
                 pass
+
+    def _mark(self, action: MarkDraining | MarkServing) -> None:
+        pod = self.pods[action.pod]
+        assert pod.view.uid == action.uid
+        labels = {**pod.view.labels, names.LABEL_SERVING: "true" if isinstance(action, MarkServing) else "false"}
+        annotations = pod.view.annotations
+        if isinstance(action, MarkDraining):
+            marks = {names.ANNOTATION_DRAIN_STARTED: action.started, names.ANNOTATION_DRAIN_REASON: action.reason}
+            annotations = {**annotations, **marks}
+        pod.view = replace(pod.view, annotations=annotations, labels=labels)
 
     def _apply_object(self, manifest: dict[str, Any]) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import struct
 import sys
 from collections.abc import AsyncIterator
@@ -24,10 +25,12 @@ class FakeApi:
     """Two list paths and the portforward subresource; `fleets` and `pods` are what it lists."""
 
     engine_port: int = 0
+    control_port: int = 0
     url: str = ""
     fleets: list[dict[str, object]] = field(default_factory=list)
     pods: list[dict[str, object]] = field(default_factory=list)
     forwarded: list[str] = field(default_factory=list)
+    unreachable: set[str] = field(default_factory=set)
 
     async def list_fleets(self, request: web.Request) -> web.Response:
         return web.json_response({"items": self.fleets})
@@ -38,11 +41,15 @@ class FakeApi:
 
     async def forward(self, request: web.Request) -> web.WebSocketResponse:
         self.forwarded.append(request.match_info["pod"])
+        if request.match_info["pod"] in self.unreachable:
+            raise web.HTTPNotFound(text="pod not found")
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
         await socket.prepare(request)
         for channel in (0, 1):
             await socket.send_bytes(bytes([channel]) + struct.pack("<H", int(request.query["ports"])))
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.engine_port)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.control_port if request.query["ports"] == "50052" else self.engine_port
+        )
 
         async def back() -> None:
             while data := await reader.read(65536):
@@ -62,7 +69,11 @@ class FakeApi:
 
 def fleet(name: str, ready: str = "True", message: str = "") -> dict[str, object]:
     condition = {"type": "Ready", "status": ready, "reason": "ImagePull", "message": message}
-    return {"metadata": {"namespace": "default", "name": name}, "status": {"conditions": [condition]}}
+    return {
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"slo": {"workloadClass": "interactive"}},
+        "status": {"readyReplicas": 1, "slo": {"ttftObserved": "340ms"}, "conditions": [condition]},
+    }
 
 
 def pod(name: str, ready: str = "True", serving: str = "true") -> dict[str, object]:
@@ -81,7 +92,7 @@ async def api() -> AsyncIterator[FakeApi]:
     ports = GrpcPorts(settings, lifecycle)
     await ports.start()
     lifecycle.loaded(engine)
-    api = FakeApi(engine_port=ports.data_port)
+    api = FakeApi(engine_port=ports.data_port, control_port=ports.control_port)
     app = web.Application()
     app.router.add_get("/apis/serving.headway.dev/v1alpha1/llmdeployments", api.list_fleets)
     app.router.add_get("/api/v1/namespaces/default/pods", api.list_pods)
@@ -132,6 +143,22 @@ async def test_bench_reaches_every_serving_pod(api: FakeApi, tmp_path: Path) -> 
     assert (code, err) == (0, "")
     assert " OK)" in out
     assert set(api.forwarded) == {"chat-a-0", "chat-a-1"}
+
+
+async def test_top_shows_the_fleets_and_the_engines_behind_them(api: FakeApi, tmp_path: Path) -> None:
+    api.fleets = [fleet("chat")]
+    api.pods = [pod("chat-a-0"), pod("chat-a-1")]
+    api.unreachable = {"chat-a-1"}
+    code, out, err = await headway(api.url, tmp_path, "top", "--iterations", "2", "--interval", "0.01")
+    assert (code, err) == (0, "")
+    pictures = re.split(r"^Fleets\s*$", out, flags=re.MULTILINE)[1:]
+    assert len(pictures) == 2
+    rows = {line.split()[0]: line.split()[1:] for line in pictures[1].splitlines() if line.strip()}
+    assert rows["default/chat"][:2] == ["interactive", "1"]
+    assert "340ms" in rows["default/chat"]
+    assert rows["chat-a-0"][:3] == ["0", "0", "0%"], "running, waiting, KV cache"
+    assert all(limit.isdigit() and int(limit) > 0 for limit in rows["chat-a-0"][-2:]), "its two live limits"
+    assert rows["chat-a-1"][:2] == ["no", "answer:"], "it keeps its row, with the reason"
 
 
 async def test_no_ready_pod_gives_the_fleets_own_reason(api: FakeApi, tmp_path: Path) -> None:

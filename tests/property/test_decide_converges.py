@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from headway_operator.core import pods
 from headway_operator.core.decide import decide
+from headway_operator.core.names import LABEL_SERVING
 from headway_operator.core.observed import OwnedObject
 from headway_operator.core.plan import Apply
 
@@ -31,6 +32,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("lose pod"), st.integers(0, 3)),
     st.tuples(st.just("fail pod"), st.integers(0, 3)),
     st.tuples(st.just("lose child"), st.integers(0, 3)),
+    st.tuples(st.just("lose label"), st.integers(0, 3)),
     st.tuples(st.just("wait"), st.integers(1, 40)),
 )
 LIVES = st.lists(EVENTS, max_size=8)
@@ -81,6 +83,9 @@ def disturb(world: World, kind: str, index: int) -> None:
     names = sorted(world.pods)
     if kind == "lose child" and len(world.children) > index:
         del world.children[sorted(world.children)[index]]
+    elif kind == "lose label" and len(names) > index:
+        pod = world.pods[names[index]]
+        pod.view = replace(pod.view, labels={**pod.view.labels, LABEL_SERVING: ""})
     elif kind == "lose pod" and len(names) > index:
         world._forget(names[index])
     elif kind == "fail pod" and len(names) > index and not world.pods[names[index]].view.deleting:

@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--provider", choices=("own", "kind", "current"), default="own", help="kind: also load the images into it"
     )
-    parser.add_argument("--kind-name", default="kind", metavar="NAME", help="name of the kind cluster (default: kind)")
+    parser.add_argument(
+        "--kind-name", default="headway", metavar="NAME", help="name of the kind cluster (default: headway)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.tar", help="also write the images as one OCI archive")
     parser.add_argument("--no-cache", action="store_true", help="execute every step again")
     return parser

@@ -45,7 +45,7 @@ def ensure(paths: Paths) -> Path:
     if done.is_dir():
         return done
     deps.ensure()
-    check_go()
+    environment = {**os.environ, **go_environment()}
     with _only_builder(paths):
         if done.is_dir():  # another process has built them meanwhile
             return done
@@ -56,15 +56,15 @@ def ensure(paths: Paths) -> Path:
         for number, program in enumerate(PROGRAMS, start=1):
             if not all((partial / "bin" / name).exists() for name in program.binaries):
                 progress.start(f"[{number}/{len(PROGRAMS)}] {program.name}")
-                _build(program, partial, progress)
+                _build(program, partial, progress, environment)
                 progress.done()
-        _collect_stages(partial / "bin" / STAGES)
+        _collect_stages(partial / "bin" / STAGES, environment)
         partial.rename(done.parent)
     return done
 
 
-def check_go() -> None:
-    """Raises unless the Go on the PATH is new enough, or can fetch a new enough one by itself."""
+def go_environment() -> dict[str, str]:
+    """What to set for `go`. Raises unless the Go on the PATH is new enough, or can fetch a new enough one by itself."""
     needed = ".".join(map(str, GO_MINIMUM))
     cure = (
         f"Install Go {needed} or newer from https://go.dev/dl/ and put its bin folder on the PATH "
@@ -76,9 +76,11 @@ def check_go() -> None:
     found = parse_go_version(said)
     if found is None:
         raise ClusterError(f"`go version` says {said.strip()!r}, which names no version. {cure}.")
-    updates_itself = found >= GO_SELF_UPDATING and run(["go", "env", "GOTOOLCHAIN"]).strip() != "local"
-    if found < GO_MINIMUM and not updates_itself:
+    if found < GO_SELF_UPDATING:
         raise ClusterError(f"Go {'.'.join(map(str, found))} is too old, {needed} is needed. {cure}.")
+    common = {"GOFLAGS": GO_FLAGS, "GOWORK": "off"}
+    # Some images pin GOTOOLCHAIN=local, which would refuse the newer Go that go.mod asks for.
+    return common if found >= GO_MINIMUM else {**common, "GOTOOLCHAIN": "auto"}
 
 
 def parse_go_version(text: str) -> tuple[int, int, int] | None:
@@ -87,13 +89,13 @@ def parse_go_version(text: str) -> tuple[int, int, int] | None:
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
-def _build(program: Program, partial: Path, progress: Progress) -> None:
+def _build(program: Program, partial: Path, progress: Progress, environment: dict[str, str]) -> None:
     out = partial / f"{program.name}.tmp"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     argv = ["go", "build", "-v", "-ldflags", f"-s -w {program.ldflags}".strip(), "-o", f"{out}/"]
     argv += ["-tags", program.tags] if program.tags else []
-    env = {**os.environ, "GOFLAGS": GO_FLAGS, "CGO_ENABLED": "1" if program.cgo else "0", "GOWORK": "off"}
+    env = {**environment, "CGO_ENABLED": "1" if program.cgo else "0"}
     with (partial / f"{program.name}.log").open("w+") as log:
         child = subprocess.Popen([*argv, *program.packages], cwd=GOMOD / program.name, env=env, stdout=log, stderr=log)
         try:
@@ -128,12 +130,12 @@ def _doing(log: Path) -> str:
     return lines[-1].removeprefix("go: ")[:70] if lines else ""
 
 
-def _collect_stages(target: Path) -> None:
+def _collect_stages(target: Path, environment: dict[str, str]) -> None:
     """Joins the kwok rules for fake nodes and pods, which its module ships as separate files."""
     module = subprocess.run(
         ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"],
         cwd=GOMOD / "kubernetes",
-        env={**os.environ, "GOFLAGS": GO_FLAGS, "GOWORK": "off"},
+        env=environment,
         capture_output=True,
         text=True,
         check=True,

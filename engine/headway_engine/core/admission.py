@@ -26,11 +26,13 @@ class AdmissionBounds:
         max_model_len: longest prompt and answer together, in tokens.
         kv_capacity_tokens: tokens that the whole KV cache holds.
         vocab_size: token ids are below it.
+        words_apart: no token holds parts of two words, so a text has at least as many tokens as words.
     """
 
     max_model_len: int
     kv_capacity_tokens: int
     vocab_size: int
+    words_apart: bool = False
 
 
 def validate(request: Request, bounds: AdmissionBounds) -> Rejected | None:
@@ -59,24 +61,30 @@ def _text_problem(text: str, bounds: AdmissionBounds) -> str | None:
             f"text has {len(text)} characters, allowed are {most}"
             f" ({MAX_CHARS_PER_TOKEN} for each of the model's {bounds.max_model_len} tokens)"
         )
-    return None
+    # Bytes, because their split knows ASCII white space only, which is what `words_apart` is about.
+    return _length_problem(len(text.encode().split()), bounds, "at least ") if bounds.words_apart else None
 
 
 def _prompt_problem(prompt_ids: tuple[int, ...], bounds: AdmissionBounds) -> str | None:
     count = len(prompt_ids)
     if count == 0:
         return "input_ids is empty, a prompt needs at least 1 token"
+    return _length_problem(count, bounds) or _token_ids_problem("input_ids", prompt_ids, bounds)
+
+
+def _length_problem(count: int, bounds: AdmissionBounds, about: str = "") -> str | None:
+    """`count`: tokens of a prompt."""
     if count + 1 > bounds.max_model_len:
         return (
-            f"the prompt has {count} tokens, allowed are {bounds.max_model_len - 1}"
+            f"the prompt has {about}{count} tokens, allowed are {bounds.max_model_len - 1}"
             f" (max_model_len {bounds.max_model_len}, 1 token left for the answer)"
         )
     if count + 1 > bounds.kv_capacity_tokens:
         return (
-            f"the prompt has {count} tokens, allowed are {bounds.kv_capacity_tokens - 1}"
+            f"the prompt has {about}{count} tokens, allowed are {bounds.kv_capacity_tokens - 1}"
             f" (the KV cache holds {bounds.kv_capacity_tokens}, 1 token left for the answer)"
         )
-    return _token_ids_problem("input_ids", prompt_ids, bounds)
+    return None
 
 
 def _sampling_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:

@@ -5,10 +5,11 @@ splitting rule, from which the same byte-level BPE is built here: `transformers`
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Final
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from headway_engine.model.config import token_ids
 from headway_engine.model.errors import ModelFileError
@@ -21,6 +22,9 @@ _SPLITS: Final[dict[str, str | None]] = {
     "llama-bpe": _WORDS.format(digits=r"\p{N}{1,3}"),
     "qwen2": _WORDS.format(digits=r"\p{N}"),
 }
+# ASCII white space as itself and as byte-level BPE writes it (byte b as character 256 + b), with something on both sides.
+_SPACES = r"\t-\r " + "".join(chr(256 + byte) for byte in (*range(9, 14), 32))
+_TWO_WORDS = re.compile(f"[^{_SPACES}][{_SPACES}]+[^{_SPACES}]")
 # Values of `tokenizer.ggml.token_type`.
 _CONTROL, _USER_DEFINED = 3, 4
 
@@ -32,11 +36,17 @@ class ModelTokenizer:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._chat_template = chat_template
+        self._words_apart = _words_apart(tokenizer)
 
     @property
     def vocab_size(self) -> int:
         """Token ids are below it."""
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def words_apart(self) -> bool:
+        """No token holds parts of two words that ASCII white space separates: a text has no fewer tokens than words."""
+        return self._words_apart
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -126,6 +136,13 @@ def from_gguf(file: GgufFile, eos_token_ids: tuple[int, ...]) -> ModelTokenizer:
         )
     template = file.metadata.get("tokenizer.chat_template")
     return ModelTokenizer(tokenizer, eos_token_ids, template if isinstance(template, str) else "")
+
+
+def _words_apart(tokenizer: Tokenizer) -> bool:
+    """Read from the vocabulary. False where that cannot tell: text that is rewritten or cut first, or other alphabets."""
+    kept = tokenizer.normalizer is None or isinstance(tokenizer.normalizer, normalizers.NFC)
+    byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel) and tokenizer.truncation is None
+    return kept and byte_level and not any(_TWO_WORDS.search(token) for token in tokenizer.get_vocab())
 
 
 def read_json(file: Path) -> dict[str, object]:

@@ -43,7 +43,9 @@ class AsyncEngine:
         )
         self._streams = Streams(event_loop, self._on_delivered)
         self._loop = StepLoop(model.executor, self._scheduler, limits, self._streams)
-        self._bounds = AdmissionBounds(facts.max_model_len, pool.capacity_tokens, facts.vocab_size)
+        self._bounds = AdmissionBounds(
+            facts.max_model_len, pool.capacity_tokens, facts.vocab_size, model.tokenizer.words_apart
+        )
         self._tokenizer = model.tokenizer
         self._tokenizers = TokenizerPool(model.tokenizer)
         self._event_loop = event_loop

@@ -17,6 +17,10 @@ class Tokenizer(Protocol):
         """Token ids are below it."""
 
     @property
+    def words_apart(self) -> bool:
+        """No token holds parts of two words that ASCII white space separates: a text has no fewer tokens than words."""
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The model's own end-of-sequence tokens."""
 

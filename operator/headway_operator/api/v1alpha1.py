@@ -185,7 +185,8 @@ class LLMDeploymentSpec(ApiModel):
         default=None,
         ge=0,
         le=10_000,
-        description="Engine pods to run. Default: 1. Unset in scaling mode Auto, required in External.",
+        description="Engine pods to run. Unset: a new fleet begins with scaling.minReplicas, and the count is kept "
+        "when scaling leaves mode Auto. Must be unset in scaling mode Auto, is required in External.",
     )
     paused: bool = Field(
         default=False, description="True: the operator observes and reports, and changes nothing of this fleet."

@@ -33,6 +33,7 @@ from headway_operator.core.plan import (
     Apply,
     DeletePod,
     Json,
+    MarkServing,
     Plan,
     RemoveFinalizer,
     WriteStatus,
@@ -163,6 +164,12 @@ def _pods(situation: Situation) -> list[Action]:
         step = drain.advance(pod, situation.samples.get(pod.name), fleet.spec.drain, observed.now)
         if step is not None:
             actions.append(step)
+    retired = {retire.pod.name for retire in steps.retire}
+    actions += [
+        MarkServing(pod.name, pod.uid, f"pod {pod.name} lost the label {names.LABEL_SERVING}=true")
+        for pod in situation.live
+        if pod.name not in retired and not names.in_endpoints(pod.labels)
+    ]
     actions += drain.start(steps.retire, observed.now)
     if observed.hold_creation:
         return actions

@@ -35,9 +35,10 @@ def advance(pod: PodView, sample: EngineSample | None, drain: Drain, now: dateti
     flying = pods.in_flight(sample)
     if serves_nobody(pod, sample) and not (sample is not None and sample.draining and flying):
         return DeletePod(pod.name, pod.uid, f"{reason}; no stream is in flight")
-    started = _started(pod)
-    if started is None or (started - now).total_seconds() > CLOCK_SKEW_S:
-        return MarkDraining(pod.name, pod.uid, rfc3339(now), reason)
+    started = _started(pod, now)
+    # In the endpoints again: somebody put it back, where new requests would be refused.
+    if started is None or names.in_endpoints(pod.labels):
+        return MarkDraining(pod.name, pod.uid, rfc3339(started or now), reason)
     elapsed = (now - started).total_seconds()
     if sample is not None and sample.draining and flying == 0:
         return DeletePod(pod.name, pod.uid, f"{reason}; drained in {elapsed:.0f} s")
@@ -56,10 +57,12 @@ def rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _started(pod: PodView) -> datetime | None:
+def _started(pod: PodView, now: datetime) -> datetime | None:
     """When the drain began; None for an annotation that somebody broke: without a start there would be no deadline."""
     try:
         started = datetime.fromisoformat(pod.annotations[names.ANNOTATION_DRAIN_STARTED])
     except ValueError:
         return None
-    return started if started.tzinfo is not None else None
+    if started.tzinfo is None or (started - now).total_seconds() > CLOCK_SKEW_S:
+        return None
+    return started

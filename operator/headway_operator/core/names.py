@@ -48,6 +48,11 @@ def pod_labels(fleet: str, revision: str) -> dict[str, Json]:
     return {**fleet_labels(fleet), LABEL_REVISION: revision, LABEL_SERVING: "true"}
 
 
+def in_endpoints(labels: Mapping[str, str]) -> bool:
+    """Does the fleet's Service select a pod with these labels?"""
+    return labels.get(LABEL_SERVING) == "true"
+
+
 def selector(fleet: str) -> str:
     """The label selector of the scale subresource: every pod of the fleet."""
     return f"{LABEL_FLEET}={fleet}"

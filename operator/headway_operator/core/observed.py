@@ -71,6 +71,7 @@ class PodView:
     created: datetime
     deleting: bool
     image: str = ""  # of the engine, as the pod asks for it
+    ready_since: datetime | None = None  # None while it is not ready
     unschedulable_message: str = ""  # the scheduler's sentence when it cannot place the pod
     volumes_ready: bool = True  # False until kubelet has mounted the volumes and set up the pod's network
     container: ContainerState | None = None

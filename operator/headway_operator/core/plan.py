@@ -41,6 +41,15 @@ class MarkDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkServing:
+    """Put a pod back into the endpoints: somebody else took the label serving=true from it."""
+
+    pod: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartDrain:
     """Tell the engine in `pod` to admit nothing more (Drain RPC); what is in flight goes on."""
 
@@ -102,7 +111,16 @@ class Emit:
 
 
 Action: TypeAlias = (
-    Apply | MarkDraining | StartDrain | DeletePod | SetLimits | AddFinalizer | RemoveFinalizer | WriteStatus | Emit
+    Apply
+    | MarkDraining
+    | MarkServing
+    | StartDrain
+    | DeletePod
+    | SetLimits
+    | AddFinalizer
+    | RemoveFinalizer
+    | WriteStatus
+    | Emit
 )
 
 

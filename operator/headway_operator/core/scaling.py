@@ -71,6 +71,7 @@ def policy_state(fleet: LLMDeployment, all_pods: Sequence[PodView], tuned: TuneS
     """What the policy remembers, from the status."""
     memory = fleet.status.scaling or ScalingStatus()
     since = memory.recommended_since
+    joined = [pod.ready_since.timestamp() for pod in all_pods if pods.serving(pod) and pod.ready_since is not None]
     return ScaleState(
         desired=manual_replicas(fleet),
         warming=sum(1 for pod in all_pods if pods.warming(pod)),
@@ -80,6 +81,7 @@ def policy_state(fleet: LLMDeployment, all_pods: Sequence[PodView], tuned: TuneS
         history=tuple(ScaleEvent(item.time.timestamp(), item.from_, item.to) for item in memory.history),
         limits=tuned.limits,
         baseline_seqs=tuned.baseline.seqs,
+        joined_at_s=max(joined, default=None),
     )
 
 

@@ -20,6 +20,7 @@ from headway_operator.core.plan import (
     Emit,
     Json,
     MarkDraining,
+    MarkServing,
     Plan,
     RemoveFinalizer,
     SetLimits,
@@ -100,8 +101,8 @@ class Executor:
         match action:
             case Apply(manifest=manifest):
                 await self._kube.apply(manifest)
-            case MarkDraining():
-                await self._kube.patch(Ref("Pod", key.namespace, action.pod), _drain_patch(action))
+            case MarkDraining() | MarkServing():
+                await self._kube.patch(Ref("Pod", key.namespace, action.pod), _mark_patch(action))
             case StartDrain(pod=pod, deadline_s=deadline_s):
                 await self._engines.start_drain(_view(observed, pod), deadline_s)
             case DeletePod(pod=pod, uid=uid, grace_s=grace_s):
@@ -144,7 +145,9 @@ class Executor:
                 raise
 
 
-def _drain_patch(action: MarkDraining) -> dict[str, Json]:
+def _mark_patch(action: MarkDraining | MarkServing) -> dict[str, Json]:
+    if isinstance(action, MarkServing):
+        return {"metadata": {"uid": action.uid, "labels": {names.LABEL_SERVING: "true"}}}
     return {
         "metadata": {
             "uid": action.uid,
@@ -182,8 +185,8 @@ def _view(observed: Observed, name: str) -> PodView:
 def _pod_of(action: Action) -> str:
     """The pod an action is about, "" for all others."""
     match action:
-        case MarkDraining(pod=pod) | StartDrain(pod=pod) | DeletePod(pod=pod) | SetLimits(pod=pod):
-            return pod
+        case MarkDraining() | MarkServing() | StartDrain() | DeletePod() | SetLimits():
+            return action.pod
         case _:
             return ""
 

@@ -104,19 +104,21 @@ def pod_view(pod: Manifest) -> PodView:
     conditions = {
         text_at(entry, "type"): entry for entry in list_at(pod, "status", "conditions") if isinstance(entry, dict)
     }
-    scheduled = conditions.get("PodScheduled", {})
+    scheduled, readiness = conditions.get("PodScheduled", {}), conditions.get("Ready", {})
+    ready = readiness.get("status") == "True"
     return PodView(
         name=text_at(pod, "metadata", "name"),
         uid=text_at(pod, "metadata", "uid"),
         labels=_texts(dict_at(pod, "metadata", "labels")),
         annotations=_texts(dict_at(pod, "metadata", "annotations")),
         phase=text_at(pod, "status", "phase"),
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=ready,
         ip=text_at(pod, "status", "podIP"),
         node=text_at(pod, "spec", "nodeName"),
         created=_time(text_at(pod, "metadata", "creationTimestamp")),
         deleting=bool(text_at(pod, "metadata", "deletionTimestamp")),
         image=_image(pod),
+        ready_since=_time(text_at(readiness, "lastTransitionTime")) if ready else None,
         unschedulable_message=text_at(scheduled, "message") if scheduled.get("status") == "False" else "",
         volumes_ready=conditions.get("PodReadyToStartContainers", {}).get("status") != "False",
         container=_container(pod),

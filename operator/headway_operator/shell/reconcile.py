@@ -121,7 +121,7 @@ class Reconciler:
         if not self._refusals.add(key, result.refused, asyncio.get_running_loop().time()):
             return math.inf
         log.warning("%s: a pod is refused: %s", key, result.refused)
-        message = f"no pod can be created, which is tried again each minute: {result.refused}"
+        message = f"no pod can be created, which is tried again ever more rarely, each minute at last: {result.refused}"
         await self._shell.events.emit(key.ref, manifest, "Warning", "PodRefused", message)
         return TELL_S
 

@@ -56,11 +56,16 @@ class OperatorPolicy:
         self._since_s: float | None = None
         self._last_change_s: float | None = None
         self._last_direction = Direction.NONE
+        self._ready = 0
+        self._joined_at_s: float | None = None
 
     def decide(self, view: FleetView) -> Decision:
         """One pass."""
         quiet = not _load(view, OBJECTIVE_WINDOW_S, quiet=False).active
         load = _load(view, CONTROL_WINDOW_S, quiet)
+        if view.ready > self._ready:
+            self._joined_at_s = view.now_s
+        self._ready = view.ready
         scale = ScaleState(
             desired=view.desired,
             warming=view.starting,
@@ -69,6 +74,7 @@ class OperatorPolicy:
             history=self._history,
             limits=view.limits,
             baseline_seqs=self._baseline.seqs,
+            joined_at_s=self._joined_at_s,
         )
         tune = TuneState(view.limits, self._baseline, self._last_change_s, self._last_direction)
         config, state = PolicyConfig(self._scale, self._tune), PolicyState(scale, tune)

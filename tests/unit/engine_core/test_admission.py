@@ -75,3 +75,13 @@ def test_a_refusal_of_a_huge_prompt_takes_under_ten_milliseconds() -> None:
     started = time.perf_counter()
     assert validate(wanted, BOUNDS) is not None
     assert time.perf_counter() - started < 0.01
+
+
+def test_more_words_than_tokens_are_refused_before_tokenizing_where_words_are_apart() -> None:
+    apart = AdmissionBounds(max_model_len=32, kv_capacity_tokens=1000, vocab_size=300, words_apart=True)
+    words = request(prompt_ids=(), text="a " * 32)
+    refused = validate(words, apart)
+    assert refused is not None
+    assert "the prompt has at least 32 tokens, allowed are 31 (max_model_len 32" in refused.message
+    assert validate(words, BOUNDS) is None, "such a tokenizer must count itself"
+    assert validate(request(prompt_ids=(), text="a\u00a0" * 32), apart) is None, "only ASCII white space parts words"

@@ -89,3 +89,9 @@ def test_silent_pod_that_is_not_ready_has_nothing_to_wait_for():
 def test_broken_drain_annotation_is_written_anew(started: str):
     action = drain.advance(pod(started=started), sample(2), RULES, NOW)
     assert action == MarkDraining("p", "u", "2026-01-01T01:00:00Z", "2 replicas, 1 desired")
+
+
+def test_a_draining_pod_that_somebody_put_back_into_the_endpoints_leaves_them_again_and_keeps_its_deadline():
+    back = replace(pod(7), labels={names.LABEL_SERVING: "true"})
+    began = drain.rfc3339(NOW - timedelta(seconds=7))
+    assert drain.advance(back, sample(2), RULES, NOW) == MarkDraining("p", "u", began, "2 replicas, 1 desired")

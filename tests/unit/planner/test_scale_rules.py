@@ -180,3 +180,12 @@ def test_raised_limits_get_time_to_take_a_queue_in():
     later = decide_both(Views(view, view), config, PolicyState(STATE, tune), NOW + 10)
     assert later.scale is not None
     assert later.scale.replicas > 2
+
+
+def test_first_tokens_late_from_before_a_new_replica_joined_start_no_further_one():
+    late = replace(CALM, waiting=3, ttft=latency(1500), queue_wait=latency(1200))
+    assert scale(late).replicas == 3, "late because of the queue"
+    assert scale(late, replace(STATE, joined_at_s=NOW - 19)).replicas == 2, "the window still shows the time without it"
+    assert scale(late, replace(STATE, joined_at_s=NOW - 20)).replicas == 3
+    flooded = scale(FLOODED, replace(STATE, joined_at_s=NOW - 1)).replicas
+    assert flooded == scale(FLOODED).replicas > 2, "a long queue is of now and waits for nothing"
