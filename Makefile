@@ -43,13 +43,15 @@ images: ## build both images and publish them to the cluster's registry
 	@python3 deploy/images/build.py --provider $(CLUSTER)
 
 # --- generated files -------------------------------------------------------------------------------------------------
-.PHONY: proto crd manifests
+.PHONY: proto crd docs manifests
 proto: .venv/.ready ## engine.proto -> stubs
 	@$(PY) -m grpc_tools.protoc -I engine --python_out=engine --mypy_out=engine --grpc_python_out=engine \
 	  --mypy_grpc_out=engine engine/headway_rpc/engine.proto 2>/dev/null
-crd: .venv/.ready ## models -> CRD and its reference page
+crd: .venv/.ready ## models -> CRD
 	@$(PY) -m headway_operator.api.crd > deploy/crd/llmdeployments.yaml
+docs: .venv/.ready ## models and commands -> docs/reference
 	@$(PY) -m headway_operator.api.reference > docs/reference/llmdeployment.md
+	@$(PY) -m headway_cli.reference > docs/reference/commands.md
 
 manifests: ## chart -> plain manifests and the chart's table of values
 	@python3 deploy/manifests.py

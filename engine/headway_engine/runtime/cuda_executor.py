@@ -36,10 +36,13 @@ from headway_engine.runtime.cuda_rows import RowTable
 from headway_engine.runtime.cuda_staging import Staging
 from headway_engine.runtime.executor import allocate_cache
 
-# Prompt steps of up to these many tokens get a graph in small models, which would otherwise wait for their launches.
-_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
+# Prompt steps of up to these many tokens get a graph in small models, which would otherwise wait for their launches. Longer
+# ones pay in the smallest models only: the graph's paged attention is slower than the library's over one whole prompt.
+_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_LONG_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
 _SMALL_MODEL_BYTES = 4 << 30
+_SMALLEST_MODEL_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +244,9 @@ class CudaExecutor:
         size = sum(parameter.nbytes for parameter in model.parameters())
         if size > _SMALL_MODEL_BYTES:
             return []
+        sizes = _PROMPT_GRAPH_TOKENS + (_LONG_PROMPT_GRAPH_TOKENS if size <= _SMALLEST_MODEL_BYTES else ())
         prompts = []
-        for tokens in _PROMPT_GRAPH_TOKENS:
+        for tokens in sizes:
             if tokens <= min(self._sizes.max_tokens, self._sizes.max_len):
                 shape = graph_shape(tokens, min(_PROMPT_GRAPH_CHUNKS, self._sizes.max_seqs))
                 array = torch.zeros(shape.length, dtype=torch.int64, device=model.embed.device)

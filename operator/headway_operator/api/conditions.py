@@ -99,14 +99,11 @@ class Reason(StrEnum):
     # ScalingLimited
     NOT_LIMITED = "NotLimited"
     MAX_REPLICAS = "MaxReplicas"
-    MIN_REPLICAS = "MinReplicas"
     STEP_LIMIT = "StepLimit"  # maxReplicasPerPeriod
     STABILIZING = "Stabilizing"  # stabilizationWindowSeconds
-    WARMING = "Warming"  # replicas asked for earlier are still loading
     # TuningApplied
     APPLIED = "Applied"
     APPLYING = "Applying"
-    ENGINE_REFUSED_LIMITS = "EngineRefusedLimits"
     # Draining
     STREAMS_FINISHING = "StreamsFinishing"
     NONE_DRAINING = "NoneDraining"
