@@ -75,7 +75,7 @@ class Scaling(ApiModel):
 
     mode: ScalingMode = Field(
         default=ScalingMode.OFF,
-        description="Off: spec.replicas (default 1) is what runs. Advisory: the same, and status.scaling says what Auto "
+        description="Off: spec.replicas is what runs (unset: the count that is). Advisory: the same, and status.scaling says what Auto "
         "would do. Auto: the operator owns the count. External: an autoscaler edits spec.replicas through /scale.",
     )
     min_replicas: Replicas = Field(default=1, ge=1, description="Fewest replicas that Auto keeps.")
