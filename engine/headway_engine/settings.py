@@ -45,6 +45,7 @@ class Settings:
         control_port: control gRPC.
         http_port: `/metrics`, `/healthz`, `/readyz`.
         drain_timeout_seconds: how long streams in flight may go on after SIGTERM.
+        max_connection_age_seconds: a data connection older than this takes no new calls; 0 is no bound.
         threads: torch threads on cpu; None is the CPU share of the process.
     """
 
@@ -67,6 +68,7 @@ class Settings:
     control_port: int = 50052
     http_port: int = 8080
     drain_timeout_seconds: int = 300
+    max_connection_age_seconds: int = 300
     threads: int | None = None
 
 
@@ -102,6 +104,9 @@ _INTEGERS: Mapping[str, _Flag] = {
     "control_port": _Flag(0, 65_535, "control gRPC port, 0 = any free one", 50052),
     "http_port": _Flag(0, 65_535, "port of /metrics, /healthz and /readyz, 0 = any free one", 8080),
     "drain_timeout_seconds": _Flag(0, 86_400, "after SIGTERM: how long streams in flight may go on, s", 300),
+    "max_connection_age_seconds": _Flag(
+        0, 86_400, "older client connections take no new calls, so that clients meet new pods, s; 0 = no bound", 300
+    ),
     "threads": _Flag(1, 1024, "torch threads on cpu (default: the CPU limit)", None),
 }
 _TEXTS: Mapping[str, tuple[str, tuple[str, ...] | None, str]] = {

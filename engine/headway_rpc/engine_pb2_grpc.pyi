@@ -9,6 +9,9 @@ the VllmEngine service of smg-grpc-proto where the meaning agrees.
 
 Errors are gRPC statuses. INVALID_ARGUMENT names the field and the limit. RESOURCE_EXHAUSTED (queue full) carries the
 trailing metadata `retry-after-ms`. UNAVAILABLE (draining, not loaded) means: not started, retry elsewhere.
+A connection to the data port that is older than --max-connection-age-seconds (300) gets a GOAWAY: calls on it go on to
+their end, the next call opens a connection. A GenerateMux call stays where it began; to follow new pods, a client opens
+another GenerateMux for its next requests, half-closes the old one, and reads the old one to its end.
 The client's gRPC deadline is the request's deadline; cancelling the call cancels the request.
 """
 

@@ -41,7 +41,7 @@ class GrpcPorts:
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self.data = DataService(lifecycle, settings.served_model_name)
         self._lifecycle = lifecycle
-        self._data_server = grpc.aio.server(options=_OPTIONS)
+        self._data_server = grpc.aio.server(options=(*_OPTIONS, *_age_options(settings)))
         self._control_server = grpc.aio.server(options=_OPTIONS)
         self._data_health = health.aio.HealthServicer()
         self._control_health = health.aio.HealthServicer()
@@ -73,6 +73,16 @@ class GrpcPorts:
         phase = self._lifecycle.phase
         await _set(self._data_health, DATA_SERVICE, phase is Phase.SERVING)
         await _set(self._control_health, CONTROL_SERVICE, self._lifecycle.engine is not None)
+
+
+def _age_options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """A Service balances connections, not calls: a client that keeps its connection would never meet a new pod.
+
+    gRPC spreads the age by 10 % so that clients do not return together. The grace after it stays gRPC's default, without
+    end: an old connection takes no new calls, and the calls on it end in their own time.
+    """
+    age_ms = settings.max_connection_age_seconds * 1000
+    return (("grpc.max_connection_age_ms", age_ms),) if age_ms else ()
 
 
 def _add_standard_services(server: grpc.aio.Server, servicer: health.aio.HealthServicer, service: str) -> None:

@@ -11,6 +11,7 @@ from headway_operator.core.diagnose import Diagnosis, worst
 from headway_operator.core.view import Situation
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+FIRST_ANSWER_S = 10.0  # an engine that became ready gets so long for its first answer before its silence is a worry
 APPLY_GRACE_S = 10.0  # engines get so long to confirm new limits before it is worth a word
 
 
@@ -78,7 +79,11 @@ def _metrics_available(situation: Situation) -> Finding:
     kind, view = ConditionType.METRICS_AVAILABLE, situation.load.view
     if view.serving == 0:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES)
-    silent = ", ".join(situation.load.silent)
+    now = situation.observed.now
+    young = {pod.name for pod in situation.live if pods.ready_s(pod, now) < FIRST_ANSWER_S}
+    silent = ", ".join(name for name in situation.load.silent if name not in young)
+    if view.reporting == 0 and not silent:
+        return Finding(kind, UNKNOWN, Reason.NO_ENGINES, "engines have just become ready")
     if view.reporting == 0:
         return Finding(kind, FALSE, Reason.METRICS_LOST, f"no engine answers on the control port: {silent}")
     if silent:

@@ -1,5 +1,6 @@
 """What a pod is to its fleet: live, serving, warming, blocked, draining, spent. Each word is defined here once."""
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
@@ -57,6 +58,11 @@ def revision_of(pod: PodView) -> str:
 def age_s(pod: PodView, now: datetime) -> float:
     """Seconds since the pod was created."""
     return (now - pod.created).total_seconds()
+
+
+def ready_s(pod: PodView, now: datetime) -> float:
+    """Seconds since the pod became ready; infinite when it is not known to be."""
+    return math.inf if pod.ready_since is None else (now - pod.ready_since).total_seconds()
 
 
 def fresh_samples(

@@ -397,3 +397,20 @@ def test_a_pod_without_its_serving_label_is_put_back_into_the_endpoints():
     world.edit(paused=True)
     pod.view = replace(pod.view, labels={})
     assert not any(isinstance(action, MarkServing) for action in world.run().actions), "paused: nothing is changed"
+
+
+def test_an_engine_that_has_just_become_ready_is_no_lost_one_until_it_stays_silent():
+    world = World(spec())
+    world.step(0)
+    while not world.ready():
+        world.tick(1)
+    [engine] = world.engines.values()
+    engine.silent = True
+    world.samples.clear()
+    told = [action for action in world.run().actions if isinstance(action, Emit)]
+    assert world.condition("MetricsAvailable")["status"] == "Unknown"
+    assert not any(emit.type == "Warning" for emit in told)
+    world.tick(10)
+    told = [action for action in world.run().actions if isinstance(action, Emit)]
+    assert world.condition("MetricsAvailable")["reason"] == "MetricsLost"
+    assert "MetricsLost" in [emit.event_reason for emit in told if emit.type == "Warning"]
