@@ -51,7 +51,7 @@ crd: .venv/.ready ## models -> CRD
 	@$(PY) -m headway_operator.api.crd > deploy/crd/llmdeployments.yaml
 docs: .venv/.ready ## models and commands -> docs/reference
 	@$(PY) -m headway_operator.api.reference > docs/reference/llmdeployment.md
-	@$(PY) -m headway_cli.reference > docs/reference/commands.md
+	@$(PY) deploy/commands.py > docs/reference/commands.md
 
 manifests: ## chart -> plain manifests and the chart's table of values
 	@python3 deploy/manifests.py

