@@ -7,8 +7,11 @@ Two services on two ports. `Engine` is for clients: requests and tokens. `Engine
 statistics, drain; it listens apart so that a NetworkPolicy can close it to everybody else. Names and numbers follow
 the VllmEngine service of smg-grpc-proto where the meaning agrees.
 
-Errors are gRPC statuses. INVALID_ARGUMENT names the field and the limit. RESOURCE_EXHAUSTED (queue full) carries the
-trailing metadata `retry-after-ms`. UNAVAILABLE (draining, not loaded) means: not started, retry elsewhere.
+Errors are gRPC statuses, the same for every call unless it says more:
+  INVALID_ARGUMENT    names the field and the limit. Sent again it fails again.
+  ALREADY_EXISTS      request_id is in flight.
+  RESOURCE_EXHAUSTED  the queue is full; the trailing metadata `retry-after-ms` says when it may have room.
+  UNAVAILABLE         draining, not loaded, or its step loop has ended: nothing was started, retry elsewhere.
 A connection to the data port that is older than --max-connection-age-seconds (300) gets a GOAWAY: calls on it go on to
 their end, the next call opens a connection. A GenerateMux call stays where it began; to follow new pods, a client opens
 another GenerateMux for its next requests, half-closes the old one, and reads the old one to its end.
@@ -128,7 +131,9 @@ class SamplingParams(_message.Message):
     top_k: _builtins.int
     """0 = off. Default 0."""
     max_tokens: _builtins.int
-    """>= 1. Default: what the context length leaves."""
+    """1 to the model's context length. Prompt and answer together end at the context length (finish_reason LENGTH), so a
+    larger value than the prompt leaves room for is no error. Default: what the context length leaves.
+    """
     skip_special_tokens: _builtins.bool
     """default true"""
     ignore_eos: _builtins.bool
@@ -816,7 +821,9 @@ class Limits(_message.Message):
     batch_wait_ms: _builtins.int
     """an idle engine waits this long for company before the first step"""
     max_queued_requests: _builtins.int
-    """waiting requests beyond this are refused"""
+    """Requests that may wait for a slot; one more is RESOURCE_EXHAUSTED. Those that the next step can start do not count, so
+    an idle engine takes max_num_seqs + max_queued_requests at once.
+    """
     def __init__(
         self,
         *,
@@ -965,9 +972,11 @@ class UpdateRuntimeConfigRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     expected_revision: _builtins.int
-    """unset: whatever the current one is"""
+    """The revision that the caller has seen; the update is refused when somebody changed the limits since. Unset: no check."""
     lease_seconds: _builtins.int
-    """> 0: a lease; the limits fall back to the baseline when it ends without renewal. 0: `limits` becomes the baseline."""
+    """> 0, at most 86400: a lease. `limits` is laid over the effective limits, and they fall back to the baseline when it
+    ends; an update with the same limits renews it. 0: `limits` is laid over the baseline, and any lease ends.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     def __init__(

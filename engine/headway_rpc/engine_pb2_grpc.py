@@ -65,14 +65,16 @@ class EngineServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """One request; one message per engine step that produced tokens for it, the last one has `complete`.
+        """One request; one message per engine step that produced tokens for it, the last one has `complete`. A request that ends
+        early (abort, deadline, an engine failure) ends with `complete` and its reason, not with a status.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GenerateMux(self, request_iterator, context):
-        """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame.
+        """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame. A refused
+        request gets a MuxError and harms no other; only a command that cannot be read ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,14 +324,16 @@ class EngineControlServicer:
 
     def UpdateRuntimeConfig(self, request, context):
         """Applied between two steps. ABORTED when expected_revision is not the current one; INVALID_ARGUMENT naming field and
-        bound outside the envelope. Lowering a limit drains down to it; nothing that runs is preempted.
+        bound outside the envelope, and then no limit changes. Lowering a limit drains down to it; nothing that runs is
+        preempted. Answers when the change is in effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stops admission and streams the number of requests in flight until it is zero or the deadline passes.
+        """Stops admission at once and for good (the process is about to go), and streams the number of requests in flight, each
+        second and when it becomes zero, until it is zero or the deadline passes. Ending the call does not end the drain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,8 +7,11 @@ Two services on two ports. `Engine` is for clients: requests and tokens. `Engine
 statistics, drain; it listens apart so that a NetworkPolicy can close it to everybody else. Names and numbers follow
 the VllmEngine service of smg-grpc-proto where the meaning agrees.
 
-Errors are gRPC statuses. INVALID_ARGUMENT names the field and the limit. RESOURCE_EXHAUSTED (queue full) carries the
-trailing metadata `retry-after-ms`. UNAVAILABLE (draining, not loaded) means: not started, retry elsewhere.
+Errors are gRPC statuses, the same for every call unless it says more:
+  INVALID_ARGUMENT    names the field and the limit. Sent again it fails again.
+  ALREADY_EXISTS      request_id is in flight.
+  RESOURCE_EXHAUSTED  the queue is full; the trailing metadata `retry-after-ms` says when it may have room.
+  UNAVAILABLE         draining, not loaded, or its step loop has ended: nothing was started, retry elsewhere.
 A connection to the data port that is older than --max-connection-age-seconds (300) gets a GOAWAY: calls on it go on to
 their end, the next call opens a connection. A GenerateMux call stays where it began; to follow new pods, a client opens
 another GenerateMux for its next requests, half-closes the old one, and reads the old one to its end.
@@ -44,9 +47,13 @@ class EngineStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_engine_pb2.GenerateRequest, _engine_pb2.GenerateResponse]
-    """One request; one message per engine step that produced tokens for it, the last one has `complete`."""
+    """One request; one message per engine step that produced tokens for it, the last one has `complete`. A request that ends
+    early (abort, deadline, an engine failure) ends with `complete` and its reason, not with a status.
+    """
     GenerateMux: _grpc.StreamStreamMultiCallable[_engine_pb2.MuxRequest, _engine_pb2.StepBatch]
-    """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame."""
+    """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame. A refused
+    request gets a MuxError and harms no other; only a command that cannot be read ends the stream.
+    """
     Abort: _grpc.UnaryUnaryMultiCallable[_engine_pb2.AbortRequest, _engine_pb2.AbortResponse]
     """Ends requests by id; unknown ids are ignored. Their streams end with finish_reason ABORT."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GetModelInfoRequest, _engine_pb2.ModelInfo]
@@ -57,9 +64,13 @@ class EngineStub:
 class EngineAsyncStub(EngineStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_engine_pb2.GenerateRequest, _engine_pb2.GenerateResponse]  # type: ignore[assignment]
-    """One request; one message per engine step that produced tokens for it, the last one has `complete`."""
+    """One request; one message per engine step that produced tokens for it, the last one has `complete`. A request that ends
+    early (abort, deadline, an engine failure) ends with `complete` and its reason, not with a status.
+    """
     GenerateMux: _aio.StreamStreamMultiCallable[_engine_pb2.MuxRequest, _engine_pb2.StepBatch]  # type: ignore[assignment]
-    """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame."""
+    """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame. A refused
+    request gets a MuxError and harms no other; only a command that cannot be read ends the stream.
+    """
     Abort: _aio.UnaryUnaryMultiCallable[_engine_pb2.AbortRequest, _engine_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends requests by id; unknown ids are ignored. Their streams end with finish_reason ABORT."""
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_engine_pb2.GetModelInfoRequest, _engine_pb2.ModelInfo]  # type: ignore[assignment]
@@ -73,7 +84,9 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.GenerateResponse], _abc.AsyncIterator[_engine_pb2.GenerateResponse]]:
-        """One request; one message per engine step that produced tokens for it, the last one has `complete`."""
+        """One request; one message per engine step that produced tokens for it, the last one has `complete`. A request that ends
+        early (abort, deadline, an engine failure) ends with `complete` and its reason, not with a status.
+        """
 
     @_abc_1.abstractmethod
     def GenerateMux(
@@ -81,7 +94,9 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_engine_pb2.MuxRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.StepBatch], _abc.AsyncIterator[_engine_pb2.StepBatch]]:
-        """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame."""
+        """Many requests on one stream: requests and aborts up; the chunks of one engine step come down in one frame. A refused
+        request gets a MuxError and harms no other; only a command that cannot be read ends the stream.
+        """
 
     @_abc_1.abstractmethod
     def Abort(
@@ -118,10 +133,13 @@ class EngineControlStub:
     GetRuntimeConfig: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GetRuntimeConfigRequest, _engine_pb2.RuntimeConfig]
     UpdateRuntimeConfig: _grpc.UnaryUnaryMultiCallable[_engine_pb2.UpdateRuntimeConfigRequest, _engine_pb2.RuntimeConfig]
     """Applied between two steps. ABORTED when expected_revision is not the current one; INVALID_ARGUMENT naming field and
-    bound outside the envelope. Lowering a limit drains down to it; nothing that runs is preempted.
+    bound outside the envelope, and then no limit changes. Lowering a limit drains down to it; nothing that runs is
+    preempted. Answers when the change is in effect.
     """
     Drain: _grpc.UnaryStreamMultiCallable[_engine_pb2.DrainRequest, _engine_pb2.DrainProgress]
-    """Stops admission and streams the number of requests in flight until it is zero or the deadline passes."""
+    """Stops admission at once and for good (the process is about to go), and streams the number of requests in flight, each
+    second and when it becomes zero, until it is zero or the deadline passes. Ending the call does not end the drain.
+    """
 
 @_typing.type_check_only
 class EngineControlAsyncStub(EngineControlStub):
@@ -131,10 +149,13 @@ class EngineControlAsyncStub(EngineControlStub):
     GetRuntimeConfig: _aio.UnaryUnaryMultiCallable[_engine_pb2.GetRuntimeConfigRequest, _engine_pb2.RuntimeConfig]  # type: ignore[assignment]
     UpdateRuntimeConfig: _aio.UnaryUnaryMultiCallable[_engine_pb2.UpdateRuntimeConfigRequest, _engine_pb2.RuntimeConfig]  # type: ignore[assignment]
     """Applied between two steps. ABORTED when expected_revision is not the current one; INVALID_ARGUMENT naming field and
-    bound outside the envelope. Lowering a limit drains down to it; nothing that runs is preempted.
+    bound outside the envelope, and then no limit changes. Lowering a limit drains down to it; nothing that runs is
+    preempted. Answers when the change is in effect.
     """
     Drain: _aio.UnaryStreamMultiCallable[_engine_pb2.DrainRequest, _engine_pb2.DrainProgress]  # type: ignore[assignment]
-    """Stops admission and streams the number of requests in flight until it is zero or the deadline passes."""
+    """Stops admission at once and for good (the process is about to go), and streams the number of requests in flight, each
+    second and when it becomes zero, until it is zero or the deadline passes. Ending the call does not end the drain.
+    """
 
 class EngineControlServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -159,7 +180,8 @@ class EngineControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.RuntimeConfig, _abc.Awaitable[_engine_pb2.RuntimeConfig]]:
         """Applied between two steps. ABORTED when expected_revision is not the current one; INVALID_ARGUMENT naming field and
-        bound outside the envelope. Lowering a limit drains down to it; nothing that runs is preempted.
+        bound outside the envelope, and then no limit changes. Lowering a limit drains down to it; nothing that runs is
+        preempted. Answers when the change is in effect.
         """
 
     @_abc_1.abstractmethod
@@ -168,6 +190,8 @@ class EngineControlServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.DrainProgress], _abc.AsyncIterator[_engine_pb2.DrainProgress]]:
-        """Stops admission and streams the number of requests in flight until it is zero or the deadline passes."""
+        """Stops admission at once and for good (the process is about to go), and streams the number of requests in flight, each
+        second and when it becomes zero, until it is zero or the deadline passes. Ending the call does not end the drain.
+        """
 
 def add_EngineControlServicer_to_server(servicer: EngineControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

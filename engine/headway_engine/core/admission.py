@@ -1,4 +1,4 @@
-"""What a request may ask for. `validate` is called before tokenization and again after it; what it refuses costs nothing.
+"""What a request may ask for. `validate` is called before tokenization, `validate_tokens_of_text` after it; what they refuse costs no step.
 
 Every refusal names the field as the wire calls it, the value, and the limit.
 """
@@ -42,7 +42,13 @@ def validate(request: Request, bounds: AdmissionBounds) -> Rejected | None:
     if request.text is not None:
         problem = problem or _text_problem(request.text, bounds)
     else:
-        problem = problem or _prompt_problem(request.prompt_ids, bounds)
+        problem = problem or _prompt_problem("input_ids", request.prompt_ids, bounds)
+    return None if problem is None else Rejected(StatusCode.INVALID_ARGUMENT, problem)
+
+
+def validate_tokens_of_text(ids: tuple[int, ...], bounds: AdmissionBounds) -> Rejected | None:
+    """Why a text that `validate` has passed cannot be served now that its tokens are known, or None."""
+    problem = _prompt_problem("text", ids, bounds)
     return None if problem is None else Rejected(StatusCode.INVALID_ARGUMENT, problem)
 
 
@@ -62,26 +68,25 @@ def _text_problem(text: str, bounds: AdmissionBounds) -> str | None:
             f" ({MAX_CHARS_PER_TOKEN} for each of the model's {bounds.max_model_len} tokens)"
         )
     # Bytes, because their split knows ASCII white space only, which is what `words_apart` is about.
-    return _length_problem(len(text.encode().split()), bounds, "at least ") if bounds.words_apart else None
+    return _length_problem("text has at least", len(text.encode().split()), bounds) if bounds.words_apart else None
 
 
-def _prompt_problem(prompt_ids: tuple[int, ...], bounds: AdmissionBounds) -> str | None:
-    count = len(prompt_ids)
-    if count == 0:
-        return "input_ids is empty, a prompt needs at least 1 token"
-    return _length_problem(count, bounds) or _token_ids_problem("input_ids", prompt_ids, bounds)
+def _prompt_problem(name: str, ids: tuple[int, ...], bounds: AdmissionBounds) -> str | None:
+    if not ids:
+        return f"{name} is empty, a prompt needs at least 1 token"
+    return _length_problem(f"{name} has", len(ids), bounds) or _token_ids_problem(name, ids, bounds)
 
 
-def _length_problem(count: int, bounds: AdmissionBounds, about: str = "") -> str | None:
-    """`count`: tokens of a prompt."""
+def _length_problem(subject: str, count: int, bounds: AdmissionBounds) -> str | None:
+    """`count`: tokens of a prompt, or a lower bound of them."""
     if count + 1 > bounds.max_model_len:
         return (
-            f"the prompt has {about}{count} tokens, allowed are {bounds.max_model_len - 1}"
+            f"{subject} {count} tokens, allowed are {bounds.max_model_len - 1}"
             f" (max_model_len {bounds.max_model_len}, 1 token left for the answer)"
         )
     if count + 1 > bounds.kv_capacity_tokens:
         return (
-            f"the prompt has {about}{count} tokens, allowed are {bounds.kv_capacity_tokens - 1}"
+            f"{subject} {count} tokens, allowed are {bounds.kv_capacity_tokens - 1}"
             f" (the KV cache holds {bounds.kv_capacity_tokens}, 1 token left for the answer)"
         )
     return None

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-from headway_engine.core.admission import AdmissionBounds, validate
+from headway_engine.core.admission import AdmissionBounds, validate, validate_tokens_of_text
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
@@ -99,10 +99,11 @@ class AsyncEngine:
         self._idle.clear()
         try:
             if request.text is not None:
-                request = replace(request, text=None, prompt_ids=tuple(await self._tokenizers.encode(request.text)))
-                invalid = validate(request, self._bounds)
+                ids = tuple(await self._tokenizers.encode(request.text))
+                invalid = validate_tokens_of_text(ids, self._bounds)
                 if invalid is not None:
                     return self._refuse(RejectReason.INVALID, invalid)
+                request = replace(request, text=None, prompt_ids=ids)
             return self._enter(request)
         finally:
             del self._entering[request_id]
@@ -225,9 +226,10 @@ class AsyncEngine:
         state = self._loop.state
         bound = state.limits.effective.max_queued_requests
         queued = self._num_in_flight() - state.num_running
-        if queued >= bound + state.open_slots:
+        starting = state.open_slots
+        if queued >= bound + starting:
             wait_ms = state.metrics.queue_wait.quantile(0.5) or 0.0
-            message = f"{queued} requests wait, limits.max_queued_requests is {bound}"
+            message = f"{queued - starting} requests wait for a slot, limits.max_queued_requests is {bound}"
             retry_after_ms = int(min(max(wait_ms, 100.0), 10_000.0))
             return self._refuse(
                 RejectReason.QUEUE_FULL, Rejected(StatusCode.RESOURCE_EXHAUSTED, message, retry_after_ms)

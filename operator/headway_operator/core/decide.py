@@ -161,9 +161,7 @@ def _pods(situation: Situation) -> list[Action]:
     observed, fleet, steps = situation.observed, situation.fleet, situation.steps
     actions: list[Action] = []
     for pod in situation.draining:
-        step = drain.advance(pod, situation.samples.get(pod.name), fleet.spec.drain, observed.now)
-        if step is not None:
-            actions.append(step)
+        actions += drain.advance(pod, situation.samples.get(pod.name), fleet.spec.drain, observed.now)
     retired = {retire.pod.name for retire in steps.retire}
     actions += [
         MarkServing(pod.name, pod.uid, f"pod {pod.name} lost the label {names.LABEL_SERVING}=true")
@@ -229,8 +227,7 @@ def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
         if pods.spent(pod):
             actions.append(DeletePod(pod.name, pod.uid, reason))
         elif pods.draining(pod):
-            step = drain.advance(pod, sample, rules, observed.now)
-            actions += [step] if step is not None else []
+            actions += drain.advance(pod, sample, rules, observed.now)
         else:
             retire = rollout.Retire(pod, reason, rollout.serves_nobody(pod, sample))
             actions += drain.start((retire,), observed.now)

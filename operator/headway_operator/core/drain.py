@@ -29,16 +29,27 @@ def start(retirements: Sequence[Retire], now: datetime) -> tuple[Action, ...]:
     return tuple(actions)
 
 
-def advance(pod: PodView, sample: EngineSample | None, drain: Drain, now: datetime) -> Action | None:
-    """The next step for a pod that is marked; None while it has to wait. `sample`: a fresh one or None."""
-    reason = pod.annotations.get(names.ANNOTATION_DRAIN_REASON, "draining")
+def advance(pod: PodView, sample: EngineSample | None, drain: Drain, now: datetime) -> tuple[Action, ...]:
+    """What to do for a pod that is marked; nothing while it has to wait. `sample`: a fresh one or None."""
+    reason = _reason(pod)
+    started = _started(pod, now)
+    step = _step(pod, sample, drain, now, started or now)
+    if isinstance(step, DeletePod):
+        return (step,)
+    # A mark that somebody broke is written anew: without a start there would be no deadline, and in the endpoints new
+    # requests would reach a pod that refuses them. The drain goes on beside that, however often it happens.
+    broken = started is None or names.in_endpoints(pod.labels)
+    mark = (MarkDraining(pod.name, pod.uid, rfc3339(started or now), reason),) if broken else ()
+    return mark if step is None else (*mark, step)
+
+
+def _step(
+    pod: PodView, sample: EngineSample | None, drain: Drain, now: datetime, started: datetime
+) -> DeletePod | StartDrain | None:
+    reason = _reason(pod)
     flying = pods.in_flight(sample)
     if serves_nobody(pod, sample) and not (sample is not None and sample.draining and flying):
         return DeletePod(pod.name, pod.uid, f"{reason}; no stream is in flight")
-    started = _started(pod, now)
-    # In the endpoints again: somebody put it back, where new requests would be refused.
-    if started is None or names.in_endpoints(pod.labels):
-        return MarkDraining(pod.name, pod.uid, rfc3339(started or now), reason)
     elapsed = (now - started).total_seconds()
     if sample is not None and sample.draining and flying == 0:
         return DeletePod(pod.name, pod.uid, f"{reason}; drained in {elapsed:.0f} s")
@@ -57,8 +68,12 @@ def rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _reason(pod: PodView) -> str:
+    return pod.annotations.get(names.ANNOTATION_DRAIN_REASON, "draining")
+
+
 def _started(pod: PodView, now: datetime) -> datetime | None:
-    """When the drain began; None for an annotation that somebody broke: without a start there would be no deadline."""
+    """When the drain began; None for an annotation that somebody broke."""
     try:
         started = datetime.fromisoformat(pod.annotations[names.ANNOTATION_DRAIN_STARTED])
     except ValueError:

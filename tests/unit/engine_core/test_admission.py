@@ -34,7 +34,7 @@ def test_what_is_within_the_limits_is_served(wanted: Request) -> None:
         (request(prompt_ids=()), "input_ids is empty"),
         (request(text=""), "text is empty"),
         (request(text="x" * 513), "text has 513 characters, allowed are 512"),
-        (request(prompt_ids=(1,) * 32), "the prompt has 32 tokens, allowed are 31 (max_model_len 32"),
+        (request(prompt_ids=(1,) * 32), "input_ids has 32 tokens, allowed are 31 (max_model_len 32"),
         (request(prompt_ids=(1, 300)), "input_ids[1] is 300, the model's token ids are 0 to 299"),
         (request(prompt_ids=(-1,)), "input_ids[0] is -1"),
         (request(request_id=RequestId("x" * 257)), "request_id has 257 characters"),
@@ -82,6 +82,6 @@ def test_more_words_than_tokens_are_refused_before_tokenizing_where_words_are_ap
     words = request(prompt_ids=(), text="a " * 32)
     refused = validate(words, apart)
     assert refused is not None
-    assert "the prompt has at least 32 tokens, allowed are 31 (max_model_len 32" in refused.message
+    assert "text has at least 32 tokens, allowed are 31 (max_model_len 32" in refused.message
     assert validate(words, BOUNDS) is None, "such a tokenizer must count itself"
     assert validate(request(prompt_ids=(), text="a\u00a0" * 32), apart) is None, "only ASCII white space parts words"

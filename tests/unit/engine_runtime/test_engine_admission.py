@@ -127,7 +127,7 @@ async def test_a_full_queue_refuses_with_a_retry_hint() -> None:
         refused = await engine.submit(request("one too many"))
         assert isinstance(refused, Rejected)
         assert refused.code is StatusCode.RESOURCE_EXHAUSTED
-        assert "limits.max_queued_requests is 2" in refused.message
+        assert refused.message == "2 requests wait for a slot, limits.max_queued_requests is 2"
         assert refused.retry_after_ms >= 100
         executor.release(20)
         for stream in streams:

@@ -9,11 +9,16 @@ from engine_samples import sample
 from headway_operator.api.v1alpha1 import Drain
 from headway_operator.core import drain, names, pods
 from headway_operator.core.observed import PodView
-from headway_operator.core.plan import DeletePod, MarkDraining, StartDrain
+from headway_operator.core.plan import Action, DeletePod, MarkDraining, StartDrain
 from headway_operator.core.rollout import Retire
 
 NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
 RULES = Drain(timeout_seconds=60, endpoint_removal_delay_seconds=5)
+
+
+def only(actions: tuple[Action, ...]) -> Action:
+    (action,) = actions
+    return action
 
 
 def pod(elapsed_s: float = 0.0, ready: bool = True, started: str | None = None) -> PodView:
@@ -42,56 +47,63 @@ def test_a_pod_that_has_ended_is_not_waited_for_whatever_it_said_last():
     ended = replace(pod(5, ready=False), phase="Failed")
     said_last = pods.fresh_samples({"p": (sample(2),)}, [ended], now_s=1.0)
     assert said_last == {}
-    assert isinstance(drain.advance(ended, said_last.get("p"), RULES, NOW), DeletePod)
+    assert isinstance(only(drain.advance(ended, said_last.get("p"), RULES, NOW)), DeletePod)
     assert pods.fresh_samples({"p": (sample(2),)}, [pod(5)], now_s=1.0) == {"p": sample(2)}
 
 
 def test_admission_goes_on_until_the_endpoint_is_gone():
-    assert drain.advance(pod(4), sample(2), RULES, NOW) is None
+    assert drain.advance(pod(4), sample(2), RULES, NOW) == ()
 
 
 def test_admission_stops_after_the_endpoint_removal_delay():
-    action = drain.advance(pod(5), sample(2), RULES, NOW)
+    action = only(drain.advance(pod(5), sample(2), RULES, NOW))
     assert action == StartDrain("p", 60, "2 replicas, 1 desired; admission stops")
 
 
 def test_even_an_idle_engine_stops_admission_before_it_goes():
-    assert isinstance(drain.advance(pod(5), sample(0), RULES, NOW), StartDrain)
+    assert isinstance(only(drain.advance(pod(5), sample(0), RULES, NOW)), StartDrain)
 
 
 def test_streams_in_flight_are_waited_for():
-    assert drain.advance(pod(30, ready=False), sample(2, draining=True), RULES, NOW) is None
+    assert drain.advance(pod(30, ready=False), sample(2, draining=True), RULES, NOW) == ()
 
 
 def test_drained_pod_is_deleted_at_once():
-    action = drain.advance(pod(12, ready=False), sample(0, draining=True), RULES, NOW)
+    action = only(drain.advance(pod(12, ready=False), sample(0, draining=True), RULES, NOW))
     assert isinstance(action, DeletePod)
     assert action.grace_s is None
 
 
 def test_deadline_ends_the_wait_with_a_short_grace_and_says_what_was_left():
-    action = drain.advance(pod(65), sample(2, draining=True), RULES, NOW)
+    action = only(drain.advance(pod(65), sample(2, draining=True), RULES, NOW))
     assert isinstance(action, DeletePod)
     assert action.grace_s == drain.DEADLINE_GRACE_S
     assert action.reason == "2 replicas, 1 desired; drain timeout of 60 s passed, 2 streams are left"
 
 
 def test_silent_ready_pod_is_waited_for_until_the_deadline():
-    assert drain.advance(pod(30), None, RULES, NOW) is None
-    assert isinstance(drain.advance(pod(65), None, RULES, NOW), DeletePod)
+    assert drain.advance(pod(30), None, RULES, NOW) == ()
+    assert isinstance(only(drain.advance(pod(65), None, RULES, NOW)), DeletePod)
 
 
 def test_silent_pod_that_is_not_ready_has_nothing_to_wait_for():
-    assert isinstance(drain.advance(pod(1, ready=False), None, RULES, NOW), DeletePod)
+    assert isinstance(only(drain.advance(pod(1, ready=False), None, RULES, NOW)), DeletePod)
 
 
 @pytest.mark.parametrize("started", ["", "yesterday", "2026-01-01T00:59:00", "2027-01-01T00:00:00Z"])
 def test_broken_drain_annotation_is_written_anew(started: str):
-    action = drain.advance(pod(started=started), sample(2), RULES, NOW)
+    action = only(drain.advance(pod(started=started), sample(2), RULES, NOW))
     assert action == MarkDraining("p", "u", "2026-01-01T01:00:00Z", "2 replicas, 1 desired")
 
 
 def test_a_draining_pod_that_somebody_put_back_into_the_endpoints_leaves_them_again_and_keeps_its_deadline():
     back = replace(pod(7), labels={names.LABEL_SERVING: "true"})
     began = drain.rfc3339(NOW - timedelta(seconds=7))
-    assert drain.advance(back, sample(2), RULES, NOW) == MarkDraining("p", "u", began, "2 replicas, 1 desired")
+    mark, stop = drain.advance(back, sample(2), RULES, NOW)
+    assert mark == MarkDraining("p", "u", began, "2 replicas, 1 desired")
+    assert isinstance(stop, StartDrain)
+
+
+def test_somebody_who_puts_a_draining_pod_back_all_the_time_does_not_stall_its_drain():
+    back = replace(pod(65), labels={names.LABEL_SERVING: "true"})
+    assert isinstance(only(drain.advance(back, sample(2, draining=True), RULES, NOW)), DeletePod)
