@@ -18,14 +18,19 @@ NAME = "source"
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model as a Hugging Face directory, on the disk that this machine's node has too."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from headway_engine.bench.beside_transformers import default_model
 
-    file, folder = default_model(), tmp_path_factory.mktemp("huggingface")
-    folder.chmod(0o755)  # the engine runs as a user without rights of its own
+    volume = tmp_path_factory.mktemp("volume")
+    file, folder = default_model(), volume / "smollm2"
+    folder.mkdir()
+    volume.chmod(0o755)  # the engine runs as a user without rights of its own
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+    dense = GgufConfig(dequantize=True)  # a model in GGUF blocks cannot be saved
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=dense
+    )
     model.save_pretrained(folder)
     return folder
 

@@ -51,7 +51,10 @@ def load(config: EngineConfig) -> LoadedModel:
     try:
         model = _read(config.model, device, dtype)
     except ModelFileError as error:
-        raise ModelLoadError(str(error)) from error
+        raise ModelLoadError(_with_cure(str(error), error.__cause__)) from error
+    except OSError as error:
+        message = f"{error.filename or config.model}: {error.strerror or error}"
+        raise ModelLoadError(_with_cure(message, error)) from error
     except torch.OutOfMemoryError as error:
         raise ModelLoadError(f"{config.model}: the weights do not fit into the memory of {device.type}") from error
     shape = model.decoder.config
@@ -126,6 +129,14 @@ def _read(path: Path, device: torch.device, dtype: torch.dtype) -> _Model:
     shape = model_config.from_gguf(file.metadata, frozenset(file.tensors), str(path))
     decoder = weights.build(shape, weights.from_gguf(file, shape), path, device, dtype)
     return _Model(decoder, model_tokenizer.from_gguf(file, shape.eos_token_ids))
+
+
+def _with_cure(message: str, cause: BaseException | None) -> str:
+    if not isinstance(cause, PermissionError):
+        return message
+    return (
+        f"{message}; the engine runs as user {os.geteuid()}, who must be able to read the files and enter their folders"
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -1,8 +1,11 @@
 """What is wrong with model files is said in one line that names the file and the cause."""
 
 import json
+import os
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,26 @@ def gguf(path: Path, pairs: dict[str, str | int], version: int = 3, cut: int = 0
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     assert message_of(EngineConfig(tmp_path / "none")) == f"{tmp_path}/none: No such file or directory"
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A user without rights of its own, as the engine is in a pod."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield os.geteuid()
+    os.seteuid(before)
+
+
+def test_a_folder_that_the_engine_may_not_enter_is_named_with_the_cure(
+    tmp_path_factory: pytest.TempPathFactory, nobody: int
+) -> None:
+    closed = tmp_path_factory.getbasetemp() / "closed"
+    with suppress(PermissionError):  # root's folders are closed to nobody already
+        closed.mkdir(mode=0)
+    message = message_of(EngineConfig(closed / "model"))
+    assert message.startswith(f"{closed}/model: Permission denied; the engine runs as user {nobody}, who must")
 
 
 def test_a_directory_without_config_is_named(tmp_path: Path) -> None:
