@@ -32,6 +32,8 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=dense
     )
     model.save_pretrained(folder)
+    for part in folder.iterdir():
+        part.chmod(0o644)
     return folder
 
 

@@ -122,10 +122,13 @@ def from_directory(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """
     for shard in _shards(path):
         try:
+            shard.open("rb").close()  # safe_open says of a file that it may not read that there is none
             with safe_open(shard, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     yield name, file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            raise ModelFileError(f"{shard}: {error.strerror or error}") from error
+        except SafetensorError as error:
             raise ModelFileError(f"{shard}: cannot read safetensors: {error}") from error
 
 

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -74,6 +75,17 @@ def test_a_folder_that_the_engine_may_not_enter_is_named_with_the_cure(
         closed.mkdir(mode=0)
     message = message_of(EngineConfig(closed / "model"))
     assert message.startswith(f"{closed}/model: Permission denied; the engine runs as user {nobody}, who must")
+
+
+def test_weights_that_the_engine_may_not_read_are_named_with_the_cure(nobody: int) -> None:
+    # Not below tmp_path, whose parents only their owner may enter.
+    with TemporaryDirectory() as name:
+        folder = directory(Path(name))
+        weights = folder / "model.safetensors"
+        save_file({"model.norm.weight": torch.zeros(16)}, weights)
+        weights.chmod(0)
+        message = message_of(EngineConfig(folder))
+    assert message.startswith(f"{weights}: Permission denied; the engine runs as user {nobody}, who must")
 
 
 def test_a_directory_without_config_is_named(tmp_path: Path) -> None:
