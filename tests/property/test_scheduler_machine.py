@@ -5,6 +5,7 @@ while an earlier arrival waits. Every batch keeps the budget and reads only what
 request ends by itself within a bounded number of steps, exactly once, and nothing is left.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headway_engine.core.batch import Batch, StepFailure
 from headway_engine.core.blocks import BlockPool
-from headway_engine.core.limits import Limits
+from headway_engine.core.limits import BatchingMode, Limits, Profile
 from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
 from headway_engine.core.scheduler import Scheduler, StepEvent
 from headway_engine.core.sequence import Sequence
@@ -34,6 +35,10 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
 
 
+def moved_up(sequence: Sequence) -> bool:
+    return sequence.priority is not sequence.request.priority
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -45,10 +50,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.rows: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.ended_in_flight: dict[int, Sequence] = {}
 
-    @initialize(num_blocks=st.integers(1, 14), seqs=st.integers(1, 8), budget=st.integers(8, 32))
-    def boot(self, num_blocks: int, seqs: int, budget: int) -> None:
+    @initialize(
+        num_blocks=st.integers(1, 14),
+        seqs=st.integers(1, 8),
+        budget=st.integers(8, 32),
+        mode=st.sampled_from(BatchingMode),
+        profile=st.sampled_from(Profile),
+    )
+    def boot(self, num_blocks: int, seqs: int, budget: int, mode: BatchingMode, profile: Profile) -> None:
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
-        self.scheduler = Scheduler(self.pool, Limits(seqs, budget, 0, 100), MAX_MODEL_LEN, frozenset([EOS]))
+        limits = Limits(seqs, budget, 0, 100, mode, profile, itl_target_ms=20)
+        self.scheduler = Scheduler(self.pool, limits, MAX_MODEL_LEN, frozenset([EOS]))
 
     # ---- rules ------------------------------------------------------------------------------------------------------
 
@@ -89,10 +101,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.take([event])
         assert self.scheduler.abort(request_id, FinishReason.ABORT, self.now) is None
 
-    @rule(seqs=st.integers(1, 8), extra=st.integers(0, 24), wait_ms=st.sampled_from([0, 0, 500]))
-    def limits_change(self, seqs: int, extra: int, wait_ms: int) -> None:
+    @rule(
+        seqs=st.integers(1, 8),
+        extra=st.integers(0, 24),
+        wait_ms=st.sampled_from([0, 0, 500]),
+        mode=st.sampled_from(BatchingMode),
+        profile=st.sampled_from(Profile),
+    )
+    def limits_change(self, seqs: int, extra: int, wait_ms: int, mode: BatchingMode, profile: Profile) -> None:
         preemptions = self.scheduler.metrics.preemptions
-        self.scheduler.limits = Limits(seqs, seqs + extra, wait_ms, 100)
+        self.scheduler.limits = Limits(seqs, seqs + extra, wait_ms, 100, mode, profile)
         assert self.scheduler.metrics.preemptions == preemptions
 
     @rule()
@@ -167,9 +185,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def within_a_class_nobody_runs_before_an_earlier_arrival(self) -> None:
         for priority in Priority:
-            running = [s.sequence_id for s in self.scheduler.running() if s.request.priority is priority]
-            waiting = [s.sequence_id for s in self.scheduler.waiting() if s.request.priority is priority]
-            assert waiting == sorted(waiting)
+            assert self.ids(self.scheduler.waiting(), priority) == sorted(self.ids(self.scheduler.waiting(), priority))
+            # One that moved up meets others of its new class that began before it came.
+            running = self.ids([s for s in self.scheduler.running() if not moved_up(s)], priority)
+            waiting = self.ids([s for s in self.scheduler.waiting() if not moved_up(s)], priority)
             assert max(running, default=-1) < min(waiting, default=self.added)
 
     def teardown(self) -> None:
@@ -190,6 +209,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.next_due(self.now) is None or self.scheduler.expire(self.now + 100) == []
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def ids(self, sequences: Iterable[Sequence], priority: Priority) -> list[int]:
+        return [sequence.sequence_id for sequence in sequences if sequence.priority is priority]
 
     def holders(self) -> tuple[Sequence, ...]:
         return (*self.scheduler.running(), *self.ended_in_flight.values())

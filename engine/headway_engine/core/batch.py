@@ -54,6 +54,11 @@ class Batch:
     prompts_follow: bool = False
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of this step beside those of the decodes."""
+        return sum(len(chunk.token_ids) for chunk in self.chunks if chunk.num_sampled == 0 or len(chunk.token_ids) > 1)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that this step computes."""
         return sum(len(chunk.token_ids) for chunk in self.chunks)

@@ -9,10 +9,32 @@ moves its end. A state is frozen: the step thread holds the current one, and any
 """
 
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 
 from headway_engine.core.request import Rejected, StatusCode
 
 MAX_LEASE_S = 86_400
+DEFAULT_ITL_TARGET_MS = 50  # twenty tokens a second read as a steady stream
+
+
+class BatchingMode(StrEnum):
+    """When waiting requests join the running ones; `batching` has the rules."""
+
+    CONTINUOUS = "continuous"
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+    ADAPTIVE = "adaptive"
+
+
+class Profile(StrEnum):
+    """What a step is built for.
+
+    THROUGHPUT fills each step with prompt tokens up to the budget. LOW_TAIL gives a step only as many as end within
+    `itl_target_ms`, so that no running stream waits longer for its next token.
+    """
+
+    THROUGHPUT = "throughput"
+    LOW_TAIL = "low-tail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +44,20 @@ class Limits:
     Attributes:
         max_num_seqs: running sequences.
         max_num_batched_tokens: tokens of one step, prefill chunks and decodes together.
-        batch_wait_ms: how long an idle engine waits for company before its first step.
+        batch_wait_ms: how long requests wait for company; which ones, the mode says.
         max_queued_requests: waiting requests; more are refused.
+        mode: when waiting requests join.
+        profile: what a step is built for.
+        itl_target_ms: the longest gap between two tokens of a stream that LOW_TAIL aims at.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     batch_wait_ms: int
     max_queued_requests: int
+    mode: BatchingMode = BatchingMode.CONTINUOUS
+    profile: Profile = Profile.THROUGHPUT
+    itl_target_ms: int = DEFAULT_ITL_TARGET_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +68,9 @@ class LimitsPatch:
     max_num_batched_tokens: int | None = None
     batch_wait_ms: int | None = None
     max_queued_requests: int | None = None
+    mode: BatchingMode | None = None
+    profile: Profile | None = None
+    itl_target_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +81,18 @@ class Bounds:
     max: int
 
 
+ITL_TARGET_BOUNDS = Bounds(1, 60_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What the process was sized for at its start; limits move inside it."""
+    """What the process was sized for at its start; limits move inside it. Every mode and profile is."""
 
     max_num_seqs: Bounds
     max_num_batched_tokens: Bounds
     batch_wait_ms: Bounds
     max_queued_requests: Bounds
+    itl_target_ms: Bounds = ITL_TARGET_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +151,13 @@ class LimitsState:
 
 def merge(limits: Limits, patch: LimitsPatch) -> Limits:
     """`limits` with the fields that `patch` sets."""
-    return Limits(
-        max_num_seqs=limits.max_num_seqs if patch.max_num_seqs is None else patch.max_num_seqs,
-        max_num_batched_tokens=(
-            limits.max_num_batched_tokens if patch.max_num_batched_tokens is None else patch.max_num_batched_tokens
-        ),
-        batch_wait_ms=limits.batch_wait_ms if patch.batch_wait_ms is None else patch.batch_wait_ms,
-        max_queued_requests=(
-            limits.max_queued_requests if patch.max_queued_requests is None else patch.max_queued_requests
-        ),
-    )
+    given = {field.name: getattr(patch, field.name) for field in fields(patch)}
+    return replace(limits, **{name: value for name, value in given.items() if value is not None})
 
 
 def check(limits: Limits, envelope: Envelope) -> Rejected | None:
     """Why `limits` cannot be, or None when they can."""
-    for field in fields(limits):
+    for field in fields(envelope):
         value: int = getattr(limits, field.name)
         bounds: Bounds = getattr(envelope, field.name)
         if not bounds.min <= value <= bounds.max:

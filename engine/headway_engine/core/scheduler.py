@@ -3,8 +3,9 @@
 The caller loops `batch = schedule(now)`, `tokens = executor.run(batch)`, `events = commit(batch, tokens, now)`; between two
 steps it adds, aborts, expires and sets limits. One step mixes decodes and prefill chunks under one token budget:
 
-1. Waiting sequences are admitted, best class first and in order of arrival, while there is a slot, the budget leaves them
-   a token, and their blocks fit above a watermark. A better class may take the place of a worse one that runs.
+1. Waiting sequences are admitted when the mode dispatches them (`batching`), best class first and in order of arrival, while
+   there is a slot, the budget leaves them a token, and their blocks fit above a watermark. A better class may take the
+   place of a worse one that runs.
 2. Each decoding sequence gets room for its next token. When the pool is empty, the running sequence that is last in rank
    (lowest class, then latest arrival) gives its blocks back and waits again; it keeps its tokens and recomputes them.
 3. Chunks are cut: decodes first, then prefills in rank order, until the budget is used up.
@@ -19,15 +20,19 @@ decoding sequences get their next block that much earlier, as long as the blocks
 A sequence that ends while its step is in flight keeps its blocks until `commit`, since the executor may still write there.
 """
 
-import heapq
 from dataclasses import dataclass
 
+from headway_engine.core import batching
 from headway_engine.core.batch import Batch, Chunk, StepFailure
+from headway_engine.core.batching import QueueView
 from headway_engine.core.blocks import BlockPool
-from headway_engine.core.limits import Limits
+from headway_engine.core.deadlines import Deadlines
+from headway_engine.core.eviction import victims
+from headway_engine.core.limits import Limits, Profile
 from headway_engine.core.metrics import Metrics
 from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
 from headway_engine.core.sequence import Phase, Sequence
+from headway_engine.core.step_time import StepTime
 from headway_engine.core.waiting import WaitingQueue
 
 # Share of the pool that admission leaves free for the growth of what runs already. Without it the pool fills with prompts
@@ -62,9 +67,14 @@ class Scheduler:
         self._running_by_class = [0 for _ in Priority]
         self._in_flight: dict[int, Sequence] = {}
         self._by_request: dict[RequestId, Sequence] = {}
-        self._deadlines: list[tuple[float, int, RequestId]] = []
+        self._alive: dict[int, Sequence] = {}
+        self._deadlines = Deadlines()
         self._next_id = 0
         self._turn = 0  # whose turn it is when more sequences decode than the budget has tokens
+        self._group = 0  # waiting sequences that were dispatched and found no room yet
+        self._newest_s = 0.0  # the latest arrival
+        self._step_time = StepTime()
+        self._scheduled_s = 0.0  # when the step in flight was scheduled
         self._blocked = False  # the latest step left a sequence waiting
         self._prompts_follow = False  # it left prompt tokens that only lacked token budget
         self._kv_tokens = 0
@@ -98,10 +108,6 @@ class Scheduler:
         blocked = self._blocked and len(self._waiting)
         return 0 if blocked else max(0, self.limits.max_num_seqs - len(self._running))
 
-    def holds(self, request_id: RequestId) -> bool:
-        """Whether the request is in flight."""
-        return request_id in self._by_request
-
     def running(self) -> tuple[Sequence, ...]:
         """The running sequences, for checks and tests."""
         return tuple(self._running.values())
@@ -112,13 +118,11 @@ class Scheduler:
 
     def next_due(self, now: float) -> float | None:
         """When `schedule` or `expire` has something to do: `now` for at once, None for not before the next call of `add`."""
-        if self._running or (len(self._waiting) and not self._waits_for_company(now)):
+        queue = self._queue(now)
+        if self._running or batching.group(self.limits, queue, self._group):
             return now
-        due = [self._deadlines[0][0]] if self._deadlines else []
-        oldest = self._waiting.oldest_arrival_s()
-        if oldest is not None:
-            due.append(oldest + self.limits.batch_wait_ms / 1000)
-        return min(due, default=None)
+        due = (self._deadlines.next_s(), batching.next_dispatch_s(self.limits, queue))
+        return min((moment for moment in due if moment is not None), default=None)
 
     # ---- between two steps ------------------------------------------------------------------------------------------
 
@@ -131,24 +135,13 @@ class Scheduler:
         prompt_len = len(request.prompt_ids)
         if not 1 <= prompt_len < self.max_len or request.request_id in self._by_request:
             raise ValueError(f"request {request.request_id}: {prompt_len} prompt tokens, or its id is in flight")
-        sampling = request.sampling
-        max_len = self.max_len if sampling.max_tokens is None else min(self.max_len, prompt_len + sampling.max_tokens)
-        stop_ids = frozenset(sampling.stop_token_ids)
-        sequence = Sequence(
-            sequence_id=self._next_id,
-            request=request,
-            seed=seed,
-            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | self._eos,
-            max_len=max_len,
-            tokens=list(request.prompt_ids),
-            prefill_end=prompt_len,
-        )
+        sequence = Sequence.of(request, self._next_id, seed, self.max_len, self._eos)
         self._next_id += 1
+        self._newest_s = max(self._newest_s, request.arrival_s)
         self._waiting.push(sequence)
-        self._by_request[request.request_id] = sequence
+        self._by_request[request.request_id] = self._alive[sequence.sequence_id] = sequence
         self._backlog += prompt_len
-        if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (request.deadline_s, sequence.sequence_id, request.request_id))
+        self._deadlines.add(sequence)
 
     def abort(self, request_id: RequestId, reason: FinishReason, now: float) -> StepEvent | None:
         """End a request wherever it is; None when it is not in flight."""
@@ -157,13 +150,8 @@ class Scheduler:
 
     def expire(self, now: float) -> list[StepEvent]:
         """End the requests whose deadline has passed."""
-        events = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, sequence_id, request_id = heapq.heappop(self._deadlines)
-            sequence = self._by_request.get(request_id)
-            if sequence is not None and sequence.sequence_id == sequence_id:  # the id may have been used again
-                events.append(self._end(sequence, FinishReason.DEADLINE, now))
-        return events
+        due = [self._alive[sequence_id] for sequence_id in self._deadlines.pop_due(now) if sequence_id in self._alive]
+        return [self._end(sequence, FinishReason.DEADLINE, now) for sequence in due]
 
     # ---- the step ---------------------------------------------------------------------------------------------------
 
@@ -175,11 +163,13 @@ class Scheduler:
         """
         if self._in_flight:
             raise RuntimeError("schedule was called before commit")
-        if not self._running and (not len(self._waiting) or self._waits_for_company(now)):
+        self._waiting.age(now)
+        self._group = batching.group(self.limits, self._queue(now), self._group)
+        if not self._running and not self._group:
             return None
         decoding = [sequence for sequence in self._running.values() if sequence.decoding]
         self._admit(decoding)
-        budget = self.limits.max_num_batched_tokens
+        budget = batching.step_tokens(self.limits, self._backlog, len(decoding))
         if len(decoding) > budget:
             first = self._turn % len(decoding)
             decoding = (decoding[first:] + decoding[:first])[:budget]
@@ -190,7 +180,8 @@ class Scheduler:
                 self._grow(sequence)
         # A sequence preempted above does not decode any more, also when it has been admitted again.
         chunks = [self._launch(sequence, 1) for sequence in decoding if sequence.decoding]
-        chunks += self._cut_prefills(budget - len(chunks), now)
+        chunks += self._cut_prefills(self._prompt_budget(budget - len(chunks)), now)
+        self._scheduled_s = now
         return Batch(tuple(chunks), self._prompts_follow) if chunks else None
 
     def commit(self, batch: Batch, results: tuple[int | StepFailure, ...], now: float) -> list[StepEvent]:
@@ -199,6 +190,7 @@ class Scheduler:
         sampled = iter(results)
         in_flight, self._in_flight = self._in_flight, {}
         self.metrics.steps += 1
+        self._step_time.observe(batch.prompt_tokens, (now - self._scheduled_s) * 1000)
         for chunk in batch.chunks:
             sequence = in_flight[chunk.sequence_id]
             result = next(sampled) if chunk.sample else None
@@ -226,36 +218,48 @@ class Scheduler:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _waits_for_company(self, now: float) -> bool:
-        """Whether an idle engine with these arrivals should wait for more of them."""
-        limits = self.limits
-        oldest = self._waiting.oldest_arrival_s()
-        return (
-            limits.batch_wait_ms > 0
-            and oldest is not None
-            and now < oldest + limits.batch_wait_ms / 1000
-            and len(self._waiting) < limits.max_num_seqs
-            and self._backlog < limits.max_num_batched_tokens
+    def _queue(self, now: float) -> QueueView:
+        return QueueView(
+            now=now,
+            waiting=len(self._waiting),
+            running=len(self._running),
+            backlog=self._backlog,
+            oldest_s=self._waiting.oldest_arrival_s() or 0.0,
+            newest_s=self._newest_s,
         )
+
+    def _prompt_budget(self, room: int) -> int:
+        """Prompt tokens of this step: what the decodes leave, or less where running streams shall not wait longer."""
+        if self.limits.profile is Profile.THROUGHPUT or not any(
+            sequence.decoding and sequence.priority < Priority.BATCH for sequence in self._in_flight.values()
+        ):
+            return room
+        return min(room, self._step_time.prompt_tokens_within(self.limits.itl_target_ms))
 
     def _admit(self, decoding: list[Sequence]) -> None:
         """Move waiting sequences to the running ones while there is room."""
         pool = self.pool
         growing = sum(len(s.tokens) > len(s.blocks) * pool.block_size for s in decoding)
+        # LOW_TAIL lets everybody in whom slots and blocks hold: the shortest prompt goes first among those who run.
+        low_tail = self.limits.profile is Profile.LOW_TAIL
         budget = self.limits.max_num_batched_tokens - len(decoding)
         # Backlog of running prefills by class: those of a worse class do not stand in the way of a better one.
         ahead = [0 for _ in Priority]
         if len(self._running) > len(decoding):
             for sequence in self._running.values():
-                ahead[sequence.request.priority] += sequence.backlog
+                ahead[sequence.priority] += sequence.backlog
         self._blocked = self._prompts_follow = False
         while (head := self._waiting.head()) is not None:
-            priority = head.request.priority
-            over_budget = sum(ahead[: priority + 1]) >= budget
+            if not self._group:
+                self._blocked = True
+                return
+            priority = head.priority
+            over_budget = not low_tail and sum(ahead[: priority + 1]) >= budget
             if over_budget or not self._make_room(head, growing):
                 self._blocked, self._prompts_follow = True, over_budget
                 return
             self._waiting.remove(head)
+            self._group -= 1
             head.blocks = pool.allocate(pool.blocks_for(len(head.tokens)))
             head.phase = Phase.RUNNING
             self._running[head.sequence_id] = head
@@ -269,24 +273,14 @@ class Scheduler:
         blocks_short = self.pool.blocks_for(len(head.tokens)) + reserve - self.pool.num_free
         if slots_short <= 0 and blocks_short <= 0:
             return True
-        priority = head.request.priority
+        priority = head.priority
         # More than one slot short: the limit was lowered, and that alone never preempts.
         if slots_short > 1 or not any(self._running_by_class[priority + 1 :]):
             return False
-        worse = [s for s in self._running.values() if s.request.priority > priority]
-        worse.sort(key=lambda sequence: sequence.rank, reverse=True)
-        victims: list[Sequence] = []
-        for sequence in worse:
-            if slots_short <= 0 and blocks_short <= 0:
-                break
-            victims.append(sequence)
-            slots_short -= 1
-            blocks_short -= len(sequence.blocks)
-        if slots_short > 0 or blocks_short > 0:
-            return False
-        for sequence in victims:
+        chosen = victims(self._running.values(), head, slots_short, blocks_short)
+        for sequence in chosen or ():
             self._preempt(sequence)
-        return True
+        return chosen is not None
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence one more block, preempting from the end of the ranks when none is free."""
@@ -305,9 +299,10 @@ class Scheduler:
             sequence.blocks += pool.allocate(wanted)
 
     def _cut_prefills(self, budget: int, now: float) -> list[Chunk]:
-        """Chunks of prompts, in rank order, of at most `budget` tokens in all."""
+        """Chunks of prompts, in the order of the profile, of at most `budget` tokens in all."""
         prefilling = [sequence for sequence in self._running.values() if not sequence.decoding]
-        prefilling.sort(key=lambda sequence: sequence.rank)
+        low_tail = self.limits.profile is Profile.LOW_TAIL
+        prefilling.sort(key=self._shortest_first if low_tail else lambda sequence: sequence.rank)
         chunks = []
         for sequence in prefilling:
             if budget < sequence.backlog:
@@ -322,6 +317,13 @@ class Scheduler:
                 self.metrics.prompt_tokens += len(sequence.request.prompt_ids)
             chunks.append(self._launch(sequence, num_tokens))
         return chunks
+
+    def _shortest_first(self, sequence: Sequence) -> tuple[int, float]:
+        """Class, then arrival plus the time that the prompt still needs.
+
+        So a shorter prompt overtakes, but only one that arrives within the difference of the two times.
+        """
+        return sequence.priority, sequence.request.arrival_s * 1000 + self._step_time.prefill_ms(sequence.backlog)
 
     def _launch(self, sequence: Sequence, num_tokens: int) -> Chunk:
         self._in_flight[sequence.sequence_id] = sequence
@@ -360,7 +362,7 @@ class Scheduler:
         self._release(sequence)
         self._backlog += sequence.backlog
         sequence.phase = Phase.WAITING
-        self._waiting.push_front(sequence)
+        self._waiting.push(sequence)
         self.metrics.preemptions += 1
 
     def _end(
@@ -374,25 +376,18 @@ class Scheduler:
         sequence.phase = Phase.ENDED
         self._backlog -= sequence.backlog
         request = sequence.request
-        del self._by_request[request.request_id]
+        del self._by_request[request.request_id], self._alive[sequence.sequence_id]
         if sequence.sequence_id not in self._in_flight:
             self._release(sequence)
-        if len(self._deadlines) > 64 and len(self._deadlines) > 2 * len(self._by_request):
-            self._drop_old_deadlines()
+        self._deadlines.forget_all_but(self._alive)
         self.metrics.finished[reason] += 1
         self.metrics.e2e.record((now - request.arrival_s) * 1000)
         return StepEvent(request.request_id, tokens, sequence.finished(reason, now, error))
 
     def _leave_running(self, sequence: Sequence) -> None:
         del self._running[sequence.sequence_id]
-        self._running_by_class[sequence.request.priority] -= 1
+        self._running_by_class[sequence.priority] -= 1
 
     def _release(self, sequence: Sequence) -> None:
         self._kv_tokens -= sequence.num_computed
         self.pool.free(sequence.forget_cache())
-
-    def _drop_old_deadlines(self) -> None:
-        """Forget deadlines of ended requests, so that long deadlines do not pile up."""
-        live = {sequence.sequence_id for sequence in self._by_request.values()}
-        self._deadlines = [entry for entry in self._deadlines if entry[1] in live]
-        heapq.heapify(self._deadlines)

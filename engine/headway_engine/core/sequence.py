@@ -9,9 +9,10 @@ becomes the number of tokens it had: it recomputes all of them and goes on where
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Self
 
 from headway_engine.core.batch import Chunk
-from headway_engine.core.request import Finished, FinishReason, Request
+from headway_engine.core.request import Finished, FinishReason, Priority, Request
 
 
 class Phase(Enum):
@@ -34,6 +35,8 @@ class Sequence:
         max_len: prompt and answer together never exceed it.
         tokens: prompt and answer so far.
         prefill_end: tokens to compute before the next one is sampled.
+        priority: its class: the request's own, or a better one after a long wait.
+        class_since_s: when it came into that class.
         num_computed: tokens whose keys and values are in the cache.
         blocks: KV blocks, enough for `num_computed` tokens and those of the step in flight.
         started_s: when its first prefill step began.
@@ -48,6 +51,8 @@ class Sequence:
     max_len: int
     tokens: list[int]
     prefill_end: int
+    priority: Priority
+    class_since_s: float
     phase: Phase = Phase.WAITING
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -56,10 +61,27 @@ class Sequence:
     last_token_s: float = 0.0
     _table: tuple[int, ...] = ()
 
+    @classmethod
+    def of(cls, request: Request, sequence_id: int, seed: int, longest: int, eos: frozenset[int]) -> Self:
+        """The record of a new arrival; `longest`: prompt and answer that a sequence may have at most."""
+        sampling, prompt_len = request.sampling, len(request.prompt_ids)
+        stop_ids = frozenset(sampling.stop_token_ids)
+        return cls(
+            sequence_id=sequence_id,
+            request=request,
+            seed=seed,
+            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | eos,
+            max_len=longest if sampling.max_tokens is None else min(longest, prompt_len + sampling.max_tokens),
+            tokens=list(request.prompt_ids),
+            prefill_end=prompt_len,
+            priority=request.priority,
+            class_since_s=request.arrival_s,
+        )
+
     @property
     def rank(self) -> tuple[int, int]:
         """The order of service: class first, then arrival. The highest rank is preempted first."""
-        return (self.request.priority, self.sequence_id)
+        return (self.priority, self.sequence_id)
 
     @property
     def decoding(self) -> bool:
@@ -75,6 +97,11 @@ class Sequence:
     def num_generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - len(self.request.prompt_ids)
+
+    def move_up(self, now: float) -> None:
+        """Count as one of the next better class from now on."""
+        self.priority = Priority(self.priority - 1)
+        self.class_since_s = now
 
     def chunk(self, num_tokens: int) -> Chunk:
         """The next `num_tokens` tokens to compute."""

@@ -1,52 +1,57 @@
-"""The waiting sequences: one queue per class, first come first served inside it, better classes first.
+"""The waiting sequences: one queue per class, in order of arrival inside it, better classes first.
 
-A preempted sequence goes back to the head of its class. That keeps the order of arrival: whoever ran came before everybody
-who still waits in the class, and the scheduler preempts the latest first.
+Nobody waits for ever behind better classes: who has waited `AGEING_S` moves up one class, and again after as long. So a
+request of the batch class stands among realtime ones, and before those that came later, after twice that time at the latest.
 """
 
-from collections import OrderedDict
+from bisect import insort
 from collections.abc import Iterator
 
 from headway_engine.core.request import Priority
 from headway_engine.core.sequence import Sequence
 
+AGEING_S = 10.0
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.sequence_id
+
 
 class WaitingQueue:
-    """Sequences by class and arrival; each operation is O(1), removal from the middle included."""
+    """Sequences by class and arrival. Few hundred at most (the queue is bounded), so lists are quick enough."""
 
     __slots__ = ("_classes",)
 
     def __init__(self) -> None:
-        self._classes: tuple[OrderedDict[int, Sequence], ...] = tuple(OrderedDict() for _ in Priority)
+        self._classes: tuple[list[Sequence], ...] = tuple([] for _ in Priority)
 
     def __len__(self) -> int:
         return sum(map(len, self._classes))
 
     def __iter__(self) -> Iterator[Sequence]:
         for members in self._classes:
-            yield from members.values()
+            yield from members
 
     def push(self, sequence: Sequence) -> None:
-        """Add a new arrival behind its class."""
-        self._classes[sequence.request.priority][sequence.sequence_id] = sequence
-
-    def push_front(self, sequence: Sequence) -> None:
-        """Put a preempted sequence before its class."""
-        members = self._classes[sequence.request.priority]
-        members[sequence.sequence_id] = sequence
-        members.move_to_end(sequence.sequence_id, last=False)
+        """Add a new arrival, or one that was preempted, in its place."""
+        insort(self._classes[sequence.priority], sequence, key=_arrival)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is."""
-        del self._classes[sequence.request.priority][sequence.sequence_id]
+        self._classes[sequence.priority].remove(sequence)
+
+    def age(self, now: float) -> None:
+        """Move those up that have waited long enough."""
+        for members in self._classes[1:]:
+            while members and now - members[0].class_since_s >= AGEING_S:
+                sequence = members.pop(0)
+                sequence.move_up(now)
+                self.push(sequence)
 
     def head(self) -> Sequence | None:
         """The sequence to serve next."""
-        for members in self._classes:
-            if members:
-                return next(iter(members.values()))
-        return None
+        return next((members[0] for members in self._classes if members), None)
 
     def oldest_arrival_s(self) -> float | None:
         """When the sequence that waits longest arrived."""
-        return min((next(iter(m.values())).request.arrival_s for m in self._classes if m), default=None)
+        return min((members[0].request.arrival_s for members in self._classes if members), default=None)

@@ -1,0 +1,246 @@
+"""What the modes and profiles do to requests: the scheduler on a simulated clock."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from headway_engine.core.batch import Batch
+from headway_engine.core.blocks import BlockPool
+from headway_engine.core.limits import BatchingMode, Limits, Profile
+from headway_engine.core.request import Priority, Request, RequestId, SamplingParams
+from headway_engine.core.scheduler import Scheduler
+
+# A step as a GPU has it: a floor, a price for each decode and one for each prompt token.
+FLOOR_MS, DECODE_MS, PROMPT_TOKEN_MS = 4.0, 0.02, 0.05
+
+
+@dataclass
+class Stream:
+    """What a client saw."""
+
+    arrival_s: float
+    token_times_s: list[float] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def ttft_ms(self) -> float:
+        return (self.token_times_s[0] - self.arrival_s) * 1000
+
+    @property
+    def worst_gap_ms(self) -> float:
+        times = self.token_times_s
+        return max((b - a for a, b in pairwise(times)), default=0.0) * 1000
+
+
+class Simulation:
+    """Requests in, a clock that runs by the price of each step, streams out."""
+
+    def __init__(self, limits: Limits, blocks: int = 10_000) -> None:
+        self.scheduler = Scheduler(BlockPool(blocks, 16), limits, 8192, frozenset())
+        self.now = 0.0
+        self.streams: dict[str, Stream] = {}
+        self.groups: list[frozenset[str]] = []
+
+    def add(self, name: str, prompt: int, output: int, priority: Priority = Priority.INTERACTIVE) -> Stream:
+        request = Request(
+            RequestId(name),
+            self.now,
+            prompt_ids=(1,) * prompt,
+            sampling=SamplingParams(max_tokens=output),
+            priority=priority,
+        )
+        self.scheduler.add(request, seed=0)
+        self.streams[name] = Stream(self.now)
+        return self.streams[name]
+
+    def step(self) -> Batch | None:
+        """One step, or the clock moves to the moment at which there is one."""
+        batch = self.scheduler.schedule(self.now)
+        if batch is None:
+            due = self.scheduler.next_due(self.now)
+            assert due is not None, "nothing is left to do"
+            self.now = max(self.now, due)
+            return None
+        names = frozenset(str(s.request.request_id) for s in self.scheduler.running())
+        if not self.groups or self.groups[-1] != names:
+            self.groups.append(names)
+        decodes = sum(chunk.num_sampled > 0 for chunk in batch.chunks)
+        self.now += (FLOOR_MS + DECODE_MS * decodes + PROMPT_TOKEN_MS * batch.prompt_tokens) / 1000
+        for event in self.scheduler.commit(batch, tuple(1 for chunk in batch.chunks if chunk.sample), self.now):
+            stream = self.streams[event.request_id]
+            stream.token_times_s += [self.now] * len(event.token_ids)
+            stream.done |= event.finished is not None
+        return batch
+
+    def run_until(self, ended: Callable[[], bool], arrivals: Iterable[tuple[float, Callable[[], object]]] = ()) -> None:
+        """Steps until `ended`; each arrival comes when the clock has reached its time."""
+        pending = sorted(arrivals, key=lambda one: one[0])
+        while pending or not ended():
+            idle = self.scheduler.next_due(self.now) is None
+            if pending and (idle or pending[0][0] <= self.now):
+                at, arrive = pending.pop(0)
+                self.now = max(self.now, at)
+                arrive()
+            else:
+                self.step()
+
+    def run(self, arrivals: Iterable[tuple[float, Callable[[], object]]] = ()) -> None:
+        self.run_until(lambda: all(stream.done for stream in self.streams.values()), arrivals)
+
+
+def limits(
+    mode: BatchingMode = BatchingMode.CONTINUOUS, seqs: int = 64, wait_ms: int = 0, tokens: int = 4096
+) -> Limits:
+    return Limits(seqs, tokens, wait_ms, 1000, mode)
+
+
+def low_tail(itl_ms: int, tokens: int = 8192) -> Limits:
+    return Limits(64, tokens, 0, 1000, profile=Profile.LOW_TAIL, itl_target_ms=itl_ms)
+
+
+def test_static_groups_depend_on_the_order_of_arrival_alone() -> None:
+    def groups(gap_s: float) -> set[frozenset[str]]:
+        bench = Simulation(limits(BatchingMode.STATIC, seqs=4, wait_ms=500))
+        bench.run([(n * gap_s, lambda n=n: bench.add(f"r{n}", 30, 5 + n)) for n in range(10)])
+        return {max((group for group in bench.groups if f"r{n}" in group), key=len) for n in range(10)}
+
+    expected = {frozenset(f"r{n}" for n in members) for members in (range(4), range(4, 8), range(8, 10))}
+    assert groups(0.0) == groups(0.01) == groups(0.3) == expected
+
+
+def test_static_lets_nobody_join_a_group_that_runs() -> None:
+    bench = Simulation(limits(BatchingMode.STATIC, seqs=2))
+    bench.add("a", 30, 10)
+    bench.step()
+    late = bench.add("late", 30, 2)
+    bench.run()
+    assert late.token_times_s[0] > bench.streams["a"].token_times_s[-1]
+
+
+def test_dynamic_holds_a_newcomer_back_no_longer_than_the_wait() -> None:
+    bench = Simulation(limits(BatchingMode.DYNAMIC, wait_ms=100))
+    bench.add("a", 30, 200)
+    bench.run_until(lambda: len(bench.streams["a"].token_times_s) > 3)
+    late = bench.add("late", 30, 2)
+    bench.run()
+    assert 100 <= late.ttft_ms <= 100 + 2 * (FLOOR_MS + 1 + 30 * PROMPT_TOKEN_MS)
+
+
+def test_dynamic_does_not_wait_once_the_group_is_full() -> None:
+    bench = Simulation(limits(BatchingMode.DYNAMIC, seqs=4, wait_ms=1000))
+    bench.add("a", 30, 200)
+    bench.run_until(lambda: len(bench.streams["a"].token_times_s) > 3)
+    group = [bench.add(f"b{n}", 30, 2) for n in range(3)]
+    bench.run_until(lambda: all(stream.done for stream in group))
+    assert all(stream.ttft_ms < 50 for stream in group)
+
+
+def test_dynamic_interrupts_running_streams_less_often_than_continuous() -> None:
+    def mixed_steps(mode: BatchingMode) -> int:
+        bench = Simulation(limits(mode, wait_ms=100))
+        bench.add("a", 30, 300)
+        mixed = 0
+        pending = [0.05 + 0.012 * n for n in range(60)]
+        while not bench.streams["a"].done:
+            while pending and pending[0] <= bench.now:
+                bench.add(f"p{pending.pop(0)}", 50, 2)
+            batch = bench.step()
+            mixed += batch is not None and batch.prompt_tokens > 0
+        return mixed
+
+    assert mixed_steps(BatchingMode.DYNAMIC) * 3 < mixed_steps(BatchingMode.CONTINUOUS)
+
+
+def test_adaptive_starts_at_once_when_nothing_runs_and_groups_when_much_does() -> None:
+    bench = Simulation(limits(BatchingMode.ADAPTIVE, wait_ms=200))
+    first = bench.add("first", 30, 2)
+    bench.run()
+    assert first.ttft_ms < FLOOR_MS + 5
+    for n in range(16):
+        bench.add(f"r{n}", 30, 400)
+    bench.run_until(lambda: bench.scheduler.num_running == 16 and bench.scheduler.backlog_tokens == 0)
+    alone = bench.add("alone", 30, 2)
+    bench.run_until(lambda: alone.done)
+    assert alone.ttft_ms >= 200
+    together = [bench.add(f"t{n}", 30, 2) for n in range(4)]
+    bench.run_until(lambda: all(stream.done for stream in together))
+    assert all(stream.ttft_ms < 50 for stream in together)
+
+
+def gap_of_streams_while_a_long_prompt_comes(rules: Limits) -> float:
+    """32 streams run; a prompt of 3,900 tokens arrives among them. The worst gap of any of them, ms."""
+    bench = Simulation(rules)
+    for n in range(32):
+        bench.add(f"r{n}", 100, 500)
+    bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+    running = list(bench.streams.values())
+    bench.add("long", 3900, 4)
+    bench.run()
+    assert all(stream.done for stream in bench.streams.values())
+    return max(stream.worst_gap_ms for stream in running)
+
+
+def test_low_tail_keeps_every_gap_within_the_target_when_a_long_prompt_comes() -> None:
+    for target_ms in (8, 15, 50):
+        assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms)) <= target_ms
+    assert gap_of_streams_while_a_long_prompt_comes(limits(tokens=8192)) > 190
+
+
+def test_low_tail_uses_most_of_the_target_so_the_long_prompt_is_not_slower_than_it_must() -> None:
+    assert gap_of_streams_while_a_long_prompt_comes(low_tail(50)) > 35
+
+
+def test_low_tail_serves_a_short_prompt_before_the_rest_of_a_long_one() -> None:
+    def ttft_of_the_short_one(rules: Limits) -> float:
+        bench = Simulation(rules)
+        bench.add("running", 100, 500)
+        bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+        bench.add("long", 3900, 2)
+        bench.run_until(lambda: bench.scheduler.backlog_tokens < 3500)
+        short = bench.add("short", 40, 2)
+        bench.run_until(lambda: short.done)
+        return short.ttft_ms
+
+    assert ttft_of_the_short_one(low_tail(20)) < 60
+
+
+def test_low_tail_lets_short_prompts_overtake_a_long_one_for_a_while_only() -> None:
+    bench = Simulation(low_tail(10))
+    bench.add("running", 100, 4000)
+    bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+    started = bench.now
+    # Short prompts come faster than the target lets them be prefilled: without ageing the long one would never end.
+    long = bench.add("long", 1000, 1)
+    bench.run_until(
+        lambda: long.done, [(started + 0.01 * n, lambda n=n: bench.add(f"s{n}", 110, 1)) for n in range(400)]
+    )
+    last_overtaker = started + 1000 * PROMPT_TOKEN_MS / 1000 * 2
+    assert all(
+        stream.token_times_s[0] > long.token_times_s[0]
+        for name, stream in bench.streams.items()
+        if name.startswith("s") and stream.arrival_s > last_overtaker and stream.token_times_s
+    )
+    assert long.ttft_ms < 1000
+
+
+def test_batch_work_has_no_bound_on_gaps_so_prompts_fill_the_step() -> None:
+    bench = Simulation(low_tail(10))
+    bench.add("batch", 100, 50, Priority.BATCH)
+    bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+    bench.add("long", 3900, 2, Priority.BATCH)
+    batch = bench.step()
+    assert batch is not None
+    assert batch.prompt_tokens == 3900
+
+
+def test_batch_work_is_served_among_better_classes_after_a_bounded_wait() -> None:
+    bench = Simulation(Limits(1, 256, 0, 1000))
+    batch = bench.add("batch", 50, 5, Priority.BATCH)
+    # Realtime work that fills the engine for ever: one request of 5 tokens each 20 ms, which takes about 25 ms.
+    count = 0
+    while not batch.done:
+        while count * 0.02 <= bench.now:
+            bench.add(f"r{count}", 20, 5, Priority.REALTIME)
+            count += 1
+        bench.step()
+    assert 10_000 < batch.ttft_ms < 21_000
