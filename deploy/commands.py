@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from headway_cli.main import build_parser
 from headway_engine.settings import add_arguments
+from headway_gateway import settings as gateway_settings
 from headway_operator.settings import Settings
 
 COLUMNS = "110"  # argparse folds lines to the terminal; the page must not depend on whose terminal that is
@@ -53,6 +54,10 @@ def _sections(parser: argparse.ArgumentParser) -> Iterator[str]:
             add_arguments(engine)
             yield _help(engine)
             yield ENGINE_NOTE
+        case "headway gateway serve":
+            gateway = argparse.ArgumentParser(prog=parser.prog, description="OpenAI's API in front of engines.")
+            gateway_settings.add_arguments(gateway)
+            yield _help(gateway)
         case "headway operator run":
             yield f"## {parser.prog}\n\n{OPERATOR_NOTE}"
             yield _settings()

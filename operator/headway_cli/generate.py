@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from headway_cli import target
 from headway_cli.errors import CliError
+from headway_gateway import chat
 from headway_rpc import pb
 from headway_rpc.client import EngineClient, EngineError
 
@@ -63,26 +64,12 @@ def sampling(options: argparse.Namespace) -> pb.SamplingParams:
 
 def render_chat(template: str, prompt: str, system: str | None) -> str:
     """One user message (and a system message) in the model's own format, ready for the answer."""
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ModuleNotFoundError:
-        raise CliError("the model has a chat template, which needs jinja2; install it or give --raw") from None
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    # The template comes from the model's files: it is rendered in a sandbox.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = raise_exception
     try:
-        return environment.from_string(template).render(
-            messages=messages, add_generation_prompt=True, bos_token="", eos_token=""
-        )
-    except TemplateError as error:
-        raise CliError(f"the model's chat template cannot be rendered: {error}; try --raw") from None
+        return chat.render(template, messages)
+    except chat.ChatError as error:
+        raise CliError(f"{error}; try --raw") from None
 
 
 def stats_line(complete: pb.GenerateComplete) -> str:

@@ -1,6 +1,6 @@
 """The `headway` command. Each subcommand imports what it needs when it runs, so `--help` waits for nothing.
 
-`engine serve` and `operator run` hand their arguments to the two programs; the others are clients.
+`engine serve`, `operator run` and `gateway serve` hand their arguments to the three programs; the others are clients.
 """
 
 import argparse
@@ -15,6 +15,7 @@ _PROGRAMS = {
     # command -> module with main(argv), what must be installed for it, what brings it
     ("engine", "serve"): ("headway_engine.__main__", "engine"),
     ("operator", "run"): ("headway_operator.__main__", "operator"),
+    ("gateway", "serve"): ("headway_gateway.__main__", "gateway"),
 }
 
 
@@ -59,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_parser("serve", help="serve one model over gRPC", add_help=False)
     operator = commands.add_parser("operator", help="the operator").add_subparsers(required=True, metavar="COMMAND")
     operator.add_parser("run", help="run the operator", add_help=False)
+
+    gateway = commands.add_parser("gateway", help="OpenAI's API").add_subparsers(required=True, metavar="COMMAND")
+    gateway.add_parser("serve", help="serve OpenAI's API in front of engines", add_help=False)
 
     _add_generate(commands.add_parser("generate", help="stream an answer from a fleet or an address"))
     _add_top(commands.add_parser("top", help="a live table of fleets and engines"))

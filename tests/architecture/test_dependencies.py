@@ -19,6 +19,7 @@ PARTS = {
         "engine/headway_rpc",
     ),
     "engine": ("engine/headway_engine", "engine/headway_rpc"),
+    "gateway": ("engine/headway_gateway", "engine/headway_rpc"),
 }
 OF_TORCH = {"triton"}  # torch asks for the one version that fits it
 

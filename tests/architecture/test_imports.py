@@ -39,6 +39,7 @@ WITHOUT = [
     ("headway_operator.core", "torch,kopf,kubernetes,grpc,prometheus_client"),
     ("headway_engine.core", "torch,grpc,transformers,kopf,kubernetes"),
     ("headway_engine", "kopf,kubernetes,pydantic,headway_operator,headway_planner"),
+    ("headway_gateway", "torch,kopf,kubernetes,headway_engine,headway_operator,headway_planner"),
 ]
 
 

@@ -1,0 +1,153 @@
+"""The bodies of OpenAI's requests, as far as an engine can act on them.
+
+Nothing is silently ignored: a parameter that is known and has no effect here is refused unless it has the value that it has
+when left out, and so is one that nobody knows.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from headway_gateway.errors import Failure, invalid
+
+# Parameters of OpenAI's API that no engine acts on yet, with the values that ask for nothing.
+_INERT: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "functions": ([],),
+    "function_call": ("none",),
+    "parallel_tool_calls": (True,),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+# For the provider's own records: they change no answer.
+_RECORDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class StreamOptions(_Body):
+    """`stream_options`."""
+
+    include_usage: bool = False
+
+
+class Sampled(_Body):
+    """What both kinds of completion have; ranges are the engine's to check, it names them."""
+
+    model: str = ""
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**32)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = Field(default=None, ge=0, lt=2**32)
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    stop: Annotated[list[str] | None, BeforeValidator(_one_or_many)] = None
+    ignore_eos: bool = False
+    priority: Literal["realtime", "interactive", "batch"] = "interactive"
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_inert(cls, body: object) -> object:
+        if not isinstance(body, dict):
+            raise ValueError("the body must be a JSON object")  # noqa: TRY004 - pydantic wants it
+        kept = {}
+        for name, value in body.items():
+            if name in _INERT:
+                if value is not None and value not in _INERT[name]:
+                    raise ValueError(f"{name} is not supported, got {value!r}")
+            elif name not in _RECORDS:
+                kept[name] = value
+        return kept
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> "Sampled":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream to be true")
+        return self
+
+
+class Part(_Body):
+    """A piece of a message; text is the only kind."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Body):
+    """One message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates take it; they know `developer` by its older name."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(Sampled):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=0, lt=2**32)
+
+    @property
+    def longest(self) -> int | None:
+        """`max_tokens` by its new name or its old one."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionRequest(Sampled):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[int]
+
+    @property
+    def longest(self) -> int | None:
+        """`max_tokens`; OpenAI's default for this route is 16."""
+        return 16 if self.max_tokens is None else self.max_tokens
+
+
+Kind = TypeVar("Kind", bound=Sampled)
+
+
+def parse(kind: type[Kind], body: bytes) -> Kind:
+    """A body of the given kind.
+
+    Raises:
+        Failure: 400, naming the field.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _failure(error) from None
+
+
+def _failure(error: ValidationError) -> Failure:
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return invalid(f"{where}: {message}" if where else message, where or None)

@@ -1,0 +1,206 @@
+"""The routes: a body comes in, an answer goes out, whole or as server-sent events.
+
+The status of a streamed answer is only sent with its first text, so everything that an engine refuses still gets the right
+status. What goes wrong later comes as an event with an `error`, after which the stream ends without `[DONE]`.
+
+A client that goes away cancels its handler (`handler_cancellation`), which closes the engine's stream and so ends the
+request there. Each answer waits for its own reader only: gRPC holds back what nobody reads, and an answer has at most
+`max_tokens` of it.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+
+from aiohttp import web
+
+from headway_gateway import api, errors, translate
+from headway_gateway.api import ChatRequest, CompletionRequest
+from headway_gateway.engines import Engines
+from headway_gateway.errors import Failure
+from headway_gateway.metrics import Metrics
+from headway_gateway.settings import Settings
+from headway_gateway.translate import Shape
+from headway_rpc import pb
+from headway_rpc.client import Message
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """The state of one process: its engines, what is in flight, and whether it is going away."""
+
+    def __init__(self, settings: Settings, engines: Engines) -> None:
+        self._settings = settings
+        self._engines = engines
+        self._metrics = Metrics()
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application(client_max_size=self._settings.max_body_bytes, middlewares=[self._guard])
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._completion)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._render_metrics)
+        return app
+
+    async def drain(self) -> None:
+        """Take no new requests and wait for the answers in flight, as long as the settings allow."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every answer is counted, and every error has OpenAI's form."""
+        answer: web.StreamResponse
+        try:
+            answer = await handler(request)
+        except Failure as failure:
+            answer = web.json_response(failure.body(), status=failure.status, headers=failure.headers())
+        except web.HTTPException as error:
+            told = Failure(error.status, "invalid_request_error", _words(error, request))
+            answer = web.json_response(told.body(), status=error.status)
+        except (ConnectionError, asyncio.CancelledError):  # the client went away: nobody reads an answer
+            raise
+        except Exception:
+            log.exception("this is a bug in the gateway")
+            bug = Failure(500, "server_error", "internal error; the gateway's log has it")
+            answer = web.json_response(bug.body(), status=bug.status)
+        route = request.match_info.route.resource
+        self._metrics.requests.labels(route.canonical if route else "none", answer.status).inc()
+        return answer
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, ChatRequest)
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, CompletionRequest)
+
+    async def _answer(
+        self, request: web.Request, kind: type[ChatRequest] | type[CompletionRequest]
+    ) -> web.StreamResponse:
+        arrived_s = time.monotonic()
+        if self._draining:
+            raise errors.unavailable("the gateway is going away; nothing was started")
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        self._idle.clear()
+        try:
+            body = api.parse(kind, await request.read())
+            wanted = translate.generate_request(body, self._engines.template(body.model))
+            is_chat = isinstance(body, ChatRequest)
+            answer_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
+            name = body.model or self._engines.models()[0].model
+            shape = Shape(is_chat, answer_id, int(time.time()), name)
+            async with aclosing(self._engines.generate(wanted, self._settings.request_timeout_s)) as messages:
+                first = await anext(messages, None)
+                if first is None:
+                    raise Failure(500, "server_error", "the engine ended the answer before it began")
+                self._metrics.first_token.observe(time.monotonic() - arrived_s)
+                if body.stream:
+                    usage = body.stream_options is not None and body.stream_options.include_usage
+                    return await _stream(request, shape, _chain(first, messages), usage)
+                return await _whole(shape, _chain(first, messages))
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+            if not self._in_flight:
+                self._idle.set()
+
+    async def _models(self, _: web.Request) -> web.Response:
+        entries = [
+            {
+                "id": info.model,
+                "object": "model",
+                "created": 0,
+                "owned_by": "headway",
+                "max_model_len": info.max_model_len,
+            }
+            for info in self._engines.models()
+        ]
+        return web.json_response({"object": "list", "data": entries})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if self._draining:
+            return web.Response(text="draining\n", status=503)
+        return web.Response(text="ok\n") if self._engines.models() else web.Response(text="no engine\n", status=503)
+
+    async def _render_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+async def _chain(first: Message, rest: AsyncGenerator[Message]) -> AsyncIterator[Message]:
+    yield first
+    async for message in rest:
+        yield message
+
+
+async def _whole(shape: Shape, messages: AsyncIterator[Message]) -> web.Response:
+    text = []
+    async for message in messages:
+        text.append(message.text)
+        if isinstance(message, pb.GenerateComplete):
+            failure = errors.of_end(message)
+            if failure is not None:
+                raise failure
+            return web.json_response(shape.whole("".join(text), message))
+    raise Failure(500, "server_error", "the engine ended the answer without completing it")
+
+
+async def _stream(
+    request: web.Request, shape: Shape, messages: AsyncIterator[Message], usage: bool
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    opening = shape.opening()
+    if opening is not None:
+        await _send(response, opening)
+    try:
+        async for message in messages:
+            if message.text:
+                await _send(response, shape.piece(message.text))
+            if isinstance(message, pb.GenerateComplete):
+                failure = errors.of_end(message)
+                if failure is not None:
+                    raise failure
+                await _send(response, shape.closing(message))
+                if usage:
+                    await _send(response, shape.bill(message))
+                await response.write(b"data: [DONE]\n\n")
+    except Failure as failure:
+        await _send(response, failure.body())
+    await response.write_eof()
+    return response
+
+
+async def _send(response: web.StreamResponse, event: dict[str, object]) -> None:
+    await response.write(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")
+
+
+def _words(error: web.HTTPException, request: web.Request) -> str:
+    match error.status:
+        case 404:
+            return f"there is no {request.path}; see /v1/models, /v1/completions, /v1/chat/completions"
+        case 405:
+            return f"{request.path} does not take {request.method}"
+        case _:
+            return error.text or error.reason

@@ -1,0 +1,29 @@
+"""Prometheus metrics of the gateway."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+
+
+class Metrics:
+    """The families of one gateway."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "headway_gateway_requests",
+            "Requests by route and HTTP status",
+            ("route", "status"),
+            registry=self._registry,
+        )
+        self.in_flight = Gauge("headway_gateway_requests_in_flight", "Requests being answered", registry=self._registry)
+        self.first_token = Histogram(
+            "headway_gateway_time_to_first_token_seconds",
+            "Arrival to the first text of an answer",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+
+    def render(self) -> bytes:
+        """What `/metrics` answers."""
+        return generate_latest(self._registry)

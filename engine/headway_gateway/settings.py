@@ -1,0 +1,73 @@
+"""The gateway's command line."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One gateway process.
+
+    Attributes:
+        engines: addresses of engines or Services, `host:port`.
+        host: address to listen on.
+        port: of HTTP; 0 is any free one.
+        request_timeout_s: deadline of every answer.
+        drain_timeout_s: after SIGTERM, how long answers in flight may go on.
+        max_body_bytes: longest request body.
+    """
+
+    engines: tuple[str, ...]
+    host: str
+    port: int
+    request_timeout_s: float
+    drain_timeout_s: float
+    max_body_bytes: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "--engine",
+        action="append",
+        required=True,
+        metavar="HOST:PORT",
+        help="an engine's data port, or a fleet's Service; may be repeated",
+    )
+    parser.add_argument("--host", default="0.0.0.0", metavar="TEXT", help="address to listen on (default: %(default)s)")  # noqa: S104 - a pod serves its cluster
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="HTTP port, 0 = any free one (default: 8000)"
+    )
+    parser.add_argument(
+        "--request-timeout-seconds", type=float, default=300.0, metavar="S", help="deadline of an answer (default: 300)"
+    )
+    parser.add_argument(
+        "--drain-timeout-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="after SIGTERM: how long answers in flight may go on (default: 300)",
+    )
+    parser.add_argument(
+        "--max-body-bytes", type=int, default=1 << 20, metavar="N", help="longest request body (default: 1048576)"
+    )
+
+
+def parse(argv: Sequence[str] | None) -> Settings:
+    """Read the command line; argparse ends the process with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(prog="headway gateway serve", description="OpenAI's API in front of engines.")
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+    for address in options.engine:
+        host, colon, port = address.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            parser.error(f"--engine must be HOST:PORT, got {address!r}")
+    return Settings(
+        engines=tuple(options.engine),
+        host=options.host,
+        port=options.port,
+        request_timeout_s=options.request_timeout_seconds,
+        drain_timeout_s=options.drain_timeout_seconds,
+        max_body_bytes=options.max_body_bytes,
+    )

@@ -1,0 +1,50 @@
+"""The gateway as the how-to runs it: the page's own manifests, an OpenAI client, a real model."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import openai
+import pytest
+import steps
+import yaml
+from fleets import apply, manifest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+NAME = "smollm2"
+PAGE = steps.ROOT / "docs/how-to/use-an-openai-client.md"
+
+
+def page_objects(namespace: str) -> list[dict[str, Any]]:
+    """The manifests of the page for this namespace, with the image that the operator runs."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    operator = steps.get("deployment", "-n", steps.SYSTEM_NAMESPACE)["items"][0]
+    image = operator["spec"]["template"]["spec"]["containers"][0]["image"]
+    text = block.replace("registry.example.com/headway-operator:0.1.0", image)
+    return [one for one in yaml.safe_load_all(text.replace("demo", namespace))]
+
+
+def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(namespace: str) -> None:
+    apply(namespace, manifest(NAME))
+    steps.wait_ready(NAME, namespace)
+    for one in page_objects(namespace):
+        steps.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(one))
+    steps.run(["kubectl", "rollout", "status", "deployment/openai", "-n", namespace, "--timeout=60s"])
+    [pod] = steps.get("pods", "-n", namespace, "-l", "app=openai")["items"]
+    answer = asyncio.run(_ask(f"http://{pod['status']['podIP']}:8000/v1"))
+    assert "Paris" in answer
+
+
+async def _ask(url: str) -> str:
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        assert [model.id async for model in client.models.list()] == [NAME]
+        stream = await client.chat.completions.create(
+            model=NAME,
+            messages=[{"role": "user", "content": "The capital of France is"}],
+            max_tokens=16,
+            temperature=0,
+            stream=True,
+        )
+        return "".join([piece.choices[0].delta.content or "" async for piece in stream])

@@ -1,0 +1,261 @@
+"""The gateway in front of the engine's real server, asked by the real OpenAI client."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import aiohttp
+import openai
+import pytest
+from aiohttp.test_utils import TestServer
+from fake_async_engine import FakeAsyncEngine
+
+from headway_engine.runtime.loaded import ModelInfo
+from headway_engine.server.grpc_ports import GrpcPorts
+from headway_engine.server.lifecycle import Lifecycle
+from headway_engine.settings import parse
+from headway_gateway.app import Gateway
+from headway_gateway.engines import Engines
+from headway_gateway.settings import Settings
+
+HELLO: list[dict[str, str]] = [{"role": "user", "content": "hello"}]
+
+
+class ChattyEngine(FakeAsyncEngine):
+    """The fake with a chat template."""
+
+    def model_info(self) -> ModelInfo:
+        template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        return replace(super().model_info(), chat_template=template)
+
+
+@asynccontextmanager
+async def served(engine: FakeAsyncEngine) -> AsyncIterator[str]:
+    settings = parse(["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {})
+    lifecycle = Lifecycle()
+    ports = GrpcPorts(settings, lifecycle)
+    await ports.start()
+    lifecycle.loaded(engine)
+    try:
+        yield f"127.0.0.1:{ports.data_port}"
+    finally:
+        await engine.stop()
+        await ports.stop(0)
+
+
+@asynccontextmanager
+async def front(*engines: FakeAsyncEngine) -> AsyncIterator[tuple[openai.AsyncOpenAI, str]]:
+    """A client, and the address behind it."""
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(served(engine)) for engine in engines]
+        settings = Settings(tuple(addresses), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+        pool = await stack.enter_async_context(Engines(settings.engines))
+        server = TestServer(Gateway(settings, pool).application(), handler_cancellation=True)
+        await stack.enter_async_context(server)
+        url = str(server.make_url("/"))
+        client = openai.AsyncOpenAI(base_url=f"{url}v1", api_key="none", max_retries=0)
+        yield await stack.enter_async_context(client), url
+
+
+async def test_a_chat_is_answered_whole_and_streamed_alike() -> None:
+    engine = ChattyEngine(auto=True)
+    async with front(engine) as (client, _):
+        whole = await client.chat.completions.create(model="fake", messages=HELLO, max_tokens=3, temperature=0)
+        assert whole.choices[0].message.content == "t1 t2 t3 "
+        assert whole.choices[0].finish_reason == "length"
+        assert whole.usage is not None
+        assert (whole.usage.completion_tokens, whole.usage.total_tokens) == (3, 4)
+        stream = await client.chat.completions.create(
+            model="fake", messages=HELLO, max_tokens=3, stream=True, stream_options={"include_usage": True}
+        )
+        pieces = [piece async for piece in stream]
+        assert pieces[0].choices[0].delta.role == "assistant"
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == "t1 t2 t3 "
+        assert [piece.choices[0].finish_reason for piece in pieces if piece.choices][-1] == "length"
+        assert pieces[-1].usage is not None
+        assert pieces[-1].usage.completion_tokens == 3
+        assert [request.text for request in engine.submitted] == ["<user>hello"] * 2
+
+
+async def test_a_completion_is_answered_whole_and_streamed_alike() -> None:
+    async with front(FakeAsyncEngine(auto=True)) as (client, _):
+        whole = await client.completions.create(model="fake", prompt=[4, 5], max_tokens=2)
+        assert whole.choices[0].text == "t5 t6 "
+        stream = await client.completions.create(model="fake", prompt=[4, 5], max_tokens=2, stream=True)
+        assert "".join([piece.choices[0].text async for piece in stream]) == "t5 t6 "
+
+
+async def test_the_models_of_the_engines_are_listed() -> None:
+    async with front(FakeAsyncEngine(), FakeAsyncEngine()) as (client, _):
+        assert [model.id async for model in client.models.list()] == ["fake"]
+
+
+async def test_an_unknown_model_is_404_and_a_bad_parameter_400_naming_it() -> None:
+    async with front(ChattyEngine(auto=True)) as (client, _):
+        with pytest.raises(openai.NotFoundError, match="model must be one of 'fake', got 'other'"):
+            await client.chat.completions.create(model="other", messages=HELLO)
+        with pytest.raises(openai.BadRequestError, match=r"top_p is 2\.0") as caught:
+            await client.chat.completions.create(model="fake", messages=HELLO, top_p=2, stream=True)
+        assert caught.value.param == "top_p"
+        with pytest.raises(openai.BadRequestError, match="n is not supported, got 3"):
+            await client.chat.completions.create(model="fake", messages=HELLO, n=3)
+
+
+async def test_a_body_that_is_too_long_is_413_and_a_wrong_path_404() -> None:
+    async with front(FakeAsyncEngine(auto=True)) as (client, url):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.completions.create(model="fake", prompt="x" * (1 << 17))
+        assert caught.value.status_code == 413
+        async with aiohttp.ClientSession() as session, session.get(f"{url}v1/nothing") as answer:
+            assert answer.status == 404
+            assert "there is no /v1/nothing" in (await answer.json())["error"]["message"]
+
+
+async def test_a_full_engine_sends_the_request_on_and_when_all_are_full_it_is_429_with_a_hint() -> None:
+    full, open_ = FakeAsyncEngine(queue_bound=0), FakeAsyncEngine(auto=True)
+    async with front(full, open_) as (client, _):
+        answers = [await client.completions.create(model="fake", prompt="x", max_tokens=1) for _ in range(4)]
+        assert len(answers) == len(open_.submitted) == 4
+        assert full.submits >= 1
+        open_.queue_bound = 0
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.completions.create(model="fake", prompt="x")
+        assert caught.value.response.headers["retry-after-ms"] == "250"
+
+
+async def test_a_draining_engine_loses_no_request() -> None:
+    leaving, staying = FakeAsyncEngine(auto=True), FakeAsyncEngine(auto=True)
+    leaving.begin_drain()
+    async with front(leaving, staying) as (client, _):
+        calls = [client.completions.create(model="fake", prompt="x", max_tokens=4) for _ in range(20)]
+        assert [answer.choices[0].finish_reason for answer in await asyncio.gather(*calls)] == ["length"] * 20
+        assert (len(leaving.submitted), len(staying.submitted)) == (0, 20)
+
+
+async def test_load_is_shared_by_what_is_in_flight() -> None:
+    engines = FakeAsyncEngine(), FakeAsyncEngine()
+    async with front(*engines) as (client, _):
+        calls = [
+            asyncio.create_task(client.completions.create(model="fake", prompt="x", max_tokens=1)) for _ in range(10)
+        ]
+        await asyncio.gather(*(engine.until(lambda engine=engine: len(engine.open) == 5) for engine in engines))
+        for engine in engines:
+            engine.step()
+        await asyncio.gather(*calls)
+
+
+async def test_a_client_that_goes_away_ends_its_request() -> None:
+    engine = FakeAsyncEngine()
+    async with front(engine) as (client, _):
+        stream = await asyncio.gather(
+            client.completions.create(model="fake", prompt="x", max_tokens=100, stream=True),
+            engine.until(lambda: engine.open),
+            _first_step(engine),
+        )
+        assert engine.open
+        await stream[0].close()
+        await engine.until(lambda: not engine.open)
+        assert engine.streams[0].cancelled
+
+
+async def _first_step(engine: FakeAsyncEngine) -> None:
+    await engine.until(lambda: engine.open)
+    engine.step()
+
+
+async def test_a_client_that_goes_away_before_the_first_token_ends_its_request_too() -> None:
+    engine = FakeAsyncEngine()
+    async with front(engine) as (client, _):
+        call = asyncio.create_task(client.completions.create(model="fake", prompt="x"))
+        await engine.until(lambda: engine.open)
+        call.cancel()
+        await engine.until(lambda: not engine.open)
+
+
+async def test_an_engine_that_fails_in_the_middle_is_told_in_the_stream() -> None:
+    engine = FakeAsyncEngine()
+    async with front(engine) as (client, _):
+        stream, _ = await asyncio.gather(
+            client.completions.create(model="fake", prompt="x", max_tokens=100, stream=True), _first_step(engine)
+        )
+        (name,) = engine.open
+        engine.abort(name)
+        with pytest.raises(openai.APIError, match="going away"):
+            async for _ in stream:
+                pass
+
+
+async def test_metrics_count_requests_and_what_is_in_flight() -> None:
+    engine = FakeAsyncEngine()
+    async with front(engine) as (client, url), aiohttp.ClientSession() as session:
+        call = asyncio.create_task(client.completions.create(model="fake", prompt="x", max_tokens=1))
+        await engine.until(lambda: engine.open)
+        async with session.get(f"{url}metrics") as answer:
+            assert "headway_gateway_requests_in_flight 1.0" in await answer.text()
+        engine.step()
+        await call
+        async with session.get(f"{url}metrics") as answer:
+            text = await answer.text()
+        assert 'headway_gateway_requests_total{route="/v1/completions",status="200"} 1.0' in text
+        assert "headway_gateway_time_to_first_token_seconds_count 1.0" in text
+
+
+async def test_without_engines_it_is_alive_and_not_ready() -> None:
+    settings = Settings(("127.0.0.1:1",), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+    async with Engines(settings.engines) as pool, TestServer(Gateway(settings, pool).application()) as server:
+        async with aiohttp.ClientSession() as session:
+            for path, status in (("healthz", 200), ("readyz", 503)):
+                async with session.get(server.make_url(path)) as answer:
+                    assert answer.status == status
+        client = openai.AsyncOpenAI(base_url=str(server.make_url("v1")), api_key="none", max_retries=0)
+        async with client:
+            with pytest.raises(openai.InternalServerError, match="no engine answers"):
+                await client.completions.create(model="fake", prompt="x")
+
+
+async def test_sigterm_finishes_what_is_in_flight_refuses_the_rest_and_exits_0() -> None:
+    engine = FakeAsyncEngine()
+    async with served(engine) as address:
+        command = [sys.executable, "-m", "headway_cli.main", "gateway", "serve", "--engine", address]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--host", "127.0.0.1", "--port", "0", stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr is not None
+        port = 0
+        while not port:
+            line = (await process.stderr.readline()).decode()
+            assert line, "the gateway ended"
+            port = int(line.rsplit(" ", 1)[1]) if "listening on port" in line else 0
+        async with (
+            openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
+            aiohttp.ClientSession() as session,
+        ):
+            stream, _ = await asyncio.gather(
+                client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(engine)
+            )
+            process.send_signal(signal.SIGTERM)
+            ready = 200
+            while ready != 503:
+                async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+                    ready = answer.status
+            with pytest.raises(openai.InternalServerError, match="nothing was started"):
+                await client.completions.create(model="fake", prompt="y")
+            engine.step()
+            engine.step()
+            assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
+        assert await process.wait() == 0
+        await process.stderr.read()
+
+
+async def test_events_are_one_line_of_json_each_and_end_with_done() -> None:
+    async with front(FakeAsyncEngine(auto=True)) as (_, url), aiohttp.ClientSession() as session:
+        body = {"prompt": "x", "max_tokens": 2, "stream": True}
+        async with session.post(f"{url}v1/completions", json=body) as answer:
+            assert answer.content_type == "text/event-stream"
+            lines = [line for line in (await answer.text()).split("\n\n") if line]
+        assert lines[-1] == "data: [DONE]"
+        assert all(json.loads(line.removeprefix("data: "))["object"] == "text_completion" for line in lines[:-1])

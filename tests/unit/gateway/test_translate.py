@@ -1,0 +1,169 @@
+"""What a client may ask for, what becomes of it, and what is refused by name."""
+
+import json
+from typing import Any
+
+import pytest
+
+from headway_gateway import api, errors, translate
+from headway_gateway.api import ChatRequest, CompletionRequest
+from headway_gateway.errors import Failure
+from headway_rpc import pb
+from headway_rpc.client import EngineError
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return api.parse(ChatRequest, json.dumps({"messages": HELLO, **fields}).encode())
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return api.parse(CompletionRequest, json.dumps({"prompt": "hello", **fields}).encode())
+
+
+def refused(**fields: Any) -> Failure:
+    with pytest.raises(Failure) as caught:
+        chat(**fields)
+    assert caught.value.status == 400
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": 5}, pb.SamplingParams(max_tokens=5)),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, pb.SamplingParams(max_tokens=7)),
+        ({"temperature": 0, "top_p": 0.5}, pb.SamplingParams(temperature=0, top_p=0.5)),
+        ({"top_k": 3, "seed": 2**63, "ignore_eos": True}, pb.SamplingParams(top_k=3, seed=2**63, ignore_eos=True)),
+        ({"stop": "x"}, pb.SamplingParams(stop=["x"])),
+        ({"stop": ["x", "yy"]}, pb.SamplingParams(stop=["x", "yy"])),
+        ({"stop": None, "temperature": None, "n": 1, "logprobs": False, "user": "u"}, pb.SamplingParams()),
+    ],
+)
+def test_parameters_reach_the_engine(fields: dict[str, Any], expected: pb.SamplingParams) -> None:
+    found = translate.generate_request(chat(**fields), TEMPLATE).sampling_params
+    if "ignore_eos" not in fields:
+        expected.ignore_eos = False
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"top_logprobs": 3},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": -1},
+        {"logit_bias": {"5": 1}},
+        {"tools": [{"type": "function"}]},
+        {"response_format": {"type": "json_object"}},
+        {"reasoning_effort": "high"},
+    ],
+)
+def test_a_parameter_without_effect_is_refused_by_name(field: dict[str, Any]) -> None:
+    (name,) = field
+    assert f"{name} is not supported" in refused(**field).message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"priority": "urgent"}, "priority"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    failure = refused(**fields)
+    assert failure.param == param
+    assert failure.message.startswith(param)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"'])
+def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(Failure) as caught:
+        api.parse(ChatRequest, body)
+    assert caught.value.status == 400
+
+
+def test_stream_options_need_a_stream() -> None:
+    assert "stream_options needs stream" in refused(stream_options={"include_usage": True}).message
+
+
+def test_a_chat_is_rendered_with_the_models_template() -> None:
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    ]
+    request = translate.generate_request(chat(messages=messages), TEMPLATE)
+    assert request.text == "<system>be brief<user>ab<assistant>"
+
+
+def test_a_chat_without_a_template_is_told_the_other_route() -> None:
+    with pytest.raises(Failure, match="use /v1/completions"):
+        translate.generate_request(chat(), "")
+
+
+def test_a_template_that_refuses_the_messages_is_a_bad_request() -> None:
+    with pytest.raises(Failure, match="no system here") as caught:
+        translate.generate_request(chat(), "{{ raise_exception('no system here') }}")
+    assert caught.value.status == 400
+
+
+def test_a_prompt_may_be_text_or_tokens() -> None:
+    assert translate.generate_request(completion(prompt="abc"), "").text == "abc"
+    assert list(translate.generate_request(completion(prompt=[1, 2]), "").tokenized.input_ids) == [1, 2]
+    assert translate.generate_request(completion(prompt=[]), "").WhichOneof("input") == "tokenized"
+    with pytest.raises(Failure, match="token ids must be"):
+        translate.generate_request(completion(prompt=[-1]), "")
+
+
+def test_a_completion_has_16_tokens_unless_it_says_otherwise() -> None:
+    assert translate.generate_request(completion(), "").sampling_params.max_tokens == 16
+    assert not translate.generate_request(chat(), TEMPLATE).sampling_params.HasField("max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "status", "kind"),
+    [
+        ("INVALID_ARGUMENT", "sampling_params.top_p is 2.0, it must be above 0", 400, "invalid_request_error"),
+        ("INVALID_ARGUMENT", "model must be empty or 'a', got 'b'", 404, "invalid_request_error"),
+        ("RESOURCE_EXHAUSTED", "8 requests wait", 429, "rate_limit_error"),
+        ("UNAVAILABLE", "the engine is draining", 503, "server_error"),
+        ("DEADLINE_EXCEEDED", "too late", 504, "timeout_error"),
+        ("INTERNAL", "broken", 500, "server_error"),
+    ],
+)
+def test_statuses_of_the_engine_become_those_of_http(code: str, message: str, status: int, kind: str) -> None:
+    import grpc
+
+    failure = errors.of_call(EngineError(grpc.StatusCode[code], message, 250))
+    assert (failure.status, failure.kind) == (status, kind)
+    assert message in failure.message
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    import grpc
+
+    failure = errors.of_call(EngineError(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", 1250))
+    assert failure.headers() == {"Retry-After": "2", "retry-after-ms": "1250"}
+
+
+def test_the_field_of_a_refusal_is_its_param() -> None:
+    import grpc
+
+    failure = errors.of_call(EngineError(grpc.StatusCode.INVALID_ARGUMENT, "sampling_params.top_p is 2.0, it must"))
+    assert failure.param == "top_p"
+
+
+@pytest.mark.parametrize(("reason", "status"), [(pb.DEADLINE, 504), (pb.ABORT, 503), (pb.ERROR, 500)])
+def test_an_answer_cut_short_is_an_error(reason: pb.FinishReason, status: int) -> None:
+    failure = errors.of_end(pb.GenerateComplete(finish_reason=reason))
+    assert failure is not None
+    assert failure.status == status
