@@ -23,7 +23,7 @@ def page_objects(namespace: str) -> list[dict[str, Any]]:
     operator = steps.get("deployment", "-n", steps.SYSTEM_NAMESPACE)["items"][0]
     image = operator["spec"]["template"]["spec"]["containers"][0]["image"]
     text = block.replace("registry.example.com/headway-operator:0.1.0", image)
-    return [one for one in yaml.safe_load_all(text.replace("demo", namespace))]
+    return list(yaml.safe_load_all(text.replace("demo", namespace)))
 
 
 def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(namespace: str) -> None:
@@ -42,7 +42,10 @@ async def _ask(url: str) -> str:
         assert [model.id async for model in client.models.list()] == [NAME]
         stream = await client.chat.completions.create(
             model=NAME,
-            messages=[{"role": "user", "content": "The capital of France is"}],
+            messages=[
+                {"role": "system", "content": "You are a helpful assistant."},
+                {"role": "user", "content": "The capital of France is"},
+            ],
             max_tokens=16,
             temperature=0,
             stream=True,
