@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headway_engine.core.limits import BatchingMode, Profile
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.server import logs, process
 from headway_engine.server.ports import EnginePort
@@ -71,6 +72,9 @@ def engine_config(settings: Settings) -> EngineConfig:
         max_num_batched_tokens=settings.max_num_batched_tokens,
         batch_wait_ms=settings.batch_wait_ms,
         max_queued_requests=settings.max_queued_requests,
+        batching_mode=BatchingMode(settings.batching_mode),
+        profile=Profile(settings.profile),
+        itl_target_ms=settings.itl_target_ms,
         kv_cache_memory_mib=settings.kv_cache_memory_mib,
         block_size=settings.block_size,
         threads=settings.threads,

@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NoReturn
 
+from headway_engine.core.limits import BatchingMode, Profile
+
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+MODES = tuple(BatchingMode)
+PROFILES = tuple(Profile)
 ENV_PREFIX = "HEADWAY_"
 # A pod serves its cluster; the operator's NetworkPolicy narrows who may reach it.
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -36,8 +40,11 @@ class Settings:
         capacity_max_queued_requests: envelope of waiting requests.
         max_num_seqs: running sequences at start.
         max_num_batched_tokens: tokens of one step at start.
-        batch_wait_ms: how long an idle engine waits for company.
+        batch_wait_ms: how long requests wait for company, at start.
         max_queued_requests: waiting requests at start.
+        batching_mode: when waiting requests join, at start.
+        profile: what a step is built for, at start.
+        itl_target_ms: the gap that the low-tail profile aims at, at start.
         kv_cache_memory_mib: size of the KV cache; None is decided by the device.
         block_size: tokens per KV block.
         host: address that all three ports listen on.
@@ -61,6 +68,9 @@ class Settings:
     max_num_batched_tokens: int = 2048
     batch_wait_ms: int = 0
     max_queued_requests: int = 256
+    batching_mode: str = "continuous"
+    profile: str = "throughput"
+    itl_target_ms: int = 50
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     host: str = ANY_ADDRESS
@@ -92,10 +102,13 @@ _INTEGERS: Mapping[str, _Flag] = {
     "max_num_batched_tokens": _Flag(
         16, 262_144, "tokens of one step at start (default: its capacity)", None, "capacity_max_num_batched_tokens"
     ),
-    "batch_wait_ms": _Flag(0, 1000, "an idle engine waits this long for company before the first step, ms", 0),
+    "batch_wait_ms": _Flag(
+        0, 1000, "how long requests wait for company, at start, ms; --batching-mode says which ones", 0
+    ),
     "max_queued_requests": _Flag(
         1, 1_000_000, "waiting requests at start (default: 256)", None, "capacity_max_queued_requests"
     ),
+    "itl_target_ms": _Flag(1, 60_000, "gap between two tokens that profile low-tail aims at, at start, ms", 50),
     "kv_cache_memory_mib": _Flag(
         1, 16_777_216, "size of the KV cache, MiB (default: cpu 512; cuda 0.9 of the free memory)", None
     ),
@@ -113,6 +126,8 @@ _TEXTS: Mapping[str, tuple[str, tuple[str, ...] | None, str]] = {
     "served_model_name": ("", None, "what clients may put in `model` (default: the model path's last component)"),
     "device": ("auto", DEVICES, "where the model runs"),
     "dtype": ("auto", DTYPES, "number format (auto: bfloat16 on cuda, float32 on cpu)"),
+    "batching_mode": ("continuous", MODES, "when waiting requests join the running ones, at start"),
+    "profile": ("throughput", PROFILES, "steps full of prompt tokens, or short gaps for running streams, at start"),
     "host": (ANY_ADDRESS, None, "address to listen on"),
 }
 _DEFAULT_MAX_QUEUED_REQUESTS = 256

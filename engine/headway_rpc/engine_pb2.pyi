@@ -88,6 +88,61 @@ ERROR: FinishReason.ValueType  # 5
 """the engine failed on this request"""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _BatchingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCHING_MODE_UNSPECIFIED: _BatchingMode.ValueType  # 0
+    """refused in an update"""
+    BATCHING_MODE_CONTINUOUS: _BatchingMode.ValueType  # 1
+    """at the next step; an idle engine waits up to W for company"""
+    BATCHING_MODE_STATIC: _BatchingMode.ValueType  # 2
+    """in groups of N, each run to its end before the next; a last one that is smaller after W"""
+    BATCHING_MODE_DYNAMIC: _BatchingMode.ValueType  # 3
+    """when they fill the free slots or T, or after W"""
+    BATCHING_MODE_ADAPTIVE: _BatchingMode.ValueType  # 4
+    """at once when nothing runs; the more runs, the larger the group that interrupts it"""
+
+class BatchingMode(_BatchingMode, metaclass=_BatchingModeEnumTypeWrapper):
+    """When waiting requests join the running ones. N, T, W: max_num_seqs, max_num_batched_tokens, batch_wait_ms."""
+
+BATCHING_MODE_UNSPECIFIED: BatchingMode.ValueType  # 0
+"""refused in an update"""
+BATCHING_MODE_CONTINUOUS: BatchingMode.ValueType  # 1
+"""at the next step; an idle engine waits up to W for company"""
+BATCHING_MODE_STATIC: BatchingMode.ValueType  # 2
+"""in groups of N, each run to its end before the next; a last one that is smaller after W"""
+BATCHING_MODE_DYNAMIC: BatchingMode.ValueType  # 3
+"""when they fill the free slots or T, or after W"""
+BATCHING_MODE_ADAPTIVE: BatchingMode.ValueType  # 4
+"""at once when nothing runs; the more runs, the larger the group that interrupts it"""
+Global___BatchingMode: _TypeAlias = BatchingMode  # noqa: Y015
+
+class _Profile:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Profile.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROFILE_UNSPECIFIED: _Profile.ValueType  # 0
+    """refused in an update"""
+    PROFILE_THROUGHPUT: _Profile.ValueType  # 1
+    """a step takes all the prompt tokens that the budget allows"""
+    PROFILE_LOW_TAIL: _Profile.ValueType  # 2
+    """beside running streams (but those of the batch class) only what ends within itl_target_ms"""
+
+class Profile(_Profile, metaclass=_ProfileEnumTypeWrapper): ...
+
+PROFILE_UNSPECIFIED: Profile.ValueType  # 0
+"""refused in an update"""
+PROFILE_THROUGHPUT: Profile.ValueType  # 1
+"""a step takes all the prompt tokens that the budget allows"""
+PROFILE_LOW_TAIL: Profile.ValueType  # 2
+"""beside running streams (but those of the batch class) only what ends within itl_target_ms"""
+Global___Profile: _TypeAlias = Profile  # noqa: Y015
+
 @_typing.final
 class TokenizedInput(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -814,16 +869,23 @@ class Limits(_message.Message):
     MAX_NUM_BATCHED_TOKENS_FIELD_NUMBER: _builtins.int
     BATCH_WAIT_MS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
+    BATCHING_MODE_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     max_num_seqs: _builtins.int
     """running sequences"""
     max_num_batched_tokens: _builtins.int
     """tokens of one step (prefill chunks and decodes together)"""
     batch_wait_ms: _builtins.int
-    """an idle engine waits this long for company before the first step"""
+    """how long requests wait for company; the mode says which ones"""
     max_queued_requests: _builtins.int
     """Requests that may wait for a slot; one more is RESOURCE_EXHAUSTED. Those that the next step can start do not count, so
     an idle engine takes max_num_seqs + max_queued_requests at once.
     """
+    batching_mode: Global___BatchingMode.ValueType
+    profile: Global___Profile.ValueType
+    itl_target_ms: _builtins.int
+    """the gap between two tokens that PROFILE_LOW_TAIL aims at"""
     def __init__(
         self,
         *,
@@ -831,27 +893,42 @@ class Limits(_message.Message):
         max_num_batched_tokens: _builtins.int | None = ...,
         batch_wait_ms: _builtins.int | None = ...,
         max_queued_requests: _builtins.int | None = ...,
+        batching_mode: Global___BatchingMode.ValueType | None = ...,
+        profile: Global___Profile.ValueType | None = ...,
+        itl_target_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_requests", b"_max_queued_requests", "batch_wait_ms", b"batch_wait_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_requests", b"_max_queued_requests", "batch_wait_ms", b"batch_wait_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_wait_ms: _TypeAlias = _typing.Literal["batch_wait_ms"]  # noqa: Y015
     _WhichOneofArgType__batch_wait_ms: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms"]  # noqa: Y015
+    _WhichOneofReturnType__batching_mode: _TypeAlias = _typing.Literal["batching_mode"]  # noqa: Y015
+    _WhichOneofArgType__batching_mode: _TypeAlias = _typing.Literal["_batching_mode", b"_batching_mode"]  # noqa: Y015
+    _WhichOneofReturnType__itl_target_ms: _TypeAlias = _typing.Literal["itl_target_ms"]  # noqa: Y015
+    _WhichOneofArgType__itl_target_ms: _TypeAlias = _typing.Literal["_itl_target_ms", b"_itl_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_num_batched_tokens: _TypeAlias = _typing.Literal["max_num_batched_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_num_batched_tokens: _TypeAlias = _typing.Literal["_max_num_batched_tokens", b"_max_num_batched_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_num_seqs: _TypeAlias = _typing.Literal["max_num_seqs"]  # noqa: Y015
     _WhichOneofArgType__max_num_seqs: _TypeAlias = _typing.Literal["_max_num_seqs", b"_max_num_seqs"]  # noqa: Y015
     _WhichOneofReturnType__max_queued_requests: _TypeAlias = _typing.Literal["max_queued_requests"]  # noqa: Y015
     _WhichOneofArgType__max_queued_requests: _TypeAlias = _typing.Literal["_max_queued_requests", b"_max_queued_requests"]  # noqa: Y015
+    _WhichOneofReturnType__profile: _TypeAlias = _typing.Literal["profile"]  # noqa: Y015
+    _WhichOneofArgType__profile: _TypeAlias = _typing.Literal["_profile", b"_profile"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_wait_ms) -> _WhichOneofReturnType__batch_wait_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batching_mode) -> _WhichOneofReturnType__batching_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__itl_target_ms) -> _WhichOneofReturnType__itl_target_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_num_batched_tokens) -> _WhichOneofReturnType__max_num_batched_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_num_seqs) -> _WhichOneofReturnType__max_num_seqs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queued_requests) -> _WhichOneofReturnType__max_queued_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__profile) -> _WhichOneofReturnType__profile | None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
@@ -887,6 +964,7 @@ class Envelope(_message.Message):
     MAX_NUM_BATCHED_TOKENS_FIELD_NUMBER: _builtins.int
     BATCH_WAIT_MS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
+    ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_num_seqs(self) -> Global___Bounds: ...
     @_builtins.property
@@ -895,6 +973,8 @@ class Envelope(_message.Message):
     def batch_wait_ms(self) -> Global___Bounds: ...
     @_builtins.property
     def max_queued_requests(self) -> Global___Bounds: ...
+    @_builtins.property
+    def itl_target_ms(self) -> Global___Bounds: ...
     def __init__(
         self,
         *,
@@ -902,10 +982,11 @@ class Envelope(_message.Message):
         max_num_batched_tokens: Global___Bounds | None = ...,
         batch_wait_ms: Global___Bounds | None = ...,
         max_queued_requests: Global___Bounds | None = ...,
+        itl_target_ms: Global___Bounds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """What a change of the spec does to running pods: limits are live, capacity rolls, and neither loses a request."""
 
 import asyncio
+import urllib.request
 
 import pytest
 import steps
@@ -10,6 +11,15 @@ from load_client import Load, ready_addresses
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 NAME = "change"
+
+
+RULES = 'headway_engine_limit_rules{batching_mode="adaptive",model_name="smollm2",profile="low-tail"} 1.0'
+
+
+def engine_metrics(namespace: str) -> str:
+    [pod] = steps.engine_pods(NAME, namespace)
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/metrics", timeout=5) as answer:
+        return str(answer.read(), "utf-8")
 
 
 def effective(namespace: str) -> dict[str, int]:
@@ -27,7 +37,12 @@ async def _changes(namespace: str) -> None:
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     before = uids(NAME, namespace)
     async with Load(NAME, namespace, rate_per_s=1.5, prompt="Once upon a time", max_tokens=24) as load:
-        deployment["spec"]["engine"]["limits"] = {"maxNumSeqs": 7, "maxNumBatchedTokens": 128}
+        deployment["spec"]["engine"]["limits"] = {
+            "maxNumSeqs": 7,
+            "maxNumBatchedTokens": 128,
+            "batchingMode": "Adaptive",
+            "profile": "LowTail",
+        }
         await asyncio.to_thread(apply, namespace, deployment)
         await asyncio.to_thread(
             steps.wait_until,
@@ -36,6 +51,9 @@ async def _changes(namespace: str) -> None:
             timeout_s=20,
         )
         assert uids(NAME, namespace) == before
+        await asyncio.to_thread(
+            steps.wait_until, "the engine's own word", lambda: RULES in engine_metrics(namespace), timeout_s=5
+        )
         deployment["spec"]["engine"]["capacity"] = {"maxNumSeqs": 24, "maxNumBatchedTokens": 256}
         await asyncio.to_thread(apply, namespace, deployment)
         await asyncio.to_thread(

@@ -297,10 +297,48 @@ async def test_limits_change_by_lease_and_the_answers_name_what_is_wrong(served:
             grpc.StatusCode.ABORTED,
             "revision is 2",
         ),
+        (
+            pb.UpdateRuntimeConfigRequest(limits=_with_unknown_mode()),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "limits.batching_mode is 9, it must be one of continuous, static, dynamic, adaptive",
+        ),
+        (
+            pb.UpdateRuntimeConfigRequest(limits=pb.Limits(profile=pb.PROFILE_UNSPECIFIED)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "limits.profile is 0, it must be one of throughput, low-tail",
+        ),
+        (
+            pb.UpdateRuntimeConfigRequest(limits=pb.Limits(itl_target_ms=0)),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "limits.itl_target_ms is 0, the envelope allows 1 to 60000",
+        ),
     ):
         with pytest.raises(grpc.aio.AioRpcError, match=names) as refused:
             await stub.UpdateRuntimeConfig(wrong)
         assert refused.value.code() == code
+
+
+def _with_unknown_mode() -> pb.Limits:
+    """A mode of a newer version, as it arrives: enums are open."""
+    return pb.Limits.FromString(b"\x28\x09")
+
+
+async def test_mode_and_profile_change_live(served: Served) -> None:
+    stub = served.control_stub
+    before = await stub.GetRuntimeConfig(pb.GetRuntimeConfigRequest())
+    assert (before.effective.batching_mode, before.effective.profile, before.effective.itl_target_ms) == (
+        pb.BATCHING_MODE_CONTINUOUS,
+        pb.PROFILE_THROUGHPUT,
+        50,
+    )
+    wanted = pb.Limits(batching_mode=pb.BATCHING_MODE_ADAPTIVE, profile=pb.PROFILE_LOW_TAIL, itl_target_ms=20)
+    after = await stub.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=wanted))
+    assert (after.effective.batching_mode, after.effective.profile, after.effective.itl_target_ms) == (
+        pb.BATCHING_MODE_ADAPTIVE,
+        pb.PROFILE_LOW_TAIL,
+        20,
+    )
+    assert after.effective.max_num_seqs == before.effective.max_num_seqs
 
 
 async def test_stats_carry_counters_histograms_and_the_config(served: Served) -> None:

@@ -56,7 +56,7 @@ def dispatches(limits: Limits, queue: QueueView) -> bool:
         return False
     free = max(1, limits.max_num_seqs - queue.running)
     filled = queue.waiting >= free or queue.backlog >= limits.max_num_batched_tokens
-    match limits.mode:
+    match limits.batching_mode:
         case BatchingMode.CONTINUOUS:
             ready = queue.running > 0 or filled
         case BatchingMode.DYNAMIC:
@@ -72,11 +72,11 @@ def dispatches(limits: Limits, queue: QueueView) -> bool:
 
 def group(limits: Limits, queue: QueueView, left: int) -> int:
     """How many waiting requests may join in the next step. `left`: those of the latest group that have not joined yet."""
-    if left > 0 and limits.mode is not BatchingMode.CONTINUOUS:
+    if left > 0 and limits.batching_mode is not BatchingMode.CONTINUOUS:
         return min(left, queue.waiting)
     if not dispatches(limits, queue):
         return 0
-    if limits.mode is BatchingMode.CONTINUOUS:
+    if limits.batching_mode is BatchingMode.CONTINUOUS:
         return queue.waiting
     return min(queue.waiting, max(1, limits.max_num_seqs - queue.running))
 
@@ -89,11 +89,11 @@ def next_dispatch_s(limits: Limits, queue: QueueView) -> float | None:
 def step_tokens(limits: Limits, backlog: int, decoding: int) -> int:
     """Tokens that the next step may have; at least one for each decoding sequence as long as T has them."""
     most = limits.max_num_batched_tokens
-    if limits.mode is not BatchingMode.ADAPTIVE:
+    if limits.batching_mode is not BatchingMode.ADAPTIVE:
         return most
     return min(most, decoding + max(1, most // ADAPTIVE_SMALLEST_STEP, backlog // ADAPTIVE_BITE))
 
 
 def _wait_ends(limits: Limits, queue: QueueView) -> float:
-    since = queue.newest_s if limits.mode is BatchingMode.STATIC else queue.oldest_s
+    since = queue.newest_s if limits.batching_mode is BatchingMode.STATIC else queue.oldest_s
     return since + limits.batch_wait_ms / 1000

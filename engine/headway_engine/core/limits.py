@@ -46,7 +46,7 @@ class Limits:
         max_num_batched_tokens: tokens of one step, prefill chunks and decodes together.
         batch_wait_ms: how long requests wait for company; which ones, the mode says.
         max_queued_requests: waiting requests; more are refused.
-        mode: when waiting requests join.
+        batching_mode: when waiting requests join.
         profile: what a step is built for.
         itl_target_ms: the longest gap between two tokens of a stream that LOW_TAIL aims at.
     """
@@ -55,7 +55,7 @@ class Limits:
     max_num_batched_tokens: int
     batch_wait_ms: int
     max_queued_requests: int
-    mode: BatchingMode = BatchingMode.CONTINUOUS
+    batching_mode: BatchingMode = BatchingMode.CONTINUOUS
     profile: Profile = Profile.THROUGHPUT
     itl_target_ms: int = DEFAULT_ITL_TARGET_MS
 
@@ -68,7 +68,7 @@ class LimitsPatch:
     max_num_batched_tokens: int | None = None
     batch_wait_ms: int | None = None
     max_queued_requests: int | None = None
-    mode: BatchingMode | None = None
+    batching_mode: BatchingMode | None = None
     profile: Profile | None = None
     itl_target_ms: int | None = None
 

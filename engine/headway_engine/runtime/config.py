@@ -7,9 +7,9 @@ belong to the server's settings: the runtime never listens on anything.
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway_engine.core.limits import Bounds, Envelope, Limits, check
+from headway_engine.core.limits import DEFAULT_ITL_TARGET_MS, BatchingMode, Bounds, Envelope, Limits, Profile, check
 
-# An idle engine never waits longer than this for company: beyond it the wait itself would miss any latency objective.
+# Nobody waits longer than this for company: beyond it the wait itself would miss any latency objective.
 MAX_BATCH_WAIT_MS = 1000
 
 
@@ -32,8 +32,11 @@ class EngineConfig:
         capacity_max_queued_requests: envelope of waiting requests.
         max_num_seqs: baseline limit; None means the capacity.
         max_num_batched_tokens: baseline limit; None means the capacity.
-        batch_wait_ms: baseline of how long an idle engine waits for company.
+        batch_wait_ms: baseline of how long requests wait for company.
         max_queued_requests: baseline limit of waiting requests.
+        batching_mode: baseline of when waiting requests join.
+        profile: baseline of what a step is built for.
+        itl_target_ms: baseline of the gap that the low-tail profile aims at.
         kv_cache_memory_mib: size of the KV cache; None means 512 on cpu and 0.9 of the free memory on cuda.
         block_size: tokens per KV block.
         threads: torch threads on cpu; None means the cgroup's CPU limit.
@@ -51,6 +54,9 @@ class EngineConfig:
     max_num_batched_tokens: int | None = None
     batch_wait_ms: int = 0
     max_queued_requests: int = 256
+    batching_mode: BatchingMode = BatchingMode.CONTINUOUS
+    profile: Profile = Profile.THROUGHPUT
+    itl_target_ms: int = DEFAULT_ITL_TARGET_MS
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     threads: int | None = None
@@ -83,6 +89,9 @@ class EngineConfig:
             ),
             batch_wait_ms=self.batch_wait_ms,
             max_queued_requests=self.max_queued_requests,
+            batching_mode=self.batching_mode,
+            profile=self.profile,
+            itl_target_ms=self.itl_target_ms,
         )
 
     def problem(self) -> str | None:

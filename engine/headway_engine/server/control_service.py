@@ -41,7 +41,10 @@ class ControlService(EngineControlServicer):
         if not request.HasField("limits"):
             await status.abort(context, Rejected(StatusCode.INVALID_ARGUMENT, "limits is required"))
         expected = request.expected_revision if request.HasField("expected_revision") else None
-        result = await engine.update_limits(convert_control.to_patch(request.limits), request.lease_seconds, expected)
+        patch = convert_control.to_patch(request.limits)
+        if isinstance(patch, Rejected):
+            await status.abort(context, patch)
+        result = await engine.update_limits(patch, request.lease_seconds, expected)
         if isinstance(result, Rejected):
             await status.abort(context, result)
         return convert_control.to_runtime_config(result)

@@ -1,10 +1,35 @@
 """Statistics and limits between protobuf and the core, for the control port."""
 
+from collections.abc import Iterable
+from enum import StrEnum
+
 from headway_engine.core.histogram import Histogram
-from headway_engine.core.limits import Bounds, Envelope, Limits, LimitsPatch, RuntimeConfigState
+from headway_engine.core.limits import (
+    BatchingMode,
+    Bounds,
+    Envelope,
+    Limits,
+    LimitsPatch,
+    Profile,
+    RuntimeConfigState,
+)
+from headway_engine.core.request import Rejected, StatusCode
 from headway_engine.runtime.stats import StatsSnapshot
 from headway_engine.server.convert import to_loads
 from headway_rpc import pb
+
+_MODES = {
+    pb.BATCHING_MODE_CONTINUOUS: BatchingMode.CONTINUOUS,
+    pb.BATCHING_MODE_STATIC: BatchingMode.STATIC,
+    pb.BATCHING_MODE_DYNAMIC: BatchingMode.DYNAMIC,
+    pb.BATCHING_MODE_ADAPTIVE: BatchingMode.ADAPTIVE,
+}
+_PROFILES = {
+    pb.PROFILE_THROUGHPUT: Profile.THROUGHPUT,
+    pb.PROFILE_LOW_TAIL: Profile.LOW_TAIL,
+}
+_MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
+_PROFILE_NUMBERS = {profile: number for number, profile in _PROFILES.items()}
 
 
 def to_stats(stats: StatsSnapshot) -> pb.Stats:
@@ -46,14 +71,27 @@ def to_runtime_config(state: RuntimeConfigState) -> pb.RuntimeConfig:
     )
 
 
-def to_patch(limits: pb.Limits) -> LimitsPatch:
-    """Unset fields stay None: left as they are."""
+def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
+    """Unset fields stay None: left as they are. A mode or profile that this engine does not know is refused."""
+    mode = _MODES.get(limits.batching_mode)
+    if limits.HasField("batching_mode") and mode is None:
+        return _unknown("batching_mode", limits.batching_mode, _MODES.values())
+    profile = _PROFILES.get(limits.profile)
+    if limits.HasField("profile") and profile is None:
+        return _unknown("profile", limits.profile, _PROFILES.values())
     return LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
         batch_wait_ms=limits.batch_wait_ms if limits.HasField("batch_wait_ms") else None,
         max_queued_requests=limits.max_queued_requests if limits.HasField("max_queued_requests") else None,
+        batching_mode=mode,
+        profile=profile,
+        itl_target_ms=limits.itl_target_ms if limits.HasField("itl_target_ms") else None,
     )
+
+
+def _unknown(field: str, number: int, known: Iterable[StrEnum]) -> Rejected:
+    return Rejected(StatusCode.INVALID_ARGUMENT, f"limits.{field} is {number}, it must be one of {', '.join(known)}")
 
 
 def _to_limits(limits: Limits) -> pb.Limits:
@@ -62,6 +100,9 @@ def _to_limits(limits: Limits) -> pb.Limits:
         max_num_batched_tokens=limits.max_num_batched_tokens,
         batch_wait_ms=limits.batch_wait_ms,
         max_queued_requests=limits.max_queued_requests,
+        batching_mode=_MODE_NUMBERS[limits.batching_mode],
+        profile=_PROFILE_NUMBERS[limits.profile],
+        itl_target_ms=limits.itl_target_ms,
     )
 
 
@@ -71,6 +112,7 @@ def _to_envelope(envelope: Envelope) -> pb.Envelope:
         max_num_batched_tokens=_to_bounds(envelope.max_num_batched_tokens),
         batch_wait_ms=_to_bounds(envelope.batch_wait_ms),
         max_queued_requests=_to_bounds(envelope.max_queued_requests),
+        itl_target_ms=_to_bounds(envelope.itl_target_ms),
     )
 
 

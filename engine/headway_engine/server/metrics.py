@@ -105,6 +105,14 @@ def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
         )
         yield _gauge(f"{kind}_batch_wait_ms", f"{shown} limit: wait for company, ms", limits.batch_wait_ms)
         yield _gauge(f"{kind}_max_queued_requests", f"{shown} limit: waiting requests", limits.max_queued_requests)
+        yield _gauge(
+            f"{kind}_itl_target_ms", f"{shown} limit: gap that the low-tail profile aims at", limits.itl_target_ms
+        )
+        rules = GaugeMetricFamily(
+            f"{PREFIX}{kind}_rules", f"{shown} batching mode and profile; always 1", labels=["batching_mode", "profile"]
+        )
+        rules.add_metric([limits.batching_mode, limits.profile], 1.0)
+        yield rules
     yield _gauge("runtime_config_revision", "Revision of the live limits", config.revision)
     yield _gauge("runtime_config_lease_seconds", "Time left of the lease on the limits", config.lease_remaining_s)
 

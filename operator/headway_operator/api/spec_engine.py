@@ -13,6 +13,7 @@ from headway_operator.api.base import ApiModel, Quantity, Rule
 from headway_operator.api.spec_model import PullPolicy
 
 DEFAULT_QUEUED_REQUESTS = 256
+DEFAULT_ITL_TARGET_MS = 50  # without an slo
 GPU_RESOURCE = "nvidia.com/gpu"
 
 
@@ -30,6 +31,22 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+class BatchingMode(StrEnum):
+    """When waiting requests join the running ones."""
+
+    CONTINUOUS = "Continuous"
+    STATIC = "Static"
+    DYNAMIC = "Dynamic"
+    ADAPTIVE = "Adaptive"
+
+
+class Profile(StrEnum):
+    """What an engine step is built for."""
+
+    THROUGHPUT = "Throughput"
+    LOW_TAIL = "LowTail"
 
 
 class Capacity(ApiModel):
@@ -79,7 +96,7 @@ class Limits(ApiModel):
         default=None,
         ge=0,
         le=1000,
-        description="Milliseconds that an idle engine waits for company before the first step. Default: 0.",
+        description="Milliseconds that requests wait for company; batchingMode says which ones. Default: 0.",
     )
     max_queued_requests: int | None = Field(
         default=None,
@@ -87,6 +104,17 @@ class Limits(ApiModel):
         le=1048576,
         description="Requests that wait in one engine's queue before further ones are refused. "
         f"Default: {DEFAULT_QUEUED_REQUESTS}, or the capacity when that is smaller.",
+    )
+    batching_mode: BatchingMode = Field(
+        default=BatchingMode.CONTINUOUS,
+        description="When waiting requests join the running ones. Continuous: at the next step; only an idle engine waits "
+        "for company. Dynamic: when they fill the free slots, or after batchWaitMilliseconds. Adaptive: at once when nothing "
+        "runs; the more runs, the larger the group. Static: in groups of maxNumSeqs, each run to its end.",
+    )
+    profile: Profile = Field(
+        default=Profile.THROUGHPUT,
+        description="Throughput fills each step with prompt tokens up to the limit. LowTail takes only as many as keep "
+        "running streams within slo.interTokenLatency.targetMilliseconds (50 without an slo).",
     )
 
 

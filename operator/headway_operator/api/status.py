@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from headway_operator.api.base import ApiModel, Format, ListMap, Timestamp
+from headway_operator.api.spec_engine import DEFAULT_ITL_TARGET_MS, BatchingMode, Profile
 
 HISTORY_LENGTH = 10
 Int32 = Annotated[int, Format("int32")]
@@ -82,10 +83,15 @@ class LimitValues(ApiModel):
 
     max_num_seqs: int = Field(description="Sequences that run at once in one engine.")
     max_num_batched_tokens: int = Field(description="Tokens that one engine step computes.")
-    batch_wait_milliseconds: int = Field(
-        description="Milliseconds that an idle engine waits for company before the first step."
-    )
+    batch_wait_milliseconds: int = Field(description="Milliseconds that requests wait for company.")
     max_queued_requests: int = Field(description="Requests that may wait in one engine's queue.")
+    batching_mode: BatchingMode = Field(
+        default=BatchingMode.CONTINUOUS, description="When waiting requests join the running ones."
+    )
+    profile: Profile = Field(default=Profile.THROUGHPUT, description="What an engine step is built for.")
+    itl_target_milliseconds: int = Field(
+        default=DEFAULT_ITL_TARGET_MS, description="Gap between two tokens that profile LowTail aims at."
+    )
 
 
 class TuningChange(ApiModel):

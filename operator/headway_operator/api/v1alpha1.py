@@ -22,13 +22,16 @@ from headway_operator.api.spec_actuators import (
     TuningMode,
 )
 from headway_operator.api.spec_engine import (
+    DEFAULT_ITL_TARGET_MS,
     DEFAULT_QUEUED_REQUESTS,
     GPU_RESOURCE,
+    BatchingMode,
     Capacity,
     Device,
     Dtype,
     Engine,
     Limits,
+    Profile,
     Resources,
 )
 from headway_operator.api.spec_model import (
@@ -61,6 +64,7 @@ __all__ = [
     "KIND",
     "PLURAL",
     "VERSION",
+    "BatchingMode",
     "Capacity",
     "Condition",
     "Device",
@@ -81,6 +85,7 @@ __all__ = [
     "PackedSource",
     "PodTemplate",
     "PodTemplateMetadata",
+    "Profile",
     "PullPolicy",
     "PvcSource",
     "Range",
@@ -266,4 +271,7 @@ def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
         max_num_batched_tokens=limits.max_num_batched_tokens or capacity.max_num_batched_tokens,
         batch_wait_milliseconds=limits.batch_wait_milliseconds or 0,
         max_queued_requests=limits.max_queued_requests or queued,
+        batching_mode=limits.batching_mode,
+        profile=limits.profile,
+        itl_target_milliseconds=itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS,
     )

@@ -5,7 +5,7 @@ order is therefore part of the decision: record an intention in the status befor
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
@@ -20,6 +20,14 @@ class LimitsPatch:
     max_num_batched_tokens: int | None = None
     batch_wait_ms: int | None = None
     max_queued_requests: int | None = None
+    batching_mode: str | None = None  # continuous, static, dynamic, adaptive
+    profile: str | None = None  # throughput, low-tail
+    itl_target_ms: int | None = None
+
+    def agrees(self, other: "LimitsPatch") -> bool:
+        """Whether no limit that both name differs: an engine of an older version does not know them all."""
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return all(mine == theirs for mine, theirs in pairs if mine is not None and theirs is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from headway_operator.api.v1alpha1 import (
     GPU_RESOURCE,
+    BatchingMode,
     Device,
     Engine,
     HostPathSource,
@@ -18,9 +19,10 @@ from headway_operator.api.v1alpha1 import (
     LLMDeploymentSpec,
     Model,
     PackedSource,
+    Profile,
     PvcSource,
 )
-from headway_operator.core import names
+from headway_operator.core import names, tuning
 from headway_operator.core.merge import merge
 from headway_operator.core.observed import Defaults
 from headway_operator.core.plan import Json
@@ -68,6 +70,7 @@ def pod_manifest(
 def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
     """The engine's flags, see ARCHITECTURE.md."""
     engine = fleet.spec.engine
+    default_rules = (limits.batching_mode, limits.profile) == (BatchingMode.CONTINUOUS, Profile.THROUGHPUT)
     flags: list[tuple[str, str | int | None]] = [
         ("model", _model_path(fleet.spec.model)),
         ("served-model-name", fleet.model_name),
@@ -81,6 +84,10 @@ def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
         ("max-num-batched-tokens", limits.max_num_batched_tokens),
         ("batch-wait-ms", limits.batch_wait_milliseconds),
         ("max-queued-requests", limits.max_queued_requests),
+        # Unless they say something, an engine of an older version, which does not know them, starts without.
+        ("batching-mode", None if default_rules else tuning.MODES[limits.batching_mode]),
+        ("profile", None if default_rules else tuning.PROFILES[limits.profile]),
+        ("itl-target-ms", None if default_rules else limits.itl_target_milliseconds),
         ("kv-cache-memory-mib", engine.capacity.kv_cache_memory_mebibytes),
         ("drain-timeout-seconds", fleet.spec.drain.timeout_seconds),
     ]

@@ -11,9 +11,11 @@ from datetime import datetime
 
 from headway_operator.api.v1alpha1 import (
     HISTORY_LENGTH,
+    BatchingMode,
     LimitValues,
     LLMDeployment,
     LLMDeploymentSpec,
+    Profile,
     Range,
     TuningChange,
     TuningMode,
@@ -23,6 +25,15 @@ from headway_operator.api.v1alpha1 import (
 from headway_operator.core.observed import EngineSample, PodView
 from headway_operator.core.plan import LimitsPatch, SetLimits
 from headway_planner.policy import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState, direction_of
+
+# As an engine names them.
+MODES = {
+    BatchingMode.CONTINUOUS: "continuous",
+    BatchingMode.STATIC: "static",
+    BatchingMode.DYNAMIC: "dynamic",
+    BatchingMode.ADAPTIVE: "adaptive",
+}
+PROFILES = {Profile.THROUGHPUT: "throughput", Profile.LOW_TAIL: "low-tail"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +111,18 @@ def actions(
 def _calls(pod: str, sample: EngineSample, limits: Limits, lease_s: int) -> list[SetLimits]:
     baseline, wanted = patch(limits.baseline), patch(limits.effective)
     if limits.effective == limits.baseline:
-        if sample.baseline == baseline and sample.effective == baseline:
+        if sample.baseline.agrees(baseline) and sample.effective.agrees(baseline):
             return []
         return [
             SetLimits(pod, baseline, 0, sample.revision, f"the limits of the spec are in force: {_words(baseline)}")
         ]
     calls: list[SetLimits] = []
     revision = sample.revision
-    if sample.baseline != baseline:
+    if not sample.baseline.agrees(baseline):
         # A pod that was started with tuned limits: teach it the spec's first, then lend it the tuned ones again.
         calls.append(SetLimits(pod, baseline, 0, revision, "the spec's limits become the baseline"))
         revision += 1
-    if calls or sample.effective != wanted:
+    if calls or not sample.effective.agrees(wanted):
         calls.append(SetLimits(pod, wanted, lease_s, revision, f"tuned limits are in force: {_words(wanted)}"))
     elif sample.lease_remaining_s < lease_s / 2:
         calls.append(SetLimits(pod, wanted, lease_s, revision, "lease renewed"))
@@ -126,7 +137,7 @@ def applied(limits: Limits, serving: Sequence[PodView], samples: Mapping[str, En
     """The serving pods whose engine confirms the limits."""
     wanted = patch(limits.effective)
     return tuple(
-        pod.name for pod in serving if (sample := samples.get(pod.name)) is not None and sample.effective == wanted
+        pod.name for pod in serving if (sample := samples.get(pod.name)) is not None and sample.effective.agrees(wanted)
     )
 
 
@@ -158,6 +169,9 @@ def patch(limits: LimitValues) -> LimitsPatch:
         max_num_batched_tokens=limits.max_num_batched_tokens,
         batch_wait_ms=limits.batch_wait_milliseconds,
         max_queued_requests=limits.max_queued_requests,
+        batching_mode=MODES[limits.batching_mode],
+        profile=PROFILES[limits.profile],
+        itl_target_ms=limits.itl_target_milliseconds,
     )
 
 
@@ -171,9 +185,4 @@ def _batch(limits: LimitValues) -> BatchLimits:
 
 
 def _values(limits: BatchLimits, baseline: LimitValues) -> LimitValues:
-    return LimitValues(
-        max_num_seqs=limits.seqs,
-        max_num_batched_tokens=limits.tokens,
-        batch_wait_milliseconds=baseline.batch_wait_milliseconds,
-        max_queued_requests=baseline.max_queued_requests,
-    )
+    return baseline.model_copy(update={"max_num_seqs": limits.seqs, "max_num_batched_tokens": limits.tokens})

@@ -6,7 +6,9 @@ An idle engine repeats itself: equal histograms share one tuple.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from headway_operator.core.histogram import Histogram
 from headway_operator.core.observed import EngineSample
@@ -16,6 +18,15 @@ from headway_rpc import pb
 DENSE_S = 10.0  # so many seconds are kept in full
 SPARSE_POINTS = 64  # and so many points of what is older
 MARGIN_S = 10.0  # kept beyond the window, so that its far end has a sample
+
+_MODES = {
+    pb.BATCHING_MODE_CONTINUOUS: "continuous",
+    pb.BATCHING_MODE_STATIC: "static",
+    pb.BATCHING_MODE_DYNAMIC: "dynamic",
+    pb.BATCHING_MODE_ADAPTIVE: "adaptive",
+}
+_PROFILES = {pb.PROFILE_THROUGHPUT: "throughput", pb.PROFILE_LOW_TAIL: "low-tail"}
+Named = TypeVar("Named")
 
 
 class History:
@@ -112,6 +123,9 @@ def limits_of(limits: "pb.Limits") -> LimitsPatch:
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
         batch_wait_ms=limits.batch_wait_ms if limits.HasField("batch_wait_ms") else None,
         max_queued_requests=limits.max_queued_requests if limits.HasField("max_queued_requests") else None,
+        batching_mode=_MODES.get(limits.batching_mode),
+        profile=_PROFILES.get(limits.profile),
+        itl_target_ms=limits.itl_target_ms if limits.HasField("itl_target_ms") else None,
     )
 
 
@@ -122,7 +136,14 @@ def limits_message(limits: LimitsPatch) -> "pb.Limits":
         max_num_batched_tokens=limits.max_num_batched_tokens,
         batch_wait_ms=limits.batch_wait_ms,
         max_queued_requests=limits.max_queued_requests,
+        batching_mode=_named(_MODES, limits.batching_mode),
+        profile=_named(_PROFILES, limits.profile),
+        itl_target_ms=limits.itl_target_ms,
     )
+
+
+def _named(values: Mapping[Named, str], name: str | None) -> Named | None:
+    return next((value for value, known in values.items() if known == name), None)
 
 
 def is_busy(sample: EngineSample, before: EngineSample | None) -> bool:

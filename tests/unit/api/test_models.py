@@ -6,8 +6,10 @@ from pydantic import ValidationError
 from rule_examples import changed
 
 from headway_operator.api.v1alpha1 import (
+    BatchingMode,
     LimitValues,
     LLMDeployment,
+    Profile,
     TuningChange,
     baseline_limits,
     itl_target_ms,
@@ -44,10 +46,29 @@ def test_without_objective_there_is_no_target() -> None:
 
 def test_baseline_is_the_capacity_until_limits_say_less() -> None:
     assert baseline_limits(fleet().spec) == LimitValues(
-        max_num_seqs=32, max_num_batched_tokens=512, batch_wait_milliseconds=0, max_queued_requests=256
+        max_num_seqs=32,
+        max_num_batched_tokens=512,
+        batch_wait_milliseconds=0,
+        max_queued_requests=256,
+        batching_mode=BatchingMode.CONTINUOUS,
+        profile=Profile.THROUGHPUT,
+        itl_target_milliseconds=50,
     )
-    given = {"maxNumSeqs": 8, "maxNumBatchedTokens": 64, "batchWaitMilliseconds": 2, "maxQueuedRequests": 9}
-    assert baseline_limits(fleet(spec__engine__limits=given).spec).model_dump(by_alias=True) == given
+    given = {
+        "maxNumSeqs": 8,
+        "maxNumBatchedTokens": 64,
+        "batchWaitMilliseconds": 2,
+        "maxQueuedRequests": 9,
+        "batchingMode": "Adaptive",
+        "profile": "LowTail",
+    }
+    found = baseline_limits(fleet(spec__engine__limits=given).spec).model_dump(mode="json", by_alias=True)
+    assert found == {**given, "itlTargetMilliseconds": 50}
+
+
+def test_the_gap_that_low_tail_aims_at_is_the_objectives() -> None:
+    slo = {"workloadClass": "interactive", "interTokenLatency": {"targetMilliseconds": 80}}
+    assert baseline_limits(fleet(spec__slo=slo).spec).itl_target_milliseconds == 80
 
 
 def test_baseline_queue_never_exceeds_its_capacity() -> None:

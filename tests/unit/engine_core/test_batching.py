@@ -17,7 +17,7 @@ limits_of = st.builds(
     max_num_batched_tokens=st.integers(64, 4096),
     batch_wait_ms=st.integers(0, 1000),
     max_queued_requests=st.just(100),
-    mode=st.sampled_from(BatchingMode),
+    batching_mode=st.sampled_from(BatchingMode),
 )
 
 
@@ -45,7 +45,7 @@ def rule(limits: Limits, queue: QueueView) -> bool:
         BatchingMode.DYNAMIC: q >= f or b >= t or oldest_over,
         BatchingMode.ADAPTIVE: r == 0 or q >= min(f, math.ceil(r / 4)) or oldest_over,
         BatchingMode.STATIC: r == 0 and (q >= n or queue.now >= queue.newest_s + w),
-    }[limits.mode]
+    }[limits.batching_mode]
 
 
 @given(limits_of, queues())
@@ -78,7 +78,7 @@ def test_without_a_wait_an_idle_engine_dispatches_at_once(limits: Limits, queue:
 def test_a_group_is_no_larger_than_the_queue_and_the_free_slots(limits: Limits, queue: QueueView, left: int) -> None:
     count = batching.group(limits, queue, left)
     assert 0 <= count <= queue.waiting
-    if limits.mode is not BatchingMode.CONTINUOUS and not left:
+    if limits.batching_mode is not BatchingMode.CONTINUOUS and not left:
         assert count <= max(1, limits.max_num_seqs - queue.running)
 
 
@@ -86,7 +86,7 @@ def test_a_group_is_no_larger_than_the_queue_and_the_free_slots(limits: Limits, 
 def test_a_dispatched_group_goes_on_whatever_the_rule_says_of_those_behind_it(
     limits: Limits, queue: QueueView, left: int
 ) -> None:
-    if limits.mode is not BatchingMode.CONTINUOUS:
+    if limits.batching_mode is not BatchingMode.CONTINUOUS:
         assert batching.group(limits, queue, left) == min(left, queue.waiting)
 
 
@@ -97,7 +97,7 @@ def test_a_step_has_a_token_for_each_decode_and_never_more_than_the_limit(
     tokens = batching.step_tokens(limits, backlog, decoding)
     most = limits.max_num_batched_tokens
     assert min(most, decoding + 1) <= tokens <= most
-    if limits.mode is not BatchingMode.ADAPTIVE:
+    if limits.batching_mode is not BatchingMode.ADAPTIVE:
         assert tokens == most
 
 

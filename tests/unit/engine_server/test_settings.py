@@ -14,6 +14,14 @@ def test_defaults_are_those_of_the_architecture_page() -> None:
     assert (settings.drain_timeout_seconds, settings.max_model_len, settings.threads) == (300, None, None)
 
 
+def test_mode_profile_and_target_reach_the_engine() -> None:
+    argv = ["--model", "m", "--batching-mode", "static", "--profile", "low-tail", "--itl-target-ms", "30"]
+    baseline = engine_config(parse(argv, {})).baseline()
+    assert (baseline.batching_mode, baseline.profile, baseline.itl_target_ms) == ("static", "low-tail", 30)
+    with pytest.raises(SettingsError, match="--batching-mode must be one of continuous, static, dynamic, adaptive"):
+        parse(["--model", "m", "--batching-mode", "clever"], {})
+
+
 def test_a_directory_keeps_its_dots_in_the_served_name() -> None:
     assert parse(["--model", "/models/Qwen2.5-0.5B/"], {}).served_model_name == "Qwen2.5-0.5B"
 

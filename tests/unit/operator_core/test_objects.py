@@ -98,6 +98,14 @@ def test_model_source_becomes_a_volume_and_a_path(model: dict, path: str, volume
     assert found == ([volume] if volume else [])
 
 
+def test_rules_of_batching_reach_the_engine_and_the_default_ones_need_no_flag():
+    assert not any("batching-mode" in flag or "profile" in flag for flag in engine(pod())["args"])
+    limits = {"batchingMode": "Dynamic", "profile": "LowTail"}
+    slo = {"workloadClass": "interactive", "interTokenLatency": {"targetMilliseconds": 70}}
+    flags = {"--batching-mode=dynamic", "--profile=low-tail", "--itl-target-ms=70"}
+    assert flags <= set(engine(pod(engine={**spec()["engine"], "limits": limits}, slo=slo))["args"])
+
+
 def test_grace_period_covers_endpoint_removal_drain_and_shutdown():
     assert pod()["spec"]["terminationGracePeriodSeconds"] == 60 + 2 + podspec.GRACE_MARGIN_S
 

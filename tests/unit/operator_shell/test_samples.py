@@ -96,7 +96,7 @@ def test_every_field_of_the_wire_reaches_the_sample() -> None:
 
 
 def test_an_unset_limit_is_not_sent_and_zero_is() -> None:
-    patch = LimitsPatch(max_num_seqs=4, batch_wait_ms=0)
+    patch = LimitsPatch(max_num_seqs=4, batch_wait_ms=0, batching_mode="adaptive", profile="low-tail", itl_target_ms=9)
     message = limits_message(patch)
     assert not message.HasField("max_queued_requests")
     assert message.HasField("batch_wait_ms")

@@ -1,0 +1,32 @@
+"""What is sent to engines whose limits are not the wanted ones."""
+
+from dataclasses import replace
+
+from engine_samples import LIMITS, sample
+
+from headway_operator.api.v1alpha1 import BatchingMode, LimitValues, Profile
+from headway_operator.core import tuning
+from headway_operator.core.observed import EngineSample
+from headway_operator.core.plan import LimitsPatch, SetLimits
+from headway_operator.core.tuning import Limits
+
+SPEC = LimitValues(max_num_seqs=4, max_num_batched_tokens=64, batch_wait_milliseconds=0, max_queued_requests=256)
+
+
+def calls(wanted: LimitValues, found: EngineSample) -> list[SetLimits]:
+    return tuning._calls("p", found, Limits(wanted, wanted, None, ""), 30)
+
+
+def test_a_mode_of_the_spec_is_sent_to_an_engine_that_has_another() -> None:
+    known = replace(LIMITS, batching_mode="continuous", profile="throughput", itl_target_ms=50)
+    found = sample(effective=known, baseline=known)
+    assert calls(SPEC, found) == []
+    adaptive = SPEC.model_copy(update={"batching_mode": BatchingMode.ADAPTIVE, "profile": Profile.LOW_TAIL})
+    (call,) = calls(adaptive, found)
+    assert (call.limits.batching_mode, call.limits.profile, call.lease_s) == ("adaptive", "low-tail", 0)
+
+
+def test_an_engine_that_does_not_know_modes_is_not_told_again_and_again() -> None:
+    adaptive = SPEC.model_copy(update={"batching_mode": BatchingMode.ADAPTIVE})
+    assert calls(adaptive, sample()) == []
+    assert len(calls(adaptive, sample(baseline=LimitsPatch(3, 64, 0, 256)))) == 1
