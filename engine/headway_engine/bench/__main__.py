@@ -24,6 +24,7 @@ from headway_engine.runtime.config import ModelLoadError
 
 # Name of the case -> its module.
 CASES = {
+    "batching": "headway_engine.bench.batching",
     "cpu": "headway_engine.bench.beside_transformers",
     "decode": "headway_engine.bench.decode",
     "prefill": "headway_engine.bench.prefill",

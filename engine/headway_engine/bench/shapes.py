@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from headway_engine.bench.report import Figure
+from headway_engine.core.batch import Executor
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.limits import LimitsState
 from headway_engine.core.request import FinishReason, Request, RequestId, SamplingParams
@@ -84,6 +85,21 @@ def random_decoder(config: ModelConfig, device: torch.device, dtype: torch.dtype
     return model.eval()
 
 
+def shape_executor(name: str, setup: EngineConfig, kv_cache_mib: int) -> tuple[Executor, int, int]:
+    """The GPU's executor for a shape, the tokens that it computes ahead, and the longest sequence.
+
+    Raises:
+        ModelLoadError: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise ModelLoadError("this benchmark needs a CUDA device; --case cpu does not")
+    config = SHAPES[name]
+    decoder = random_decoder(config, torch.device("cuda"), torch.bfloat16)
+    decoder.prepare(MAX_MODEL_LEN)
+    blocks = kv_cache_mib * _MIB // (config.kv_elements_per_token * 2 * setup.block_size)
+    return *make_executor(decoder, setup, blocks, MAX_MODEL_LEN), MAX_MODEL_LEN
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One request of a benchmark."""
@@ -110,22 +126,16 @@ class ShapeEngine:
         Raises:
             ModelLoadError: there is no GPU.
         """
-        if not torch.cuda.is_available():
-            raise ModelLoadError("this benchmark needs a CUDA device; --case cpu does not")
         started = time.perf_counter()
         self.config = SHAPES[name]
-        block_size = EngineConfig(Path(name)).block_size
         setup = EngineConfig(
             model=Path(name),
             capacity_max_num_seqs=sizes.max_seqs,
             capacity_max_num_batched_tokens=sizes.max_tokens,
             max_queued_requests=1024,
         )
-        decoder = random_decoder(self.config, torch.device("cuda"), torch.bfloat16)
-        decoder.prepare(MAX_MODEL_LEN)
-        block_bytes = self.config.kv_elements_per_token * 2 * block_size
-        executor, tokens_ahead = make_executor(decoder, setup, sizes.kv_cache_mib * _MIB // block_bytes, MAX_MODEL_LEN)
-        pool = BlockPool(executor.num_blocks, block_size)
+        executor, tokens_ahead, _ = shape_executor(name, setup, sizes.kv_cache_mib)
+        pool = BlockPool(executor.num_blocks, executor.block_size)
         limits = LimitsState(setup.envelope(), setup.baseline(), setup.baseline())
         scheduler = Scheduler(pool, limits.effective, MAX_MODEL_LEN, frozenset(), tokens_ahead)
         self._sink = _Sink()
