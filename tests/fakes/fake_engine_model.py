@@ -60,6 +60,8 @@ class ScriptedExecutor:
         self.failures: dict[int, Exception] = {}  # by number of the step
         self.bad_seeds: set[int] = set()
         self._steps_allowed: threading.Semaphore | None = None
+        self.begun_in = ""
+        self.begin_error: Exception | None = None
 
     def hold(self) -> None:
         """From now on a step waits for `release`."""
@@ -68,6 +70,11 @@ class ScriptedExecutor:
     def release(self, steps: int = 1) -> None:
         assert self._steps_allowed is not None
         self._steps_allowed.release(steps)
+
+    def begin(self) -> None:
+        self.begun_in = threading.current_thread().name
+        if self.begin_error is not None:
+            raise self.begin_error
 
     def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
         if self._steps_allowed is not None and not self._steps_allowed.acquire(timeout=10):

@@ -13,6 +13,8 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("the CUDA executor needs a CUDA device", allow_module_level=True)
 
+import triton
+
 from headway_engine.bench.shapes import SHAPES, random_decoder
 from headway_engine.core.batch import Batch, Chunk, StepFailure
 from headway_engine.core.blocks import BlockPool
@@ -22,6 +24,7 @@ from headway_engine.core.scheduler import Scheduler
 from headway_engine.model.attention import StepLayout, TorchAttention
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.transformer import Decoder
+from headway_engine.runtime import cuda_executor
 from headway_engine.runtime.cuda_executor import CudaExecutor, CudaSizes
 
 pytestmark = pytest.mark.gpu
@@ -128,6 +131,22 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
     for name, answer in driver.answers.items():
         assert len(answer) == 40
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
+
+
+@pytest.mark.parametrize("graphs", [True, False], ids=["small model", "large model"])
+def test_no_step_waits_for_a_compiler(tiny: Decoder, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not graphs:
+        monkeypatch.setattr(cuda_executor, "_SMALL_MODEL_BYTES", 0)
+    driver = Driver(tiny)
+    compiled: list[str] = []
+    monkeypatch.setattr(
+        triton.knobs.runtime, "jit_post_compile_hook", lambda **event: compiled.append(event["repr"]), raising=True
+    )
+    for index in range(60):  # every parity of chunk lengths, of the number of chunks and of those that sample
+        driver.add(f"r{index}", prompt_of(1 + 7 * index % 90, index), 1 + index % 5, temperature=float(index % 2))
+        driver.step()
+    driver.finish()
+    assert compiled == []
 
 
 def test_answers_do_not_depend_on_arrivals_aborts_and_preemptions_beside_them(tiny: Decoder) -> None:

@@ -59,6 +59,7 @@ class RecordedEngine:
         self._sent = 0
         self._error = ""
         self._loop.start()
+        self._loop.wait_begun()
 
     def set_limits(self, patch: LimitsPatch) -> None:
         """Change the live limits, as an operator would.

@@ -141,6 +141,7 @@ class ShapeEngine:
         self._sink = _Sink()
         self._loop = StepLoop(executor, scheduler, limits, self._sink)
         self._loop.start()
+        self._loop.wait_begun()
         self._requests = 0
         self.generate([Work((1, 2, 3), 1)])
         self.start_s = time.perf_counter() - started

@@ -82,6 +82,9 @@ class Executor(Protocol):
     def block_size(self) -> int:
         """Tokens per KV block."""
 
+    def begin(self) -> None:
+        """Make ready; called once before the first batch, by the thread that runs them."""
+
     def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
         """Compute one step.
 

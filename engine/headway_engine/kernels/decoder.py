@@ -26,7 +26,7 @@ _HEAD_DIMS = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class WholePrompt:
-    """A long first chunk, which attends to its own keys only; the library's kernel is faster there.
+    """The beginning of a prompt, which attends to its own keys only; the library's kernel is faster there.
 
     Attributes:
         start: flat index of its first token.
@@ -127,7 +127,7 @@ class FusedDecoder:
         if step.tiles is not None:
             prefill_attention(qkv, layer.cache, step.tokens, step.tiles, out)
         for chunk in step.whole:
-            out[chunk.start : chunk.end] = _whole_prompt(qkv[chunk.start : chunk.end], heads)
+            out[chunk.start : chunk.end] = whole_prompt_attention(qkv[chunk.start : chunk.end], heads)
         return out.view(out.shape[0], heads * dim)
 
 
@@ -149,7 +149,13 @@ def _layer(layer: Layer, cache: tuple[torch.Tensor, torch.Tensor]) -> _Layer:
     )
 
 
-def _whole_prompt(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+def whole_prompt_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+    """Causal attention of a prompt to itself, `[tokens, heads, head_dim]`, by the library.
+
+    Args:
+        qkv: `[tokens, heads + 2 * kv_heads, head_dim]`; the rows may be part of a longer tensor.
+        heads: query heads.
+    """
     kv_heads = (qkv.shape[1] - heads) // 2
     query, key, value = (
         side.transpose(0, 1).unsqueeze(0) for side in torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)

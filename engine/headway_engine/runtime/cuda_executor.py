@@ -25,12 +25,12 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Batch, Chunk, StepFailure
 from headway_engine.kernels.decode_attention import plan_splits
-from headway_engine.kernels.decoder import FusedDecoder, Step
+from headway_engine.kernels.decoder import FusedDecoder, Step, whole_prompt_attention
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
-from headway_engine.runtime.cuda_pack import Packed, Unpacked, graph_shape, pack, pad, unpack
+from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, Packed, Unpacked, graph_shape, pack, pad, unpack
 from headway_engine.runtime.cuda_results import Pending, Results
 from headway_engine.runtime.cuda_rows import RowTable
 from headway_engine.runtime.cuda_staging import Staging
@@ -41,6 +41,7 @@ from headway_engine.runtime.executor import allocate_cache
 _PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _LONG_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
+_PROMPT_WARM_UP_TOKENS = 64
 _SMALL_MODEL_BYTES = 4 << 30
 _SMALLEST_MODEL_BYTES = 512 << 20
 
@@ -109,6 +110,16 @@ class CudaExecutor:
     def block_size(self) -> int:
         """Tokens per KV block."""
         return self._sizes.block_size
+
+    @torch.inference_mode()
+    def begin(self) -> None:
+        """Have the library's attention make its plans: it keeps them for each thread."""
+        config, like = self._decoder.config, self._decoder.embedding
+        longest = min(self._sizes.max_tokens, self._sizes.max_len)
+        for length in (one for one in WHOLE_LENGTHS if one <= longest):
+            whole_prompt_attention(
+                like.new_zeros(length, config.num_heads + 2 * config.num_kv_heads, config.head_dim), config.num_heads
+            )
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
@@ -201,7 +212,7 @@ class CudaExecutor:
             while decodes < len(chunks) and len(chunks[decodes].token_ids) == 1:
                 decodes += 1
             packed = pack(chunks, indices, decodes, allow_whole=True)
-            self._forward(unpack(self._staging.upload(*packed.parts), packed.shape), packed)
+            self._forward(unpack(self._staging.upload(*packed.aligned), packed.shape), packed)
         return self._results.collect(num_sampled) if num_sampled else None
 
     def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> bool:
@@ -211,7 +222,7 @@ class CudaExecutor:
             return False
         prompt = next(prompt for prompt in self._prompts if prompt.tokens >= tokens)
         packed = pad(pack(chunks, indices, 0, allow_whole=False), prompt.packed.shape, self._rows.padding)
-        self._staging.upload(*packed.parts, into=prompt.array)
+        self._staging.upload(*packed.aligned, into=prompt.array)
         prompt.graph.replay()
         if not any(chunk.sample for chunk in chunks):
             self._results.skip()
@@ -243,6 +254,7 @@ class CudaExecutor:
     def _capture_prompts(self, model: Decoder, pool: GraphPool) -> "list[_PromptGraph]":
         size = sum(parameter.nbytes for parameter in model.parameters())
         if size > _SMALL_MODEL_BYTES:
+            self._compile_prompts()
             return []
         sizes = _PROMPT_GRAPH_TOKENS + (_LONG_PROMPT_GRAPH_TOKENS if size <= _SMALLEST_MODEL_BYTES else ())
         prompts = []
@@ -257,6 +269,14 @@ class CudaExecutor:
                 graph = pool.capture(partial(self._forward, views, packed))
                 prompts.append(_PromptGraph(tokens, packed, array, graph))
         return prompts
+
+    def _compile_prompts(self) -> None:
+        """Run a prompt of nobody, so that no request waits for a compiler."""
+        shape = graph_shape(min(_PROMPT_WARM_UP_TOKENS, self._sizes.max_tokens), 1)
+        views = unpack(torch.zeros(shape.length, dtype=torch.int64, device=self._decoder.embedding.device), shape)
+        views.rows.fill_(self._rows.padding)
+        views.sampled_rows.fill_(self._rows.padding)
+        self._forward(views, Packed((), shape, 0, ()))
 
 
 @dataclass(frozen=True, slots=True)

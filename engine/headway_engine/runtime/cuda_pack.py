@@ -3,8 +3,12 @@
     token ids | positions | rows | sampled: index among the tokens | sampled: row | tiles of prefill attention
 
 A graph needs the same sizes each time: `pad` gives them, filled up with tokens of the padding row and empty tiles.
+
+Each part begins at a multiple of 16 bytes. Triton compiles a kernel anew for a pointer that does not, and a step that has to
+wait for its compiler holds every stream up for half a second.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +22,10 @@ from headway_engine.kernels.prefill_attention import Q_TILE, cut_tiles
 
 Ints = npt.NDArray[np.int64]
 
-# From this length on the library's attention is ahead of the paged kernel, which reads keys block by block.
-MIN_WHOLE_TOKENS = 1024
+# Lengths that are left to the library's attention. From the first one on it is ahead of the paged kernel, twice as fast at the
+# end; but it makes a plan for each length that it has not seen, which takes 45 ms. So it gets these lengths only, whose
+# plans are made before the first request, and the paged kernel the rest of a prompt.
+WHOLE_LENGTHS = (*range(1024, 4096, 256), *range(4096, 8192, 1024), *range(8192, 32768 + 1, 4096))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Shape:
     @property
     def length(self) -> int:
         """Elements of the array."""
-        return 3 * self.tokens + 2 * self.sampled + 4 * self.tiles
+        return 3 * _room(self.tokens) + 2 * _room(self.sampled) + 4 * self.tiles
 
     def fits(self, other: "Shape") -> bool:
         """Whether a step of the other shape can be padded to this one."""
@@ -74,6 +80,11 @@ class Packed:
     num_decodes: int
     whole: tuple[WholePrompt, ...]
 
+    @property
+    def aligned(self) -> tuple[Ints, ...]:
+        """The parts with the room that they take in the array."""
+        return tuple(np.pad(part, (0, _room(len(part)) - len(part))) for part in self.parts)
+
 
 def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_whole: bool) -> Packed:
     """Flatten chunks.
@@ -82,7 +93,7 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
         chunks: decodes first.
         rows: row of each chunk.
         num_decodes: leading one-token chunks that decode attention takes.
-        allow_whole: long first chunks may be left to the library's attention.
+        allow_whole: the beginnings of long prompts may be left to the library's attention.
     """
     lengths = np.array([len(chunk.token_ids) for chunk in chunks])
     starts = np.array([chunk.start for chunk in chunks])
@@ -95,10 +106,14 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
     whole, tiled = [], []
     for index in range(num_decodes, len(chunks)):
         start, length = int(starts[index]), int(lengths[index])
-        if allow_whole and start == 0 and length >= MIN_WHOLE_TOKENS:
-            whole.append(WholePrompt(int(ends[index]) - length, int(ends[index])))
-        else:
-            tiled.append((int(ends[index]) - length, rows[index], start, length))
+        flat_start = int(ends[index]) - length
+        fits = bisect_right(WHOLE_LENGTHS, length) if allow_whole and start == 0 else 0
+        if fits:
+            taken = WHOLE_LENGTHS[fits - 1]
+            whole.append(WholePrompt(flat_start, flat_start + taken))
+            flat_start, start, length = flat_start + taken, taken, length - taken
+        if length:
+            tiled.append((flat_start, rows[index], start, length))
     tiles = np.array(cut_tiles(tiled), dtype=np.int64).reshape(-1, 4)
     shape = Shape(len(flat), int(samples.sum()), len(tiles))
     parts = (token_ids, positions, np.repeat(row_of, lengths), (ends - 1)[samples], row_of[samples], tiles.reshape(-1))
@@ -123,10 +138,16 @@ def pad(packed: Packed, shape: Shape, padding_row: int) -> Packed:
 def unpack(array: torch.Tensor, shape: Shape) -> Unpacked:
     """Views of an array of `shape.length` elements."""
     n, s = shape.tokens, shape.sampled
+    many, few = _room(n), _room(s)
     token_ids, positions, rows, flat, sampled_rows, tiles = array[: shape.length].split(  # type: ignore[no-untyped-call]  # torch ships it untyped
-        (n, n, n, s, s, 4 * shape.tiles)
+        (many, many, many, few, few, 4 * shape.tiles)
     )
-    return Unpacked(token_ids, positions, rows, flat, sampled_rows, tiles.view(-1, 4))
+    return Unpacked(token_ids[:n], positions[:n], rows[:n], flat[:s], sampled_rows[:s], tiles.view(-1, 4))
+
+
+def _room(count: int) -> int:
+    """Elements that a part of `count` takes: the next one begins aligned."""
+    return count + count % 2
 
 
 def graph_shape(tokens: int, max_chunks: int) -> Shape:

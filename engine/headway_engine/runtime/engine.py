@@ -86,7 +86,9 @@ class AsyncEngine:
         # Here because it brings torch: everything else in this package works without.
         from headway_engine.runtime.executor import load_executor  # noqa: PLC0415
 
-        return cls(config, await asyncio.to_thread(load_executor, config))
+        engine = cls(config, await asyncio.to_thread(load_executor, config))
+        await asyncio.to_thread(engine._loop.wait_begun)
+        return engine
 
     async def submit(self, request: Request) -> TokenStream | Rejected:
         """Queue a request; what cannot be served is refused here and costs no step."""

@@ -103,12 +103,17 @@ class StepLoop:
         self._stopping = False
         self._step_started_s: float | None = None
         self._failure = ""
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headway-step", daemon=True)
         self.state = self._observe(None)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def wait_begun(self) -> None:
+        """Wait until the executor is ready for batches, or the thread has failed."""
+        self._begun.wait()
 
     def send(self, *commands: Command) -> bool:
         """Have commands applied between the same two steps; False when the loop has ended and never will."""
@@ -148,6 +153,8 @@ class StepLoop:
 
     def _run(self) -> None:
         try:
+            self._executor.begin()
+            self._begun.set()
             while not self._stopping:
                 self._taken = self._next_commands()
                 now = time.monotonic()
@@ -165,6 +172,8 @@ class StepLoop:
             for command in self._close():
                 _refuse(command)
             self._sink.fail(f"the step loop has ended: {self._failure}")
+        finally:
+            self._begun.set()
 
     def _next_commands(self) -> list[Command]:
         """The commands sent since the last step; waits while there is nothing else to do."""

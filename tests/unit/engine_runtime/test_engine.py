@@ -206,3 +206,21 @@ async def test_statistics_count_each_request_once() -> None:
         assert stats.prompt_tokens == 4 * 2
         assert stats.steps == stats.step.count
         assert stats.loads.gen_throughput == pytest.approx(16 / 5)
+
+
+async def test_the_executor_begins_in_the_thread_that_runs_it_before_anybody_may_submit() -> None:
+    executor = ScriptedExecutor((b"x",))
+    async with running(executor) as engine:
+        await asyncio.to_thread(engine._loop.wait_begun)
+        assert executor.begun_in == "headway-step"
+        await read(await submitted(engine, request("a")))
+
+
+async def test_an_executor_that_cannot_begin_ends_the_engine_and_nobody_waits_for_it() -> None:
+    executor = ScriptedExecutor()
+    executor.begin_error = RuntimeError("no device")
+    async with running(executor) as engine:
+        await asyncio.to_thread(engine._loop.wait_begun)
+        refused = await engine.submit(request("a"))
+        assert isinstance(refused, Rejected)
+        assert "no device" in refused.message
