@@ -78,6 +78,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         kv_cache_memory_mib=settings.kv_cache_memory_mib,
         block_size=settings.block_size,
         threads=settings.threads,
+        prefix_cache=settings.prefix_cache == "on",
     )
 
 

@@ -54,6 +54,7 @@ class Settings:
         drain_timeout_seconds: how long streams in flight may go on after SIGTERM.
         max_connection_age_seconds: a data connection older than this takes no new calls; 0 is no bound.
         threads: torch threads on cpu; None is the CPU share of the process.
+        prefix_cache: `on` or `off`.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Settings:
     drain_timeout_seconds: int = 300
     max_connection_age_seconds: int = 300
     threads: int | None = None
+    prefix_cache: str = "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ _TEXTS: Mapping[str, tuple[str, tuple[str, ...] | None, str]] = {
     "dtype": ("auto", DTYPES, "number format (auto: bfloat16 on cuda, float32 on cpu)"),
     "batching_mode": ("continuous", MODES, "when waiting requests join the running ones, at start"),
     "profile": ("throughput", PROFILES, "steps full of prompt tokens, or short gaps for running streams, at start"),
+    "prefix_cache": ("on", ("on", "off"), "keep KV blocks of ended requests for prompts that begin alike"),
     "host": (ANY_ADDRESS, None, "address to listen on"),
 }
 _DEFAULT_MAX_QUEUED_REQUESTS = 256

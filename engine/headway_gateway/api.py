@@ -63,6 +63,7 @@ class Sampled(_Body):
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     stop: Annotated[list[str] | None, BeforeValidator(_one_or_many)] = None
     ignore_eos: bool = False
+    cache_salt: str = ""
     priority: Literal["realtime", "interactive", "batch"] = "interactive"
     stream: bool = False
     stream_options: StreamOptions | None = None

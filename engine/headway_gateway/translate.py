@@ -23,7 +23,10 @@ def generate_request(body: ChatRequest | CompletionRequest, template: str) -> pb
         Failure: 400, the chat cannot become a prompt.
     """
     request = pb.GenerateRequest(
-        sampling_params=_sampling(body, body.longest), priority=_PRIORITIES[body.priority], model=body.model
+        sampling_params=_sampling(body, body.longest),
+        priority=_PRIORITIES[body.priority],
+        model=body.model,
+        cache_salt=body.cache_salt,
     )
     if isinstance(body, ChatRequest):
         request.text = _prompt(body, template)

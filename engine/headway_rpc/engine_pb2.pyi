@@ -259,6 +259,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """chosen by the client, unique among its requests in flight; empty: the engine chooses"""
     text: _builtins.str
@@ -267,6 +268,10 @@ class GenerateRequest(_message.Message):
     """empty, or the served model's name; anything else is INVALID_ARGUMENT"""
     timeout_ms: _builtins.int
     """Only for GenerateMux, where calls have no deadline of their own: milliseconds from arrival. 0 = none."""
+    cache_salt: _builtins.str
+    """The prefix cache is shared by requests of the same salt only: give each tenant one of its own, at most 256 characters,
+    where a faster answer must not tell what others asked.
+    """
     @_builtins.property
     def tokenized(self) -> Global___TokenizedInput: ...
     @_builtins.property
@@ -281,10 +286,11 @@ class GenerateRequest(_message.Message):
         priority: Global___Priority.ValueType = ...,
         model: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        cache_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "sampling_params", b"sampling_params", "text", b"text", "tokenized", b"tokenized"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model", b"model", "priority", b"priority", "request_id", b"request_id", "sampling_params", b"sampling_params", "text", b"text", "timeout_ms", b"timeout_ms", "tokenized", b"tokenized"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "input", b"input", "model", b"model", "priority", b"priority", "request_id", b"request_id", "sampling_params", b"sampling_params", "text", b"text", "timeout_ms", b"timeout_ms", "tokenized", b"tokenized"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["tokenized", "text"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -783,6 +789,7 @@ class Stats(_message.Message):
     GENERATION_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
     """changes when the process restarts: counters began at zero"""
@@ -792,6 +799,8 @@ class Stats(_message.Message):
     generation_tokens: _builtins.int
     preemptions: _builtins.int
     steps: _builtins.int
+    cached_prompt_tokens: _builtins.int
+    """of prompt_tokens: found in the prefix cache"""
     @_builtins.property
     def loads(self) -> Global___Loads: ...
     @_builtins.property
@@ -849,11 +858,12 @@ class Stats(_message.Message):
         generation_tokens: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         steps: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
         config: Global___RuntimeConfig | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "e2e", b"e2e", "itl", b"itl", "loads", b"loads", "prefill", b"prefill", "queue_wait", b"queue_wait", "step", b"step", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "config", b"config", "e2e", b"e2e", "generation_tokens", b"generation_tokens", "itl", b"itl", "loads", b"loads", "preemptions", b"preemptions", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queue_wait", b"queue_wait", "requests_finished", b"requests_finished", "requests_received", b"requests_received", "requests_rejected", b"requests_rejected", "step", b"step", "steps", b"steps", "ttft", b"ttft", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cached_prompt_tokens", b"cached_prompt_tokens", "config", b"config", "e2e", b"e2e", "generation_tokens", b"generation_tokens", "itl", b"itl", "loads", b"loads", "preemptions", b"preemptions", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queue_wait", b"queue_wait", "requests_finished", b"requests_finished", "requests_received", b"requests_received", "requests_rejected", b"requests_rejected", "step", b"step", "steps", b"steps", "ttft", b"ttft", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -151,6 +151,7 @@ class FakeAsyncEngine:
             requests_finished=dict(self.finished),
             requests_rejected={"queue_full": 1},
             prompt_tokens=11,
+            cached_prompt_tokens=7,
             generation_tokens=22,
             preemptions=3,
             steps=4,

@@ -346,6 +346,7 @@ async def test_stats_carry_counters_histograms_and_the_config(served: Served) ->
     stats = await served.control_stub.GetStats(pb.GetStatsRequest())
     assert (stats.boot_id, stats.ttft.count, stats.ttft.sum_ms) == ("boot-1", 1, 25.0)
     assert (stats.prompt_tokens, stats.generation_tokens, stats.preemptions, stats.steps) == (11, 22, 3, 4)
+    assert stats.cached_prompt_tokens == 7
     assert dict(stats.requests_rejected) == {"queue_full": 1}
     assert stats.config.effective.max_num_batched_tokens == 2048
 

@@ -1,10 +1,11 @@
 """The scheduler under any sequence of arrivals, aborts, deadlines, limit changes, steps and failed steps.
 
-After every rule: blocks are conserved and held once, the counters equal what they count, and within a class nobody runs
+After every rule: blocks are conserved and their holders counted, the counters equal what they count, and within a class nobody runs
 while an earlier arrival waits. Every batch keeps the budget and reads only what its own sequence wrote. At the end every
 request ends by itself within a bounded number of steps, exactly once, and nothing is left.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -47,7 +48,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.first_tokens = 0
         self.answers: dict[RequestId, Answer] = {}
         self.batch: Batch | None = None
-        self.rows: dict[tuple[int, int], tuple[int, int, int]] = {}
+        # What each row of the KV cache was computed from: the tokens up to its own, and who may see it.
+        self.rows: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}
         self.ended_in_flight: dict[int, Sequence] = {}
 
     @initialize(
@@ -69,19 +71,35 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from(Priority),
         max_tokens=st.integers(1, 30),
         patience=st.sampled_from([None, None, None, 0.5, 5.0]),
+        opening=st.integers(0, 2),
+        salt=st.sampled_from(["", "", "tenant"]),
     )
-    def arrive(self, lengths: list[int], priority: Priority, max_tokens: int, patience: float | None) -> None:
+    def arrive(
+        self, lengths: list[int], priority: Priority, max_tokens: int, patience: float | None, opening: int, salt: str
+    ) -> None:
         for length in lengths:
-            self.add(length, priority, max_tokens, patience)
+            self.add(length, priority, max_tokens, patience, opening, salt)
 
-    def add(self, length: int, priority: Priority, max_tokens: int, patience: float | None) -> None:
+    def add(
+        self, length: int, priority: Priority, max_tokens: int, patience: float | None, opening: int, salt: str
+    ) -> None:
         length = min(length, self.scheduler.max_len - 1)
         request_id = RequestId(f"r{self.added}")
         deadline_s = None if patience is None else self.now + patience
         sampling = SamplingParams(max_tokens=max_tokens)
-        prompt = tuple(1000 * self.added + position + 1 for position in range(length))
+        # Prompts of one opening share it for 11 tokens, and then each goes its own way.
+        prompt = tuple(
+            100 * opening + position + 1 if position < 11 else 1000 * self.added + position + 1
+            for position in range(length)
+        )
         request = Request(
-            request_id, self.now, prompt_ids=prompt, sampling=sampling, priority=priority, deadline_s=deadline_s
+            request_id,
+            self.now,
+            prompt_ids=prompt,
+            sampling=sampling,
+            priority=priority,
+            deadline_s=deadline_s,
+            cache_salt=salt,
         )
         self.scheduler.add(request, seed=self.added)
         self.answers[request_id] = Answer(priority, max_tokens, deadline_s)
@@ -147,7 +165,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.schedule()
             if self.batch is not None:
                 self.finish_step(tuple(7 for chunk in self.batch.chunks if chunk.sample))
-            self.blocks_are_conserved_and_held_once()
+            self.blocks_are_conserved_and_their_holders_counted()
 
     @precondition(lambda self: self.batch is not None)
     @rule(luck=st.integers(0, 9))
@@ -164,11 +182,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     # ---- invariants -------------------------------------------------------------------------------------------------
 
     @invariant()
-    def blocks_are_conserved_and_held_once(self) -> None:
-        held = [block for sequence in self.holders() for block in sequence.blocks]
-        assert len(held) == len(set(held))
+    def blocks_are_conserved_and_their_holders_counted(self) -> None:
+        held = Counter(block for sequence in self.holders() for block in sequence.blocks)
+        assert all(len(set(sequence.blocks)) == len(sequence.blocks) for sequence in self.holders())
+        assert {block: self.pool.holders(block) for block in held} == held
         assert len(held) + self.pool.num_free == self.pool.num_blocks
-        assert not any(self.pool.is_free(block) for block in held)
         assert not any(sequence.blocks for sequence in self.scheduler.waiting())
 
     @invariant()
@@ -176,7 +194,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         alive = (*scheduler.running(), *scheduler.waiting())
         assert scheduler.backlog_tokens == sum(sequence.backlog for sequence in alive)
-        assert scheduler.kv_tokens == sum(sequence.num_computed for sequence in self.holders())
+        computed = sum(sequence.num_computed for sequence in self.holders())
+        assert scheduler.kv_tokens == min(computed, (self.pool.num_blocks - self.pool.num_free) * BLOCK_SIZE)
         assert {sequence.request.request_id for sequence in alive} == self.answers.keys()
         metrics = scheduler.metrics
         assert metrics.ttft.snapshot().count == metrics.prefill.snapshot().count == self.first_tokens
@@ -260,12 +279,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert chunk.num_sampled == len(self.answers[sequence.request.request_id].tokens)
             for position in range(chunk.start, end):
                 row = chunk.block_table[position // BLOCK_SIZE], position % BLOCK_SIZE
-                self.rows[row] = (chunk.sequence_id, position, sequence.tokens[position])
+                self.rows[row] = sequence.request.cache_salt, tuple(sequence.tokens[: position + 1])
         for chunk in batch.chunks:
-            tokens = running[chunk.sequence_id].tokens
+            sequence = running[chunk.sequence_id]
             for position in range(chunk.start + len(chunk.token_ids)):
                 row = chunk.block_table[position // BLOCK_SIZE], position % BLOCK_SIZE
-                assert self.rows[row] == (chunk.sequence_id, position, tokens[position])
+                assert self.rows[row] == (sequence.request.cache_salt, tuple(sequence.tokens[: position + 1]))
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase

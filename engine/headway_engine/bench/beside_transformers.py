@@ -157,7 +157,14 @@ def default_model() -> Path:
 
 
 async def _compare(model: Path, dtype: str, threads: int, options: argparse.Namespace) -> list[Figure]:
-    config = EngineConfig(model, device="cpu", dtype=dtype, threads=threads, capacity_max_num_seqs=options.concurrency)
+    config = EngineConfig(
+        model,
+        device="cpu",
+        dtype=dtype,
+        threads=threads,
+        capacity_max_num_seqs=options.concurrency,
+        prefix_cache=False,  # repetitions have the same prompts
+    )
     engine = await AsyncEngine.start(config)
     try:
         ours, theirs = Headway(engine), Transformers(model, dtype)

@@ -49,7 +49,7 @@ class RecordedEngine:
         self._random = random.Random(0)  # noqa: S311 - prompts, not secrets
         self._vocabulary = vocabulary
         limits = LimitsState(setup.envelope(), setup.baseline(), setup.baseline())
-        pool = BlockPool(executor.num_blocks, executor.block_size)
+        pool = BlockPool(executor.num_blocks, executor.block_size, caching=False)
         scheduler = Scheduler(pool, limits.effective, max_len, frozenset(), tokens_ahead)
         self._loop = StepLoop(executor, scheduler, limits, self)
         self._open: dict[RequestId, Timed] = {}

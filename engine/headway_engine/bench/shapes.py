@@ -135,7 +135,7 @@ class ShapeEngine:
             max_queued_requests=1024,
         )
         executor, tokens_ahead, _ = shape_executor(name, setup, sizes.kv_cache_mib)
-        pool = BlockPool(executor.num_blocks, executor.block_size)
+        pool = BlockPool(executor.num_blocks, executor.block_size, caching=False)  # the peers were measured without
         limits = LimitsState(setup.envelope(), setup.baseline(), setup.baseline())
         scheduler = Scheduler(pool, limits.effective, MAX_MODEL_LEN, frozenset(), tokens_ahead)
         self._sink = _Sink()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from headway_engine.core.request import Rejected, Request, SamplingParams, StatusCode
 
 MAX_REQUEST_ID_CHARS = 256
+MAX_CACHE_SALT_CHARS = 256
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 256
@@ -38,6 +39,7 @@ class AdmissionBounds:
 def validate(request: Request, bounds: AdmissionBounds) -> Rejected | None:
     """Why the engine cannot serve `request`, or None when it can."""
     problem = _request_id_problem(request.request_id)
+    problem = problem or _cache_salt_problem(request.cache_salt)
     problem = problem or _sampling_problem(request.sampling, bounds)
     if request.text is not None:
         problem = problem or _text_problem(request.text, bounds)
@@ -56,6 +58,12 @@ def _request_id_problem(request_id: str) -> str | None:
     if 1 <= len(request_id) <= MAX_REQUEST_ID_CHARS:
         return None
     return f"request_id has {len(request_id)} characters, allowed are 1 to {MAX_REQUEST_ID_CHARS}"
+
+
+def _cache_salt_problem(cache_salt: str) -> str | None:
+    if len(cache_salt) <= MAX_CACHE_SALT_CHARS:
+        return None
+    return f"cache_salt has {len(cache_salt)} characters, allowed are at most {MAX_CACHE_SALT_CHARS}"
 
 
 def _text_problem(text: str, bounds: AdmissionBounds) -> str | None:

@@ -23,6 +23,7 @@ class MetricsSnapshot:
     step: Histogram
     finished: tuple[tuple[FinishReason, int], ...]
     prompt_tokens: int
+    cached_prompt_tokens: int
     generation_tokens: int
     preemptions: int
     steps: int
@@ -40,6 +41,7 @@ class Metrics:
     step: HistogramRecorder = field(default_factory=HistogramRecorder)
     finished: Counter[FinishReason] = field(default_factory=Counter)
     prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
     generation_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
@@ -55,6 +57,7 @@ class Metrics:
             step=self.step.snapshot(),
             finished=tuple(self.finished.items()),
             prompt_tokens=self.prompt_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
             generation_tokens=self.generation_tokens,
             preemptions=self.preemptions,
             steps=self.steps,

@@ -91,6 +91,7 @@ class Request:
         priority: workload class.
         arrival_s: monotonic time when the engine received it.
         deadline_s: monotonic time after which nobody waits for the answer; None = no limit.
+        cache_salt: the prefix cache is shared by requests of the same salt only.
     """
 
     request_id: RequestId
@@ -100,6 +101,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ from headway_engine.core.batch import Batch, Chunk, StepFailure
 from headway_engine.core.batching import QueueView
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.deadlines import Deadlines
-from headway_engine.core.eviction import victims
 from headway_engine.core.limits import Limits, Profile
 from headway_engine.core.metrics import Metrics
 from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
+from headway_engine.core.room import find_room
 from headway_engine.core.sequence import Phase, Sequence
 from headway_engine.core.step_time import StepTime
 from headway_engine.core.waiting import WaitingQueue
@@ -64,7 +64,6 @@ class Scheduler:
         self._watermark = int(pool.num_blocks * WATERMARK)
         self._waiting = WaitingQueue()
         self._running: dict[int, Sequence] = {}
-        self._running_by_class = [0 for _ in Priority]
         self._in_flight: dict[int, Sequence] = {}
         self._by_request: dict[RequestId, Sequence] = {}
         self._alive: dict[int, Sequence] = {}
@@ -94,8 +93,8 @@ class Scheduler:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens held in KV blocks."""
-        return self._kv_tokens
+        """Tokens held in KV blocks; those that sequences share count once, in whole blocks."""
+        return min(self._kv_tokens, (self.pool.num_blocks - self.pool.num_free) * self.pool.block_size)
 
     @property
     def backlog_tokens(self) -> int:
@@ -201,6 +200,7 @@ class Scheduler:
             if isinstance(result, int):
                 events.append(self._take_token(sequence, result, now))
             elif result is not None:
+                self.pool.forget(sequence.blocks)
                 events.append(self._end(sequence, FinishReason.ERROR, now, result.message))
         return events
 
@@ -255,32 +255,31 @@ class Scheduler:
                 return
             priority = head.priority
             over_budget = not low_tail and sum(ahead[: priority + 1]) >= budget
-            if over_budget or not self._make_room(head, growing):
+            if over_budget or not self._take_room(head, growing):
                 self._blocked, self._prompts_follow = True, over_budget
                 return
             self._waiting.remove(head)
             self._group -= 1
-            head.blocks = pool.allocate(pool.blocks_for(len(head.tokens)))
             head.phase = Phase.RUNNING
             self._running[head.sequence_id] = head
-            self._running_by_class[priority] += 1
             ahead[priority] += head.backlog
 
-    def _make_room(self, head: Sequence, growing: int) -> bool:
-        """Whether `head` can run now, after preempting running sequences of a worse class where that is what it takes."""
+    def _take_room(self, head: Sequence, growing: int) -> bool:
+        """Give `head` its blocks if it can run now."""
         slots_short = len(self._running) + 1 - self.limits.max_num_seqs
-        reserve = growing + self._watermark if self._running else 0
-        blocks_short = self.pool.blocks_for(len(head.tokens)) + reserve - self.pool.num_free
-        if slots_short <= 0 and blocks_short <= 0:
-            return True
-        priority = head.priority
-        # More than one slot short: the limit was lowered, and that alone never preempts.
-        if slots_short > 1 or not any(self._running_by_class[priority + 1 :]):
+        if slots_short > 1:  # the limit was lowered, and that alone never preempts
             return False
-        chosen = victims(self._running.values(), head, slots_short, blocks_short)
-        for sequence in chosen or ():
+        reserve = growing + self._watermark if self._running else 0
+        room = find_room(self.pool, self._running.values(), head, slots_short, reserve)
+        if room is None:
+            return False
+        for sequence in room.victims:
             self._preempt(sequence)
-        return chosen is not None
+        self.pool.share(room.shared)
+        head.take_blocks(room.shared, self.pool.allocate(room.own), room.prefix, self.pool.block_size)
+        self._backlog -= head.num_computed
+        self._kv_tokens += head.num_computed
+        return True
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence one more block, preempting from the end of the ranks when none is free."""
@@ -315,6 +314,7 @@ class Scheduler:
                 sequence.started_s = now
                 self.metrics.queue_wait.record((now - sequence.request.arrival_s) * 1000)
                 self.metrics.prompt_tokens += len(sequence.request.prompt_ids)
+                self.metrics.cached_prompt_tokens += sequence.cached_tokens or 0
             chunks.append(self._launch(sequence, num_tokens))
         return chunks
 
@@ -337,6 +337,7 @@ class Scheduler:
             self._backlog -= num_tokens
         sequence.num_computed += num_tokens
         self._kv_tokens += num_tokens
+        sequence.register(self.pool)
 
     def _take_token(self, sequence: Sequence, token: int, now: float) -> StepEvent:
         metrics = self.metrics
@@ -386,7 +387,6 @@ class Scheduler:
 
     def _leave_running(self, sequence: Sequence) -> None:
         del self._running[sequence.sequence_id]
-        self._running_by_class[sequence.priority] -= 1
 
     def _release(self, sequence: Sequence) -> None:
         self._kv_tokens -= sequence.num_computed

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Self
 
 from headway_engine.core.batch import Chunk
+from headway_engine.core.blocks import BlockPool, Prefix
 from headway_engine.core.request import Finished, FinishReason, Priority, Request
 
 
@@ -38,6 +39,9 @@ class Sequence:
         priority: its class: the request's own, or a better one after a long wait.
         class_since_s: when it came into that class.
         num_computed: tokens whose keys and values are in the cache.
+        cached_tokens: prompt tokens that were in the prefix cache when it was first admitted.
+        prefix: what stands for its registered blocks in the prefix cache.
+        num_registered: blocks that are registered there, from the first one on.
         blocks: KV blocks, enough for `num_computed` tokens and those of the step in flight.
         started_s: when its first prefill step began.
         first_token_s: when its first token came; survives preemption, so that it counts once.
@@ -55,6 +59,9 @@ class Sequence:
     class_since_s: float
     phase: Phase = Phase.WAITING
     num_computed: int = 0
+    cached_tokens: int | None = None
+    prefix: Prefix = ""
+    num_registered: int = 0
     blocks: list[int] = field(default_factory=list)
     started_s: float | None = None
     first_token_s: float | None = None
@@ -76,6 +83,7 @@ class Sequence:
             prefill_end=prompt_len,
             priority=request.priority,
             class_since_s=request.arrival_s,
+            prefix=request.cache_salt,
         )
 
     @property
@@ -119,10 +127,27 @@ class Sequence:
             num_sampled=known - len(self.request.prompt_ids),
         )
 
+    def take_blocks(self, shared: list[int], own: list[int], prefix: Prefix, block_size: int) -> None:
+        """Begin with blocks whose tokens are known, and others behind them."""
+        self.blocks = shared + own
+        self.prefix, self.num_registered = prefix, len(shared)
+        self.num_computed = len(shared) * block_size
+        if self.cached_tokens is None:
+            self.cached_tokens = self.num_computed
+
+    def register(self, pool: BlockPool) -> None:
+        """Let others find the blocks that are full by now."""
+        size = pool.block_size
+        for index in range(self.num_registered, self.num_computed // size):
+            tokens = tuple(self.tokens[index * size : (index + 1) * size])
+            self.prefix = pool.register(self.blocks[index], self.prefix, tokens)
+            self.num_registered += 1
+
     def forget_cache(self) -> list[int]:
         """Drop what was computed; returns the blocks to give back."""
         blocks, self.blocks, self._table = self.blocks, [], ()
-        self.num_computed = 0
+        self.num_computed = self.num_registered = 0
+        self.prefix = self.request.cache_salt
         self.prefill_end = len(self.tokens)
         return blocks
 
@@ -145,5 +170,6 @@ class Sequence:
             prompt_tokens=prompt_tokens,
             queue_ms=(waited_until - arrival) * 1000,
             ttft_ms=0.0 if self.first_token_s is None else (self.first_token_s - arrival) * 1000,
+            cached_tokens=self.cached_tokens or 0,
             error=error,
         )

@@ -40,6 +40,7 @@ class EngineConfig:
         kv_cache_memory_mib: size of the KV cache; None means 512 on cpu and 0.9 of the free memory on cuda.
         block_size: tokens per KV block.
         threads: torch threads on cpu; None means the cgroup's CPU limit.
+        prefix_cache: keep KV blocks of ended requests for prompts that begin alike.
     """
 
     model: Path
@@ -60,6 +61,7 @@ class EngineConfig:
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     threads: int | None = None
+    prefix_cache: bool = True
 
     @property
     def model_name(self) -> str:

@@ -34,7 +34,7 @@ class AsyncEngine:
 
     def __init__(self, config: EngineConfig, model: LoadedModel) -> None:
         event_loop = asyncio.get_running_loop()
-        pool = BlockPool(model.executor.num_blocks, model.executor.block_size)
+        pool = BlockPool(model.executor.num_blocks, model.executor.block_size, caching=config.prefix_cache)
         limits = LimitsState(config.envelope(), config.baseline(), config.baseline())
         facts = model.model_info
         eos_token_ids = model.tokenizer.eos_token_ids
@@ -159,6 +159,7 @@ class AsyncEngine:
             requests_finished={reason.value: count for reason, count in metrics.finished},
             requests_rejected={reason.value: count for reason, count in self._intake.rejected.items()},
             prompt_tokens=metrics.prompt_tokens,
+            cached_prompt_tokens=metrics.cached_prompt_tokens,
             generation_tokens=metrics.generation_tokens,
             preemptions=metrics.preemptions,
             steps=metrics.steps,

@@ -59,6 +59,7 @@ class StatsSnapshot:
     requests_finished: dict[str, int]
     requests_rejected: dict[str, int]
     prompt_tokens: int
+    cached_prompt_tokens: int
     generation_tokens: int
     preemptions: int
     steps: int

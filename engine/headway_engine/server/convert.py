@@ -75,6 +75,7 @@ def to_request(message: pb.GenerateRequest, arrival: Arrival, served_model: str)
         sampling=_sampling(message.sampling_params),
         priority=_PRIORITIES[message.priority],
         deadline_s=None if timeout_s is None else arrival.now_s + timeout_s,
+        cache_salt=message.cache_salt,
     )
 
 

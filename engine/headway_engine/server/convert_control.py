@@ -48,6 +48,7 @@ def to_stats(stats: StatsSnapshot) -> pb.Stats:
         requests_finished=stats.requests_finished,
         requests_rejected=stats.requests_rejected,
         prompt_tokens=stats.prompt_tokens,
+        cached_prompt_tokens=stats.cached_prompt_tokens,
         generation_tokens=stats.generation_tokens,
         preemptions=stats.preemptions,
         steps=stats.steps,

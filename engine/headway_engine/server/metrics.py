@@ -87,6 +87,7 @@ def _families(stats: StatsSnapshot) -> Iterator[Metric]:
     yield _histogram("e2e_request_latency_seconds", "Arrival to last token", stats.e2e, _FIRST_TOKEN_BOUNDS_S)
     yield _histogram("step_time_seconds", "Duration of an engine step", stats.step, _TOKEN_BOUNDS_S)
     yield _counter("prompt_tokens", "Prompt tokens admitted", {"": stats.prompt_tokens})
+    yield _counter("prefix_cache_hits", "Prompt tokens found in the prefix cache", {"": stats.cached_prompt_tokens})
     yield _counter("generation_tokens", "Tokens generated", {"": stats.generation_tokens})
     yield _counter("requests_received", "Requests received", {"": stats.requests_received})
     yield _counter("request_success", "Requests that ended, by reason", stats.requests_finished, "finished_reason")

@@ -36,7 +36,7 @@ class Simulation:
     """Requests in, a clock that runs by the price of each step, streams out."""
 
     def __init__(self, limits: Limits, blocks: int = 10_000) -> None:
-        self.scheduler = Scheduler(BlockPool(blocks, 16), limits, 8192, frozenset())
+        self.scheduler = Scheduler(BlockPool(blocks, 16, caching=False), limits, 8192, frozenset())
         self.now = 0.0
         self.streams: dict[str, Stream] = {}
         self.groups: list[frozenset[str]] = []

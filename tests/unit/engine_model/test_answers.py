@@ -90,22 +90,24 @@ class Outcome:
     answers: list[list[int]]
     preemptions: int
     steps: int
+    cached_tokens: int
 
 
-async def outcome(config: EngineConfig, prompts: Sequence[tuple[int, ...]]) -> Outcome:
-    """All prompts at once."""
+async def outcome(config: EngineConfig, prompts: Sequence[tuple[int, ...]], rounds: int = 1) -> Outcome:
+    """All prompts at once, and again after their end; the answers of the last round."""
     engine = await AsyncEngine.start(config)
     sampling = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True)
     try:
-        streams = [
-            await submitted(engine, Request(RequestId(str(n)), time.monotonic(), prompt_ids=p, sampling=sampling))
-            for n, p in enumerate(prompts)
-        ]
-        answers = [tokens for _, tokens, _ in await asyncio.gather(*map(read, streams))]
+        for _ in range(rounds):
+            streams = [
+                await submitted(engine, Request(RequestId(str(n)), time.monotonic(), prompt_ids=p, sampling=sampling))
+                for n, p in enumerate(prompts)
+            ]
+            answers = [tokens for _, tokens, _ in await asyncio.gather(*map(read, streams))]
         stats = engine.stats()
     finally:
         await engine.stop()
-    return Outcome(answers, stats.preemptions, stats.steps)
+    return Outcome(answers, stats.preemptions, stats.steps, stats.cached_prompt_tokens)
 
 
 def check(answers: list[list[int]], references: list[Reference]) -> None:
@@ -155,6 +157,15 @@ async def test_answers_are_the_same_when_requests_are_preempted_and_computed_aga
     result = await outcome(config, [r.prompt for r in references])
     check(result.answers, references)
     assert result.preemptions > 0
+
+
+async def test_answers_are_the_same_when_prompts_are_found_in_the_prefix_cache(
+    model: Path, references: list[Reference]
+) -> None:
+    config = EngineConfig(model, device="cpu", dtype="float32", threads=THREADS)
+    result = await outcome(config, [r.prompt for r in references], rounds=2)
+    check(result.answers, references)
+    assert result.cached_tokens >= sum((length - 1) // 16 * 16 for length in LENGTHS)
 
 
 def test_text_becomes_the_tokens_that_transformers_makes_of_it(model: Path) -> None:
