@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from headway_cli.errors import CliError
 
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
     _add_bench_fleet(bench.add_parser("fleet", help="apply to first token, limit change, repair, on a live cluster"))
+    _add_bench_compare(bench.add_parser("compare", help="our newest figures beside the peer's and our goals"))
     _add_simulate(commands.add_parser("simulate", help="traces through a simulated fleet, under any policy"))
     return parser
 
@@ -170,6 +172,24 @@ def _add_bench_fleet(parser: argparse.ArgumentParser) -> None:
         from headway_cli.bench import fleet
 
         return fleet.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_bench_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="NVIDIA H200", metavar="NAME", help="kind of GPU (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a cell, not a table")
+    parser.add_argument(
+        "--results", type=Path, default=Path("benchmarks/results"), metavar="FOLDER", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--peers", type=Path, default=Path("benchmarks/peers.json"), metavar="FILE", help="(default: %(default)s)"
+    )
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli.bench import compare
+
+        return compare.command(options)
 
     parser.set_defaults(command=command)
 

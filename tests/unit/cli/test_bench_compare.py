@@ -1,0 +1,60 @@
+"""Cells are compared in the right direction, the newest figure counts, and what is missing is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headway_cli.bench.compare import compare, newest_figures
+from headway_cli.errors import CliError
+from headway_cli.main import run
+
+PEERS = {"s": {"offline256": 100.0, "decode": {"1": 2.0, "8": 4.0}}}
+GOALS = {"s": {"offline256": 150.0, "decode": {"1": 1.0}}}
+
+
+def result(folder: Path, name: str, date: str, gpu: str, **figures: float) -> None:
+    lines = [{"kind": "run", "date": date, "gpus": [gpu]}]
+    lines += [{"kind": "figure", "name": key.replace("_", " "), "value": value} for key, value in figures.items()]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_more_tokens_and_fewer_milliseconds_are_better() -> None:
+    newest = {"s offline256": (120.0, "d"), "s decode b=1": (1.0, "d"), "s decode b=8": (5.0, "d")}
+    cells = {cell.cell: cell for cell in compare(PEERS, GOALS, newest)}
+    assert {name: (cell.ratio, cell.goal_met) for name, cell in cells.items()} == {
+        "s offline256": (1.2, False),
+        "s decode 1": (2.0, True),
+        "s decode 8": (0.8, None),
+    }
+
+
+def test_a_cell_that_nobody_measured_is_listed_and_its_goal_not_met() -> None:
+    cells = list(compare(PEERS, GOALS, {}))
+    assert [(cell.ours, cell.ratio, cell.goal_met) for cell in cells] == [
+        (None, None, False),
+        (None, None, False),
+        (None, None, None),
+    ]
+
+
+def test_the_newest_figure_of_the_device_counts(tmp_path: Path) -> None:
+    result(tmp_path, "b", "2026-01-02", "G", s_offline256=2.0)
+    result(tmp_path, "a", "2026-01-03", "G", s_offline256=3.0)
+    result(tmp_path, "c", "2026-01-04", "other", s_offline256=4.0)
+    assert newest_figures(tmp_path, "G") == {"s offline256": (3.0, "2026-01-03")}
+
+
+def test_the_committed_results_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "compare", "--device", "NVIDIA H200", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 27
+    assert all(line["ratio"] > 0 for line in lines if line["ours"] is not None)
+    assert sum(line["ours"] is not None for line in lines) >= 24
+    assert run(["bench", "compare"]) == 0
+    assert "of 27 cells are ahead of the peer" in capsys.readouterr().out
+
+
+def test_an_unknown_device_is_told_the_known_ones() -> None:
+    with pytest.raises(CliError, match="--device must be one of 'NVIDIA H200', 'NVIDIA H100 80GB HBM3', got 'x'"):
+        run(["bench", "compare", "--device", "x"])
