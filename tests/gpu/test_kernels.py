@@ -10,6 +10,7 @@ if not torch.cuda.is_available():
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
 from headway_engine.core.request import SamplingParams
+from headway_engine.kernels import narrow
 from headway_engine.kernels.activation import silu_mul
 from headway_engine.kernels.decode_attention import SplitPlan, decode_attention, plan_splits
 from headway_engine.kernels.norm import add_rms_norm
@@ -53,6 +54,17 @@ def test_residual_and_norm_are_those_of_the_reference(size: int) -> None:
     assert_close(add_rms_norm(h, None, weight, 1e-5), F.rms_norm(total.float(), (size,), weight.float(), 1e-5))
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_what_comes_in_parts_is_added_up(count: int) -> None:
+    h, weight, parts = randn(5, 1000), randn(1000), torch.randn(count, 5, 1000, device="cuda")
+    total = (h.float() + parts.sum(0)).to(BF16)
+    out = add_rms_norm(h, parts, weight, 1e-5)
+    assert_close(h, total, 1e-3)
+    assert_close(out, F.rms_norm(total.float(), (1000,), weight.float(), 1e-5))
+    gate, up = parts.sum(0).chunk(2, dim=1)
+    assert_close(silu_mul(parts, BF16), F.silu(gate) * up)
+
+
 @pytest.mark.parametrize("size", [100, 1536, 14336])
 def test_gated_activation_is_that_of_the_reference(size: int) -> None:
     x = randn(3, 2 * size)
@@ -75,6 +87,22 @@ def test_skinny_products_are_those_of_the_reference(outputs: int, inputs: int) -
     wanted = h.float() + plain
     assert_close(skinny_linear(x, weight[:outputs], add_to=h), wanted)
     assert_close(h, wanted)
+
+
+@pytest.mark.parametrize("rows", [2, 7, 16, 17, 33, 64])
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 64), (960, 576), (1024, 3072), (4096, 14336), (25600, 192)])
+def test_products_of_few_rows_are_those_of_the_reference(rows: int, outputs: int, inputs: int) -> None:
+    x, weight = randn(rows, inputs), randn(outputs, inputs, scale=inputs**-0.5)
+    wanted = x.float() @ weight.float().T
+    assert narrow.fits(weight)
+    assert_close(narrow.narrow_linear(x, weight).sum(0), wanted, 1e-3)
+    if outputs % 128 == 0:
+        gated = F.silu(wanted[:, : outputs // 2]) * wanted[:, outputs // 2 :]
+        assert_close(narrow.narrow_gated(x, weight), gated)
+    again = [
+        narrow.narrow_linear(x, weight).sum(0) for _ in range(3)
+    ]  # each may begin before the one in front has ended
+    assert all(torch.equal(again[0], other) for other in again)
 
 
 class Paged:
@@ -115,20 +143,27 @@ class Paged:
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("count", [3, 70])
-def test_rotation_rotates_in_place_and_fills_the_slots(shape: tuple[int, int, int], norm: bool, count: int) -> None:
+@pytest.mark.parametrize("splits", [0, 1, 3])
+def test_rotation_rotates_in_place_and_fills_the_slots(
+    shape: tuple[int, int, int], norm: bool, count: int, splits: int
+) -> None:
     heads, kv_heads, dim = shape
     paged = Paged(*shape, lengths=[200] * count)
     positions = torch.randint(0, 200, (count,)).tolist()
     qkv = randn(count, heads + 2 * kv_heads, dim)
     norms = HeadNorms(randn(dim), randn(dim), 1e-6) if norm else None
     wanted = qkv.float()
+    parts = bias = None
+    if splits:
+        parts, bias = torch.randn(splits, *qkv.shape, device="cuda"), randn(*qkv.shape[1:])
+        wanted = parts.sum(0) + bias.float()
     if norms is not None:
         wanted[:, :heads] = F.rms_norm(wanted[:, :heads], (dim,), norms.query.float(), 1e-6)
         wanted[:, heads:-kv_heads] = F.rms_norm(wanted[:, heads:-kv_heads], (dim,), norms.key.float(), 1e-6)
     cos, sin = (side[positions].unsqueeze(1) for side in (paged.rotation.cos, paged.rotation.sin))
     a, b = wanted[:, :-kv_heads].chunk(2, dim=-1)
     wanted = torch.cat((torch.cat((a * cos - b * sin, b * cos + a * sin), -1), wanted[:, -kv_heads:]), 1)
-    rotate_and_store(qkv, paged.cache, paged.tokens(positions, list(range(count))), paged.rotation, norms)
+    rotate_and_store(qkv, paged.cache, paged.tokens(positions, list(range(count))), paged.rotation, norms, parts, bias)
     assert_close(qkv, wanted)
     for row, position in enumerate(positions):
         slot = int(paged.tables[row, position // BLOCK_SIZE]), position % BLOCK_SIZE

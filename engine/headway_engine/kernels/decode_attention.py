@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 from headway_engine.kernels.rope import Tokens
 
 # Programs that keep the memory of a large GPU busy: some per multiprocessor.
@@ -51,6 +52,8 @@ def _split_kernel(
     GROUP_TILE: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    let_next_start()
+    wait_for_previous()
     token = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -109,6 +112,8 @@ def _combine_kernel(
     TILE: tl.constexpr,
     SPLIT_TILE: tl.constexpr,
 ):
+    let_next_start()
+    wait_for_previous()
     token = tl.program_id(0).to(tl.int64)
     context = (tl.load(positions + token) + 1).to(tl.int32)
     chunk = _chunk_of(context, num_splits, min_chunk, TILE)
@@ -209,6 +214,7 @@ def decode_attention(
         TILE=plan.tile,
         num_warps=plan.num_warps,
         num_stages=plan.num_stages,
+        **LAUNCH,
     )
     _combine_kernel[(count, heads)](
         tokens.positions,
@@ -222,4 +228,5 @@ def decode_attention(
         TILE=plan.tile,
         SPLIT_TILE=triton.next_power_of_2(plan.num_splits),
         num_warps=4 if plan.num_splits > 8 else 1,
+        **LAUNCH,
     )

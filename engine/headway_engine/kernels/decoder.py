@@ -1,6 +1,7 @@
 """The forward pass of `model/transformer.py` made of this package's kernels, for steps of any mix of decodes and prompts.
 
     one row:    qkv = skinny(norm(h));  attention;  h += skinny(mixed);  h += skinny(skinny_gated(norm(h)))
+    few rows:   x = norm(h += sum of parts);  parts of qkv = narrow(x);  attention;  parts = narrow(mixed); ...
     more rows:  x = norm(h += delta);  qkv = x @ w;  attention;  delta = mixed @ w; ...
 
 A step is described by tensors alone (`Step`), so the same code runs at once or is captured in a CUDA graph.
@@ -12,6 +13,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
+from headway_engine.kernels import narrow
 from headway_engine.kernels.activation import silu_mul
 from headway_engine.kernels.decode_attention import SplitPlan, decode_attention
 from headway_engine.kernels.norm import add_rms_norm
@@ -87,10 +89,19 @@ class FusedDecoder:
         self._layers = [_layer(cast("Layer", layer), sides) for layer, sides in zip(model.layers, cache, strict=True)]
         self._norm = Gain(model.norm.weight, model.norm.eps)
         self._head = model.head.weight
+        self._narrow_fits = all(
+            narrow.fits(weight)
+            for layer in self._layers
+            for weight in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
 
     def hidden(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         """The residual stream `[tokens, hidden]` after all layers; `h` holds embeddings and is overwritten."""
-        return self._few(h, step) if h.shape[0] <= MAX_ROWS else self._many(h, step)
+        if h.shape[0] <= MAX_ROWS:
+            return self._one(h, step)
+        if h.shape[0] <= narrow.MAX_ROWS and self._narrow_fits:
+            return self._few(h, step)
+        return self._many(h, step)
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         """`[rows, vocabulary]` of these rows of the residual stream, in the model's type."""
@@ -98,28 +109,51 @@ class FusedDecoder:
             return skinny_linear(h, self._head, gain=self._norm)
         return F.linear(add_rms_norm(h, None, self._norm.weight, self._norm.eps), self._head)
 
-    def _few(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+    def _one(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         for layer in self._layers:
             qkv = skinny_linear(h, layer.qkv, gain=layer.attention_norm, bias=layer.qkv_bias)
-            skinny_linear(self._attend(qkv, layer, step), layer.out, add_to=h)
+            skinny_linear(self._attend(layer, step, qkv), layer.out, add_to=h)
             inner = skinny_linear(h, layer.gate_up, gain=layer.feed_forward_norm, gated=True)
             skinny_linear(inner, layer.down, add_to=h)
+        return h
+
+    def _few(self, h: torch.Tensor, step: Step) -> torch.Tensor:
+        delta: torch.Tensor | None = None
+        for layer in self._layers:
+            x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
+            parts = narrow.narrow_linear(x, layer.qkv)
+            mixed = self._attend(layer, step, h.new_empty(parts.shape[1:]), parts, layer.qkv_bias)
+            delta = narrow.narrow_linear(mixed, layer.out)
+            x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
+            if narrow.gates(layer.gate_up):
+                inner = narrow.narrow_gated(x, layer.gate_up)
+            else:
+                inner = silu_mul(narrow.narrow_linear(x, layer.gate_up), h.dtype)
+            delta = narrow.narrow_linear(inner, layer.down)
+        add_rms_norm(h, delta, self._norm.weight, self._norm.eps)
         return h
 
     def _many(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         delta: torch.Tensor | None = None
         for layer in self._layers:
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
-            mixed = self._attend(F.linear(x, layer.qkv, layer.qkv_bias), layer, step)
+            mixed = self._attend(layer, step, F.linear(x, layer.qkv, layer.qkv_bias))
             delta = F.linear(mixed, layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
             delta = F.linear(silu_mul(F.linear(x, layer.gate_up)), layer.down)
         return h if delta is None else h.add_(delta)
 
-    def _attend(self, qkv: torch.Tensor, layer: _Layer, step: Step) -> torch.Tensor:
+    def _attend(
+        self,
+        layer: _Layer,
+        step: Step,
+        qkv: torch.Tensor,
+        parts: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         heads, dim = self.config.num_heads, self.config.head_dim
         qkv = qkv.view(qkv.shape[0], -1, dim)
-        rotate_and_store(qkv, layer.cache, step.tokens, self._rotation, layer.head_norms)
+        rotate_and_store(qkv, layer.cache, step.tokens, self._rotation, layer.head_norms, parts, bias)
         out = qkv.new_empty(qkv.shape[0], heads, dim)
         if step.num_decodes:
             count = step.num_decodes

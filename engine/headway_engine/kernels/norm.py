@@ -1,18 +1,27 @@
-"""Residual addition and RMSNorm in one pass: `h += delta; out = norm(h) * weight`, a program per row."""
+"""Residual addition and RMSNorm in one pass: `h += delta; out = norm(h) * weight`, a program per row.
+
+What is added may come in parts, as a product split along its inputs leaves it.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
+
 
 @triton.jit
-def _kernel(h, delta, weight, out, size, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr):
+def _kernel(h, delta, weight, out, size, eps, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    let_next_start()
+    wait_for_previous()
     first = tl.program_id(0).to(tl.int64) * size
     column = tl.arange(0, BLOCK)
     inside = column < size
     x = tl.load(h + first + column, mask=inside, other=0.0).to(tl.float32)
-    if HAS_DELTA:
-        x += tl.load(delta + first + column, mask=inside, other=0.0).to(tl.float32)
+    for part in tl.static_range(PARTS):
+        place = (part * tl.num_programs(0)).to(tl.int64) * size + first + column
+        x += tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)
+    if PARTS > 0:
         rounded = x.to(h.dtype.element_ty)
         tl.store(h + first + column, rounded, mask=inside)
         x = rounded.to(tl.float32)
@@ -26,7 +35,7 @@ def add_rms_norm(h: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tens
 
     Args:
         h: `[tokens, size]`, contiguous; `delta` is added to it in place.
-        delta: like `h`, or None when there is nothing to add.
+        delta: like `h`, or in parts `[parts, tokens, size]`, or None when there is nothing to add.
         weight: `[size]`.
         eps: of the norm.
     """
@@ -40,8 +49,9 @@ def add_rms_norm(h: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tens
         out,
         size,
         eps,
-        HAS_DELTA=delta is not None,
+        PARTS=0 if delta is None else delta.numel() // h.numel(),
         BLOCK=block,
         num_warps=8 if block >= 2048 else 4,
+        **LAUNCH,
     )
     return out

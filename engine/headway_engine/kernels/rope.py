@@ -2,7 +2,7 @@
 
 A program takes one token and `HEAD_TILE` of its heads. Queries are rotated in place; keys and values go to the slot that
 the token's block table names (`core/batch.py` has the cache layout). Rotated keys are also kept in place when a prefill
-attends to them directly.
+attends to them directly. A product that came in parts is added up here first.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,14 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
+
 
 @triton.jit
 def _kernel(
     qkv,
+    parts,
+    bias,
     keys,
     values,
     q_weight,
@@ -32,7 +36,11 @@ def _kernel(
     BLOCK_SIZE: tl.constexpr,
     HEAD_TILE: tl.constexpr,
     NORM: tl.constexpr,
+    PARTS: tl.constexpr,
+    BIAS: tl.constexpr,
 ):
+    let_next_start()
+    wait_for_previous()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEAD_TILE + tl.arange(0, HEAD_TILE)
     element = tl.arange(0, HALF)
@@ -44,8 +52,20 @@ def _kernel(
     rotated = head < HEADS + KV_HEADS
     place = (token * (HEADS + 2 * KV_HEADS) + head[:, None]) * (2 * HALF) + element[None, :]
     exists = (head < HEADS + 2 * KV_HEADS)[:, None]
-    a = tl.load(qkv + place, mask=exists, other=0.0).to(tl.float32)
-    b = tl.load(qkv + place + HALF, mask=exists, other=0.0).to(tl.float32)
+    if PARTS == 0:
+        a = tl.load(qkv + place, mask=exists, other=0.0).to(tl.float32)
+        b = tl.load(qkv + place + HALF, mask=exists, other=0.0).to(tl.float32)
+    else:
+        a = tl.zeros((HEAD_TILE, HALF), tl.float32)
+        b = tl.zeros((HEAD_TILE, HALF), tl.float32)
+        for part in tl.static_range(PARTS):
+            line = parts + part * tl.num_programs(0).to(tl.int64) * ((HEADS + 2 * KV_HEADS) * 2 * HALF)
+            a += tl.load(line + place, mask=exists, other=0.0)
+            b += tl.load(line + place + HALF, mask=exists, other=0.0)
+    if BIAS:
+        bias_place = head[:, None] * (2 * HALF) + element[None, :]
+        a += tl.load(bias + bias_place, mask=exists, other=0.0).to(tl.float32)
+        b += tl.load(bias + bias_place + HALF, mask=exists, other=0.0).to(tl.float32)
     if NORM:
         scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)
         q_a = tl.load(q_weight + element).to(tl.float32)
@@ -60,8 +80,9 @@ def _kernel(
     s = tl.load(sin + position * HALF + element)[None, :]
     new_a = tl.where(rotated[:, None], a * c - b * s, a).to(qkv.dtype.element_ty)
     new_b = tl.where(rotated[:, None], b * c + a * s, b).to(qkv.dtype.element_ty)
-    tl.store(qkv + place, new_a, mask=rotated[:, None])
-    tl.store(qkv + place + HALF, new_b, mask=rotated[:, None])
+    changed = rotated[:, None] if PARTS == 0 else exists
+    tl.store(qkv + place, new_a, mask=changed)
+    tl.store(qkv + place + HALF, new_b, mask=changed)
 
     is_key = (head >= HEADS) & rotated
     kv_head = tl.where(is_key, head - HEADS, head - HEADS - KV_HEADS)
@@ -113,6 +134,8 @@ def rotate_and_store(
     tokens: Tokens,
     rotation: Rotation,
     norms: HeadNorms | None,
+    parts: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> None:
     """Rotate queries and keys of `qkv` in place and write keys and values to the cache.
 
@@ -122,6 +145,8 @@ def rotate_and_store(
         tokens: positions and block tables.
         rotation: the table for all positions.
         norms: applied to q and k heads before the rotation; None for models without.
+        parts: float32 `[parts, *shape of qkv]`, whose sum is written to `qkv` first; None when `qkv` holds the product.
+        bias: added to the sum of the parts.
     """
     count, heads, dim = qkv.shape
     keys, values = cache
@@ -130,6 +155,8 @@ def rotate_and_store(
     tile = 1 if count <= 32 else 8
     _kernel[(count, triton.cdiv(heads, tile))](
         qkv,
+        qkv if parts is None else parts,
+        qkv if bias is None else bias,
         keys,
         values,
         qkv if norms is None else norms.query,
@@ -147,5 +174,8 @@ def rotate_and_store(
         BLOCK_SIZE=tokens.block_size,
         HEAD_TILE=tile,
         NORM=norms is not None,
+        PARTS=0 if parts is None else parts.shape[0],
+        BIAS=bias is not None,
         num_warps=1 if tile == 1 else 4,
+        **LAUNCH,
     )

@@ -15,12 +15,16 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
+
 TOKEN, POSITION, NUM_SAMPLED, SEED, TEMPERATURE, TOP_P, TOP_K = range(7)
 HEADER = 8
 
 
 @triton.jit
 def _embed_kernel(table, stride, row_ids, embedding, h, positions, step, size, BLOCK: tl.constexpr):
+    let_next_start()
+    wait_for_previous()
     index = tl.program_id(0)
     row = tl.load(row_ids + index)
     token = tl.load(table + row * stride)
@@ -54,6 +58,6 @@ def embed_rows(
     h = embedding.new_empty(count, size)
     block = min(1024, triton.next_power_of_2(size))
     _embed_kernel[(count,)](
-        table, table.stride(0), row_ids, embedding, h, positions, step, size, BLOCK=block, num_warps=4
+        table, table.stride(0), row_ids, embedding, h, positions, step, size, BLOCK=block, num_warps=4, **LAUNCH
     )
     return h

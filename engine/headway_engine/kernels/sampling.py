@@ -16,6 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
+
 CHUNK = 4096
 
 
@@ -28,6 +30,8 @@ def _ordered(x):
 
 @triton.jit
 def _limit_kernel(logits, row_ids, table, stride, limits, vocabulary, UNUSED_BITS: tl.constexpr, CHUNK: tl.constexpr):
+    let_next_start()
+    wait_for_previous()
     index = tl.program_id(0).to(tl.int64)
     entry = table + tl.load(row_ids + index) * stride
     temperature = tl.load(entry + 4).to(tl.int32).to(tl.float32, bitcast=True)
@@ -84,6 +88,8 @@ def _limit_kernel(logits, row_ids, table, stride, limits, vocabulary, UNUSED_BIT
 def _chunks_kernel(
     logits, row_ids, table, stride, limits, maxima, arguments, sums, vocabulary, chunks, CHUNK: tl.constexpr
 ):
+    let_next_start()
+    wait_for_previous()
     index = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     temperature = tl.load(table + tl.load(row_ids + index) * stride + 4).to(tl.int32).to(tl.float32, bitcast=True)
@@ -134,6 +140,8 @@ def _pick_kernel(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    let_next_start()
+    wait_for_previous()
     index = tl.program_id(0).to(tl.int64)
     row = tl.load(row_ids + index)
     entry = table + row * stride
@@ -211,10 +219,10 @@ def sample_rows(logits: torch.Tensor, rows: Sampled) -> None:
     # The low half of a float32 that was a bfloat16 is empty.
     unused = 16 if logits.dtype == torch.bfloat16 else 0
     _limit_kernel[(count,)](
-        logits, rows.row_ids, table, stride, limits, vocabulary, UNUSED_BITS=unused, CHUNK=CHUNK, num_warps=8
+        logits, rows.row_ids, table, stride, limits, vocabulary, UNUSED_BITS=unused, CHUNK=CHUNK, num_warps=8, **LAUNCH
     )
     _chunks_kernel[(count, chunks)](
-        logits, rows.row_ids, table, stride, limits, maxima, arguments, sums, vocabulary, chunks, CHUNK=CHUNK, num_warps=8
+        logits, rows.row_ids, table, stride, limits, maxima, arguments, sums, vocabulary, chunks, CHUNK=CHUNK, num_warps=8, **LAUNCH
     )  # fmt: skip
     _pick_kernel[(count,)](
         logits,
@@ -237,4 +245,5 @@ def sample_rows(logits: torch.Tensor, rows: Sampled) -> None:
         CHUNKS=triton.next_power_of_2(chunks),
         CHUNK=CHUNK,
         num_warps=8,
+        **LAUNCH,
     )

@@ -14,7 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
-# A second row would want the matrix units; at 8 rows a kernel made of them took twice the library's time.
+from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
+
+# More rows want the matrix units (`narrow.py`).
 MAX_ROWS = 1
 
 
@@ -35,8 +37,10 @@ def _one_row_kernel(
     RESIDUAL: tl.constexpr,
     BIAS: tl.constexpr,
 ):
+    let_next_start()
     n = tl.program_id(0) * N_TILE + tl.arange(0, N_TILE)
     real = n < outputs
+    wait_for_previous()
     acc = tl.zeros((N_TILE, K_TILE), tl.float32)
     acc_up = tl.zeros((N_TILE, K_TILE), tl.float32)
     squares = tl.zeros((K_TILE,), tl.float32)
@@ -129,5 +133,5 @@ def skinny_linear(
         "num_stages": cut.num_stages,
     }
     eps = 0.0 if gain is None else gain.eps
-    _one_row_kernel[grid](*tensors, outputs, inputs, eps, **options)
+    _one_row_kernel[grid](*tensors, outputs, inputs, eps, **options, **LAUNCH)
     return out
