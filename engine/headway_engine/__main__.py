@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headway_engine.core.limits import BatchingMode, Profile
+from headway_engine.core.prompt_policy import PromptPolicy
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.server import logs, process
 from headway_engine.server.ports import EnginePort
@@ -78,6 +79,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         kv_cache_memory_mib=settings.kv_cache_memory_mib,
         block_size=settings.block_size,
         threads=settings.threads,
+        prompt_policy=PromptPolicy(settings.prompt_policy),
         prefix_cache=settings.prefix_cache == "on",
     )
 

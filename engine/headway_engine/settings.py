@@ -11,11 +11,13 @@ from dataclasses import dataclass, fields
 from typing import NoReturn
 
 from headway_engine.core.limits import BatchingMode, Profile
+from headway_engine.core.prompt_policy import PromptPolicy
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MODES = tuple(BatchingMode)
 PROFILES = tuple(Profile)
+POLICIES = tuple(PromptPolicy)
 ENV_PREFIX = "HEADWAY_"
 # A pod serves its cluster; the operator's NetworkPolicy narrows who may reach it.
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -54,6 +56,7 @@ class Settings:
         drain_timeout_seconds: how long streams in flight may go on after SIGTERM.
         max_connection_age_seconds: a data connection older than this takes no new calls; 0 is no bound.
         threads: torch threads on cpu; None is the CPU share of the process.
+        prompt_policy: what becomes of prompts that are longer than the model takes.
         prefix_cache: `on` or `off`.
     """
 
@@ -81,6 +84,7 @@ class Settings:
     drain_timeout_seconds: int = 300
     max_connection_age_seconds: int = 300
     threads: int | None = None
+    prompt_policy: str = "reject"
     prefix_cache: str = "on"
 
 
@@ -130,6 +134,7 @@ _TEXTS: Mapping[str, tuple[str, tuple[str, ...] | None, str]] = {
     "dtype": ("auto", DTYPES, "number format (auto: bfloat16 on cuda, float32 on cpu)"),
     "batching_mode": ("continuous", MODES, "when waiting requests join the running ones, at start"),
     "profile": ("throughput", PROFILES, "steps full of prompt tokens, or short gaps for running streams, at start"),
+    "prompt_policy": ("reject", POLICIES, "what becomes of a prompt that is longer than the model takes"),
     "prefix_cache": ("on", ("on", "off"), "keep KV blocks of ended requests for prompts that begin alike"),
     "host": (ANY_ADDRESS, None, "address to listen on"),
 }

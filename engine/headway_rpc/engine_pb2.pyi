@@ -364,6 +364,7 @@ class GenerateComplete(_message.Message):
     TTFT_MS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
@@ -379,6 +380,8 @@ class GenerateComplete(_message.Message):
     """finish_reason ERROR: what failed"""
     text: _builtins.str
     """the text not yet sent in a chunk"""
+    truncated_tokens: _builtins.int
+    """that the engine's prompt policy cut out of the prompt; prompt_tokens does not count them"""
     @_builtins.property
     def output_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """all tokens of the answer"""
@@ -396,10 +399,11 @@ class GenerateComplete(_message.Message):
         ttft_ms: _builtins.float = ...,
         error: _builtins.str = ...,
         text: _builtins.str = ...,
+        truncated_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "error", b"error", "finish_reason", b"finish_reason", "matched_stop", b"matched_stop", "output_ids", b"output_ids", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "text", b"text", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "error", b"error", "finish_reason", b"finish_reason", "matched_stop", b"matched_stop", "output_ids", b"output_ids", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "text", b"text", "truncated_tokens", b"truncated_tokens", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

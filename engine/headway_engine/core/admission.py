@@ -4,8 +4,9 @@ Every refusal names the field as the wire calls it, the value, and the limit.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from headway_engine.core.prompt_policy import PromptPolicy, shorten
 from headway_engine.core.request import Rejected, Request, SamplingParams, StatusCode
 
 MAX_REQUEST_ID_CHARS = 256
@@ -28,12 +29,26 @@ class AdmissionBounds:
         kv_capacity_tokens: tokens that the whole KV cache holds.
         vocab_size: token ids are below it.
         words_apart: no token holds parts of two words, so a text has at least as many tokens as words.
+        policy: what becomes of longer prompts.
     """
 
     max_model_len: int
     kv_capacity_tokens: int
     vocab_size: int
     words_apart: bool = False
+    policy: PromptPolicy = PromptPolicy.REJECT
+
+    @property
+    def max_len(self) -> int:
+        """Tokens of prompt and answer together that one request can have."""
+        return min(self.max_model_len, self.kv_capacity_tokens)
+
+
+def fit(request: Request, bounds: AdmissionBounds) -> Request:
+    """The request with a prompt of tokens that the policy has shortened where it was too long."""
+    kept = shorten(request.prompt_ids, bounds.max_len, request.sampling.max_tokens, bounds.policy)
+    cut = len(request.prompt_ids) - len(kept)
+    return replace(request, prompt_ids=kept, truncated_tokens=cut) if cut else request
 
 
 def validate(request: Request, bounds: AdmissionBounds) -> Rejected | None:
@@ -75,8 +90,10 @@ def _text_problem(text: str, bounds: AdmissionBounds) -> str | None:
             f"text has {len(text)} characters, allowed are {most}"
             f" ({MAX_CHARS_PER_TOKEN} for each of the model's {bounds.max_model_len} tokens)"
         )
+    if not bounds.words_apart or bounds.policy is not PromptPolicy.REJECT:
+        return None
     # Bytes, because their split knows ASCII white space only, which is what `words_apart` is about.
-    return _length_problem("text has at least", len(text.encode().split()), bounds) if bounds.words_apart else None
+    return _length_problem("text has at least", len(text.encode().split()), bounds)
 
 
 def _prompt_problem(name: str, ids: tuple[int, ...], bounds: AdmissionBounds) -> str | None:

@@ -92,6 +92,7 @@ class Request:
         arrival_s: monotonic time when the engine received it.
         deadline_s: monotonic time after which nobody waits for the answer; None = no limit.
         cache_salt: the prefix cache is shared by requests of the same salt only.
+        truncated_tokens: tokens that the prompt policy has cut out.
     """
 
     request_id: RequestId
@@ -102,6 +103,7 @@ class Request:
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None
     cache_salt: str = ""
+    truncated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +116,6 @@ class Finished:
     queue_ms: float
     ttft_ms: float
     cached_tokens: int = 0
+    truncated_tokens: int = 0
     matched_stop: str = ""
     error: str = ""

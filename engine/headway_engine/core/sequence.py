@@ -171,5 +171,6 @@ class Sequence:
             queue_ms=(waited_until - arrival) * 1000,
             ttft_ms=0.0 if self.first_token_s is None else (self.first_token_s - arrival) * 1000,
             cached_tokens=self.cached_tokens or 0,
+            truncated_tokens=self.request.truncated_tokens,
             error=error,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway_engine.core.limits import DEFAULT_ITL_TARGET_MS, BatchingMode, Bounds, Envelope, Limits, Profile, check
+from headway_engine.core.prompt_policy import PromptPolicy
 
 # Nobody waits longer than this for company: beyond it the wait itself would miss any latency objective.
 MAX_BATCH_WAIT_MS = 1000
@@ -40,6 +41,7 @@ class EngineConfig:
         kv_cache_memory_mib: size of the KV cache; None means 512 on cpu and 0.9 of the free memory on cuda.
         block_size: tokens per KV block.
         threads: torch threads on cpu; None means the cgroup's CPU limit.
+        prompt_policy: what becomes of prompts that are longer than the model takes.
         prefix_cache: keep KV blocks of ended requests for prompts that begin alike.
     """
 
@@ -61,6 +63,7 @@ class EngineConfig:
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     threads: int | None = None
+    prompt_policy: PromptPolicy = PromptPolicy.REJECT
     prefix_cache: bool = True
 
     @property

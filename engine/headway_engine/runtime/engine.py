@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-from headway_engine.core.admission import AdmissionBounds, validate, validate_tokens_of_text
+from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
@@ -44,7 +44,11 @@ class AsyncEngine:
         self._streams = Streams(event_loop, self._on_delivered)
         self._loop = StepLoop(model.executor, self._scheduler, limits, self._streams)
         self._bounds = AdmissionBounds(
-            facts.max_model_len, pool.capacity_tokens, facts.vocab_size, model.tokenizer.words_apart
+            facts.max_model_len,
+            pool.capacity_tokens,
+            facts.vocab_size,
+            model.tokenizer.words_apart,
+            config.prompt_policy,
         )
         self._tokenizer = model.tokenizer
         self._tokenizers = TokenizerPool(model.tokenizer)
@@ -93,6 +97,7 @@ class AsyncEngine:
     async def submit(self, request: Request) -> TokenStream | Rejected:
         """Queue a request; what cannot be served is refused here and costs no step."""
         self._intake.received += 1
+        request = fit(request, self._bounds)
         refused = self._refusal(request)
         if refused is not None:
             return refused
@@ -102,10 +107,10 @@ class AsyncEngine:
         try:
             if request.text is not None:
                 ids = tuple(await self._tokenizers.encode(request.text))
-                invalid = validate_tokens_of_text(ids, self._bounds)
+                request = fit(replace(request, text=None, prompt_ids=ids), self._bounds)
+                invalid = validate_tokens_of_text(request.prompt_ids, self._bounds)
                 if invalid is not None:
                     return self._refuse(RejectReason.INVALID, invalid)
-                request = replace(request, text=None, prompt_ids=ids)
             return self._enter(request)
         finally:
             del self._entering[request_id]

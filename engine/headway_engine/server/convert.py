@@ -92,6 +92,7 @@ def to_complete(finished: Finished, text: str) -> pb.GenerateComplete:
         prompt_tokens=finished.prompt_tokens,
         completion_tokens=len(finished.output_ids),
         cached_tokens=finished.cached_tokens,
+        truncated_tokens=finished.truncated_tokens,
         matched_stop=finished.matched_stop,
         queue_ms=finished.queue_ms,
         ttft_ms=finished.ttft_ms,

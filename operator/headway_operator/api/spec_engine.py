@@ -49,6 +49,15 @@ class Profile(StrEnum):
     LOW_TAIL = "LowTail"
 
 
+class PromptPolicy(StrEnum):
+    """What becomes of a prompt that is longer than the model takes."""
+
+    REJECT = "Reject"
+    TRUNCATE_LEFT = "TruncateLeft"
+    TRUNCATE_RIGHT = "TruncateRight"
+    TRUNCATE_MIDDLE = "TruncateMiddle"
+
+
 class Capacity(ApiModel):
     """The envelope that an engine allocates at start. A change rolls the pods."""
 
@@ -187,6 +196,11 @@ class Engine(ApiModel):
         ge=1,
         le=16777216,
         description="Longest prompt plus answer, in tokens. Default: the model's own limit.",
+    )
+    prompt_policy: PromptPolicy = Field(
+        default=PromptPolicy.REJECT,
+        description="What becomes of a prompt that leaves no room for its answer. Reject refuses it. The others cut tokens out "
+        "at its beginning, at its end or in its middle; each answer says how many.",
     )
     tensor_parallel_size: Literal[1] = Field(default=1, description="GPUs that share one copy of the model (ranks).")
     capacity: Capacity = Field(description="Allocated when the engine starts: a change rolls the pods.")

@@ -32,6 +32,7 @@ from headway_operator.api.spec_engine import (
     Engine,
     Limits,
     Profile,
+    PromptPolicy,
     Resources,
 )
 from headway_operator.api.spec_model import (
@@ -86,6 +87,7 @@ __all__ = [
     "PodTemplate",
     "PodTemplateMetadata",
     "Profile",
+    "PromptPolicy",
     "PullPolicy",
     "PvcSource",
     "Range",

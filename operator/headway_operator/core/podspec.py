@@ -20,6 +20,7 @@ from headway_operator.api.v1alpha1 import (
     Model,
     PackedSource,
     Profile,
+    PromptPolicy,
     PvcSource,
 )
 from headway_operator.core import names, tuning
@@ -29,6 +30,12 @@ from headway_operator.core.plan import Json
 
 CONTAINER = "engine"
 MODEL_MOUNT = "/models"
+# As an engine names them; the default needs no flag.
+POLICIES = {
+    PromptPolicy.TRUNCATE_LEFT: "truncate-left",
+    PromptPolicy.TRUNCATE_RIGHT: "truncate-right",
+    PromptPolicy.TRUNCATE_MIDDLE: "truncate-middle",
+}
 USER_ID = 65532
 GRACE_MARGIN_S = 15  # beyond drain and endpoint removal: the process's own shutdown
 
@@ -88,6 +95,7 @@ def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
         ("batching-mode", None if default_rules else tuning.MODES[limits.batching_mode]),
         ("profile", None if default_rules else tuning.PROFILES[limits.profile]),
         ("itl-target-ms", None if default_rules else limits.itl_target_milliseconds),
+        ("prompt-policy", POLICIES.get(engine.prompt_policy)),
         ("kv-cache-memory-mib", engine.capacity.kv_cache_memory_mebibytes),
         ("drain-timeout-seconds", fleet.spec.drain.timeout_seconds),
     ]

@@ -1,12 +1,14 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from fake_engine_client import eventually, nothing_left, read, request, running, submitted
 from fake_engine_model import ByteTokenizer, ScriptedExecutor, config, loaded
 
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
+from headway_engine.core.prompt_policy import PromptPolicy
 from headway_engine.core.request import (
     FinishReason,
     Rejected,
@@ -178,3 +180,17 @@ async def test_a_limit_changes_between_two_steps_and_is_published() -> None:
 async def test_start_refuses_limits_outside_the_envelope() -> None:
     with pytest.raises(ValueError, match=r"limits\.max_queued_requests is 5000"):
         await AsyncEngine.start(config(max_queued_requests=5000))
+
+
+@pytest.mark.parametrize("how", ["text", "tokens"])
+async def test_a_long_prompt_is_cut_where_the_policy_says_and_the_answer_says_by_how_much(how: str) -> None:
+    settings = replace(config(), prompt_policy=PromptPolicy.TRUNCATE_LEFT)
+    async with running(ScriptedExecutor((b"ok",)), settings) as engine:
+        longest = engine._bounds.max_len
+        asked = request("a", ids=(5,) * (longest + 8))
+        if how == "text":
+            asked = replace(asked, text="x" * (longest + 8), prompt_ids=())
+        text, _, finished = await read(await submitted(engine, asked))
+        assert text == "ok"
+        assert finished.prompt_tokens + finished.truncated_tokens == longest + 8
+        assert finished.truncated_tokens > 0

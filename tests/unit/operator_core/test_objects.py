@@ -106,6 +106,12 @@ def test_rules_of_batching_reach_the_engine_and_the_default_ones_need_no_flag():
     assert flags <= set(engine(pod(engine={**spec()["engine"], "limits": limits}, slo=slo))["args"])
 
 
+def test_prompt_policy_reaches_the_engine():
+    cut = {**spec()["engine"], "promptPolicy": "TruncateMiddle"}
+    assert "--prompt-policy=truncate-middle" in engine(pod(engine=cut))["args"]
+    assert not any("prompt-policy" in flag for flag in engine(pod())["args"])
+
+
 def test_grace_period_covers_endpoint_removal_drain_and_shutdown():
     assert pod()["spec"]["terminationGracePeriodSeconds"] == 60 + 2 + podspec.GRACE_MARGIN_S
 
