@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 
-
 UNASKED_ANSWER = 4  # part of prompt and answer together that an answer of unknown length gets
 
 

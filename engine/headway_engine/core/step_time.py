@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 FORGET = 0.05
 SMALLEST_CHUNK = 16  # a prompt always makes progress, whatever the bound
+LARGEST_CHUNK = 1 << 20  # more than any step holds; tokens that seem to cost nothing must not be divided by
 FIRST_CHUNK = 64  # while nothing is known of prompt tokens
 
 
@@ -36,9 +37,14 @@ class StepTime:
         """
         if self.decode_ms is None:
             return 0
-        if not self.token_ms:
+        if self.token_ms is None:
             return FIRST_CHUNK
-        return max(SMALLEST_CHUNK, int((bound_ms - self.decode_ms) / self.token_ms))
+        room_ms = bound_ms - self.decode_ms
+        if room_ms <= 0:
+            return SMALLEST_CHUNK
+        if self.token_ms * LARGEST_CHUNK <= room_ms:
+            return LARGEST_CHUNK
+        return max(SMALLEST_CHUNK, int(room_ms / self.token_ms))
 
     def prefill_ms(self, tokens: int) -> float:
         """What `tokens` prompt tokens add to steps; 0 while nothing is known."""

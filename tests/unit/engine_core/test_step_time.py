@@ -39,6 +39,12 @@ def test_no_step_took_longer_than_the_estimate_made_right_after_it(steps: list[t
         assert duration_ms <= estimate.decode_ms + estimate.prefill_ms(tokens) + 1e-6
 
 
+@pytest.mark.parametrize("token_ms", [0.0, 5e-324, 1e-12])
+def test_prompt_tokens_that_seem_to_cost_nothing_fill_the_step(token_ms: float) -> None:
+    assert StepTime(5.0, token_ms).prompt_tokens_within(20) >= 1 << 18
+    assert StepTime(50.0, token_ms).prompt_tokens_within(20) == SMALLEST_CHUNK
+
+
 def test_an_outlier_is_forgotten() -> None:
     estimate = learned(5.0, 0.1)
     estimate.observe(0, 500.0)

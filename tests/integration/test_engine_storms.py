@@ -1,0 +1,116 @@
+"""Ten thousand clients that change their minds, through the real server and the real scheduler: nothing of them is left."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import grpc
+import grpc.aio
+import pytest
+from fake_engine_client import eventually, nothing_left
+from fake_engine_model import config, loaded
+
+from headway_engine.core.batch import Batch
+from headway_engine.runtime.engine import AsyncEngine
+from headway_engine.server.grpc_ports import GrpcPorts
+from headway_engine.server.lifecycle import Lifecycle
+from headway_engine.settings import parse
+from headway_rpc import EngineStub, pb
+
+STREAMS, AT_ONCE = 10_000, 200
+PROMPT, ANSWER = 20, 60
+
+
+class QuickExecutor:
+    """Answers each chunk with token 65."""
+
+    num_blocks, block_size = 400, 4
+
+    def begin(self) -> None:
+        pass
+
+    def run(self, batch: Batch) -> tuple[int, ...]:
+        return tuple(65 for chunk in batch.chunks if chunk.sample)
+
+
+@contextlib.asynccontextmanager
+async def served() -> AsyncIterator[tuple[AsyncEngine, str]]:
+    settings = replace(config(max_num_seqs=32, max_num_batched_tokens=256), max_queued_requests=1024)
+    engine = AsyncEngine(settings, loaded(QuickExecutor()))  # type: ignore[arg-type]
+    lifecycle = Lifecycle()
+    ports = GrpcPorts(
+        parse(["--model", "m", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {}), lifecycle
+    )
+    await ports.start()
+    lifecycle.loaded(engine)
+    try:
+        yield engine, f"127.0.0.1:{ports.data_port}"
+    finally:
+        await engine.stop()
+        await ports.stop(0)
+
+
+def request(number: int, generator: random.Random) -> pb.GenerateRequest:
+    ids = [generator.randrange(97, 120) for _ in range(PROMPT)]
+    return pb.GenerateRequest(
+        request_id=f"r{number}",
+        tokenized=pb.TokenizedInput(input_ids=ids),
+        sampling_params=pb.SamplingParams(max_tokens=ANSWER, ignore_eos=True),
+        priority=generator.choice([pb.PRIORITY_REALTIME, pb.PRIORITY_INTERACTIVE, pb.PRIORITY_BATCH]),
+    )
+
+
+async def one_call(stub: EngineStub, number: int, generator: random.Random) -> str:
+    """Read some messages, then leave: by cancelling the call, by Abort, or by a deadline that is soon over."""
+    how = generator.choice(["cancel", "abort", "deadline"])
+    call = stub.Generate(request(number, generator), timeout=0.01 if how == "deadline" else None)
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        for _ in range(generator.randrange(4)):
+            if await call.read() is grpc.aio.EOF:
+                return how
+        if how == "abort":
+            await stub.Abort(pb.AbortRequest(request_ids=[f"r{number}"]))
+        while how != "cancel" and await call.read() is not grpc.aio.EOF:
+            pass
+    call.cancel()
+    return how
+
+
+async def one_mux(stub: EngineStub, numbers: range, generator: random.Random) -> str:
+    """Many requests on one stream; most are aborted there, and then the stream is closed on the rest."""
+    call = stub.GenerateMux()
+    for number in numbers:
+        await call.write(pb.MuxRequest(generate=request(number, generator)))
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        for number in generator.sample(numbers, len(numbers) // 2):
+            await call.write(pb.MuxRequest(abort=f"r{number}"))
+            if generator.random() < 0.2:
+                await call.read()
+    call.cancel()
+    return "mux"
+
+
+@pytest.mark.timeout(240)
+async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -> None:
+    async with served() as (engine, address), grpc.aio.insecure_channel(address) as channel:
+        stub = EngineStub(channel)
+        await stub.GetModelInfo(pb.GetModelInfoRequest())
+        tasks_before = len(asyncio.all_tasks())
+        generator = random.Random(1)
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def limited(work: "asyncio.Future[str]") -> str:
+            async with slots:
+                return await work
+
+        calls = [one_call(stub, number, generator) for number in range(STREAMS // 2)]
+        muxes = [one_mux(stub, range(start, start + 50), generator) for start in range(STREAMS // 2, STREAMS, 50)]
+        ways = await asyncio.gather(*(limited(work) for work in [*calls, *muxes]))  # type: ignore[arg-type]
+        assert {"cancel", "abort", "deadline", "mux"} == set(ways)
+        await eventually(lambda: nothing_left(engine) and len(asyncio.all_tasks()) <= tasks_before)
+        stats = engine.stats()
+        assert stats.requests_received > STREAMS // 2, "some are cancelled on their way"
+        assert stats.requests_finished["abort"] > STREAMS // 4
+        assert (len(engine._streams), len(engine._entering)) == (0, 0)
