@@ -42,6 +42,12 @@ kubeconfig: ## print the path of the cluster's kubeconfig
 images: ## build both images and publish them to the cluster's registry
 	@python3 deploy/images/build.py --provider $(CLUSTER)
 
+# --- measuring -------------------------------------------------------------------------------------------------------
+.PHONY: bench-engine
+bench-engine: .venv/.ready ## measure the engine on the CPU: beside transformers, and batch sizes and modes; some minutes
+	@$(PY) -m headway_engine.bench --case cpu --save
+	@$(PY) -m headway_engine.bench --case batching --save
+
 # --- generated files -------------------------------------------------------------------------------------------------
 .PHONY: proto crd docs manifests
 proto: .venv/.ready ## engine.proto -> stubs

@@ -12,6 +12,7 @@ output.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ class Case(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one case; ends the process with 0, 1 (it could not be measured) or 2 (the command line is wrong)."""
+    # As `headway engine serve` runs; read when a case imports torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     # The case's own flags are not known before its module is.
