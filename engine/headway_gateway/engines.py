@@ -1,15 +1,18 @@
 """The engines behind the gateway, and which of them gets a request.
 
-Each is asked for its model every few seconds; one that answers is up. A request goes to the one that is up and has the
-fewest of this gateway's requests in flight. An engine that refuses because it drains, is full or cannot be reached has
-started nothing, so the request goes to the next one, as long as no token of an answer has come.
+Every address that a given host name has is an engine: one for a Service, one for each pod of a headless Service. Names are
+looked up again and engines asked for their model every few seconds; one that answers and does not drain is up. A request goes
+to the one that is up and has the fewest of this gateway's requests in flight. An engine that refuses because it drains, is
+full or cannot be reached has started nothing, so the request goes to the next one, as long as no token of an answer has
+come. An engine that is gone keeps its connection until the last answer on it has ended.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Self
 
 import grpc
@@ -17,6 +20,8 @@ import grpc
 from headway_gateway.errors import Failure, of_call, unavailable
 from headway_rpc import pb
 from headway_rpc.client import EngineClient, EngineError, Message
+
+Resolve = Callable[[str], Awaitable[frozenset[str]]]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +32,7 @@ _STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUS
 
 @dataclass(slots=True)
 class Engine:
-    """One engine, or one Service in front of several.
+    """One engine, or the address of a Service in front of several.
 
     Attributes:
         client: its connection.
@@ -50,33 +55,54 @@ def pick(engines: Iterable[Engine], tried: Sequence[Engine], now: float) -> Engi
     return min(open_, key=lambda engine: (now < engine.full_until_s, engine.in_flight, engine.turn), default=None)
 
 
-@dataclass(slots=True)
 class Engines:
-    """All of them; use it as a context manager."""
+    """All of them; use it as a context manager.
 
-    addresses: Sequence[str]
-    _members: list[Engine] = field(default_factory=list)
-    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _probes: list[asyncio.Task[None]] = field(default_factory=list)
-    _turns: int = 0
+    Args:
+        addresses: `host:port`, each with one or more engines behind the host's name.
+        resolve: the addresses `ip:port` behind one of them.
+    """
+
+    def __init__(self, addresses: Sequence[str], resolve: Resolve | None = None) -> None:
+        self._addresses = addresses
+        self._resolve = resolve or look_up
+        self._behind: dict[str, frozenset[str]] = {}
+        self._members: dict[str, Engine] = {}
+        self._leaving: list[Engine] = []
+        self._turns = 0
 
     async def __aenter__(self) -> Self:
-        for address in self.addresses:
-            engine = Engine(await self._stack.enter_async_context(EngineClient(address)))
-            self._members.append(engine)
-            await _probe(engine)
-            self._probes.append(asyncio.create_task(_watch(engine)))
+        await self.refresh()
+        self._watcher = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for probe in self._probes:
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
-        await self._stack.aclose()
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
+        for engine in [*self._members.values(), *self._leaving]:
+            await engine.client.close()
+
+    async def refresh(self) -> None:
+        """Look names up, and ask every engine what it serves."""
+        for address in self._addresses:
+            try:
+                self._behind[address] = await self._resolve(address)
+            except OSError as error:  # what was known of it may still be right
+                log.warning("cannot look %s up: %s", address, error)
+        found = frozenset[str]().union(*self._behind.values())
+        for address in found - self._members.keys():
+            self._members[address] = Engine(EngineClient(address))
+        for address in self._members.keys() - found:
+            log.info("%s is gone", address)
+            self._leaving.append(self._members.pop(address))
+        for engine in [engine for engine in self._leaving if not engine.in_flight]:
+            self._leaving.remove(engine)
+            await engine.client.close()
+        await asyncio.gather(*map(_probe, self._members.values()))
 
     def models(self) -> list[pb.ModelInfo]:
         """One for each served name."""
-        found = {engine.info.model: engine.info for engine in self._members if engine.info is not None}
+        found = {engine.info.model: engine.info for engine in self._members.values() if engine.info is not None}
         return list(found.values())
 
     def template(self, model: str) -> str:
@@ -129,24 +155,36 @@ class Engines:
         full = [refusal for refusal in refusals if refusal.status == 429]
         raise min(full or refusals or [unavailable("no engine answers")], key=lambda refusal: refusal.retry_after_ms)
 
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            await self.refresh()
+
     def _serving(self, model: str) -> list[Engine]:
-        return [one for one in self._members if one.info is not None and model in ("", one.info.model)]
+        return [one for one in self._members.values() if one.info is not None and model in ("", one.info.model)]
 
 
-async def _watch(engine: Engine) -> None:
-    while True:
-        await asyncio.sleep(PROBE_INTERVAL_S)
-        await _probe(engine)
+async def look_up(address: str) -> frozenset[str]:
+    """Every address of a host, with the port.
+
+    Raises:
+        OSError: the name is not known, or nobody could be asked.
+    """
+    host, _, port = address.rpartition(":")
+    entries = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    return frozenset(f"[{name[0]}]:{port}" if ":" in str(name[0]) else f"{name[0]}:{port}" for *_, name in entries)
 
 
 async def _probe(engine: Engine) -> None:
     before = engine.info
     try:
-        engine.info = await engine.client.model_info(PROBE_TIMEOUT_S)
+        info = await engine.client.model_info(PROBE_TIMEOUT_S)
+        draining = (await engine.client.loads(PROBE_TIMEOUT_S)).draining
     except EngineError as error:
         engine.info = None
         if before is not None:
             log.warning("%s does not answer any more: %s", engine.client.address, error)
-    else:
-        if before is None:
-            log.info("%s serves %s", engine.client.address, engine.info.model)
+        return
+    engine.info = None if draining else info
+    if before is None and not draining:
+        log.info("%s serves %s", engine.client.address, info.model)

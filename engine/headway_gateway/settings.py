@@ -10,7 +10,7 @@ class Settings:
     """One gateway process.
 
     Attributes:
-        engines: addresses of engines or Services, `host:port`.
+        engines: `host:port`; every address of the host is an engine.
         host: address to listen on.
         port: of HTTP; 0 is any free one.
         request_timeout_s: deadline of every answer.
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="HOST:PORT",
-        help="an engine's data port, or a fleet's Service; may be repeated",
+        help="data port of engines: all addresses of HOST, so a headless Service stands for its pods; may be repeated",
     )
     parser.add_argument("--host", default="0.0.0.0", metavar="TEXT", help="address to listen on (default: %(default)s)")  # noqa: S104 - a pod serves its cluster
     parser.add_argument(

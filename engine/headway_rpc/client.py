@@ -76,6 +76,10 @@ class EngineClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls on it are cancelled."""
         await self._channel.close()
 
     async def wait_ready(self, timeout_s: float) -> None:

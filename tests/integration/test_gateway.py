@@ -148,6 +148,55 @@ async def test_load_is_shared_by_what_is_in_flight() -> None:
         await asyncio.gather(*calls)
 
 
+async def test_engines_come_and_go_with_the_addresses_of_a_name_and_a_gone_one_finishes_its_answers() -> None:
+    old, new = FakeAsyncEngine(), FakeAsyncEngine(auto=True)
+    async with served(old) as old_address, served(new) as new_address:
+        behind = {old_address}
+
+        async def resolve(address: str) -> frozenset[str]:
+            assert address == "fleet:50051"
+            return frozenset(behind)
+
+        settings = Settings(("fleet:50051",), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+        async with (
+            Engines(settings.engines, resolve) as pool,
+            TestServer(Gateway(settings, pool).application()) as server,
+            openai.AsyncOpenAI(base_url=str(server.make_url("v1")), api_key="none", max_retries=0) as client,
+        ):
+            stream, _ = await asyncio.gather(
+                client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(old)
+            )
+            behind = {new_address}
+            await pool.refresh()
+            answer = await client.completions.create(model="fake", prompt="y", max_tokens=2)
+            assert answer.choices[0].text == "t1 t2 "
+            assert (len(old.submitted), len(new.submitted)) == (1, 1)
+            old.step()
+            old.step()
+            assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
+            await pool.refresh()
+            assert pool._leaving == []
+
+
+async def test_an_engine_that_drains_is_not_chosen_and_a_name_that_is_lost_for_a_while_changes_nothing() -> None:
+    engine = FakeAsyncEngine(auto=True)
+    async with served(engine) as address:
+        known = True
+
+        async def resolve(_: str) -> frozenset[str]:
+            if not known:
+                raise OSError("no such name")
+            return frozenset({address})
+
+        async with Engines(["fleet:1"], resolve) as pool:
+            known = False
+            await pool.refresh()
+            assert [info.model for info in pool.models()] == ["fake"]
+            engine.begin_drain()
+            await pool.refresh()
+            assert pool.models() == []
+
+
 async def test_a_client_that_goes_away_ends_its_request() -> None:
     engine = FakeAsyncEngine()
     async with front(engine) as (client, _):
