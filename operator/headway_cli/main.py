@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_generate(commands.add_parser("generate", help="stream an answer from a fleet or an address"))
     _add_top(commands.add_parser("top", help="a live table of fleets and engines"))
+    _add_explain(commands.add_parser("explain", help="why a fleet is as it is: conditions, measurements, decisions"))
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
@@ -141,6 +142,19 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
         from headway_cli import top
 
         return top.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="an LLMDeployment (default: the only one)")
+    parser.add_argument("--namespace", "-n", metavar="NS", help="its namespace (default: wherever it is)")
+    parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli import explain
+
+        return explain.command(options)
 
     parser.set_defaults(command=command)
 

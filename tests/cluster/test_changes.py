@@ -51,6 +51,8 @@ async def _changes(namespace: str) -> None:
             timeout_s=20,
         )
         assert uids(NAME, namespace) == before
+        told = await asyncio.to_thread(steps.run, ["headway", "explain", NAME, "--namespace", namespace])
+        assert "maxNumSeqs 4 -> 7" in told
         await asyncio.to_thread(
             steps.wait_until, "the engine's own word", lambda: RULES in engine_metrics(namespace), timeout_s=5
         )

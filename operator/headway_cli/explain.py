@@ -1,0 +1,120 @@
+"""`headway explain`: why a fleet is as it is, in the operator's own words, from what it wrote into the status.
+
+First the conditions that ask for something, then what was measured, then what each actuator wants and why, then the last
+changes of both, newest first.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from headway_cli.cluster import Cluster, Json, choose_fleet, named
+from headway_operator.api.conditions import ConditionType
+
+# These are well when True, the others when False.
+_WELL_WHEN_TRUE = frozenset(
+    {
+        ConditionType.READY,
+        ConditionType.ACCEPTED,
+        ConditionType.MODEL_AVAILABLE,
+        ConditionType.METRICS_AVAILABLE,
+        ConditionType.SLO_MET,
+        ConditionType.SCALING_ACTIVE,
+        ConditionType.TUNING_APPLIED,
+    }
+)
+_SWITCHES = {ConditionType.SCALING_ACTIVE: "scaling", ConditionType.TUNING_APPLIED: "tuning"}
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run it; returns the exit code."""
+    print(asyncio.run(_explain(options)), end="")
+    return 0
+
+
+async def _explain(options: argparse.Namespace) -> str:
+    async with await Cluster.connect(options.context) as cluster:
+        objects = {named(item): item for item in await cluster.fleet_objects(options.namespace)}
+        fleet = choose_fleet(list(objects), options.name, options.namespace)
+        return text(objects[fleet])
+
+
+def text(fleet: Json) -> str:
+    """The explanation of one LLMDeployment."""
+    spec, status = fleet["spec"], fleet.get("status", {})
+    lines = [f"{fleet['metadata']['namespace']}/{fleet['metadata']['name']}", ""]
+    conditions = status.get("conditions", [])
+    if not conditions:
+        return "\n".join([*lines, "The operator has not written anything yet: is it running?"]) + "\n"
+    for part in (
+        _conditions(conditions, spec),
+        _measured(status.get("slo", {}), spec.get("slo", {})),
+        _actuators(spec, status),
+    ):
+        lines += [*part, ""]
+    lines += ["Last changes", *(_changes(status) or ["  none"])]
+    return "\n".join(lines) + "\n"
+
+
+def _conditions(conditions: Sequence[Json], spec: Json) -> Iterator[str]:
+    wrong = [one for one in conditions if not _well(one, spec)]
+    yield "What asks for something" if wrong else "All conditions are well"
+    for one in wrong:
+        yield f"  {one['type']}={one['status']} {one.get('reason', '')}: {one.get('message', '')}"
+
+
+def _well(condition: Json, spec: Json) -> bool:
+    kind, found = condition["type"], condition["status"]
+    switch = _SWITCHES.get(kind)
+    if switch is not None and spec.get(switch, {}).get("mode", "Off") != "Auto":
+        return True  # nobody asked for it
+    # Unknown is what is said before anything could be measured.
+    return found in ("True" if kind in _WELL_WHEN_TRUE else "False", "Unknown")
+
+
+def _measured(slo: Json, objective: Json) -> Iterator[str]:
+    yield "Measured" + (f" over the last {objective['windowSeconds']} s" if "windowSeconds" in objective else "")
+    for field, key, label in (
+        ("ttftObservedMilliseconds", "ttft", "TTFT"),
+        ("interTokenLatencyObservedMilliseconds", "interTokenLatency", "ITL"),
+    ):
+        target = objective.get(key, {})
+        aim = f", target {target['targetMilliseconds']} ms" if "targetMilliseconds" in target else ""
+        value = f"{slo[field]} ms" if field in slo else "no samples"
+        yield f"  {label:<5} p{target.get('percentile', 95)} {value}{aim}"
+    counts = [
+        (slo[field], label)
+        for field, label in (("sampleCount", "requests"), ("queueDepth", "waiting"), ("tokensPerSecond", "tokens/s"))
+        if field in slo
+    ]
+    if counts:
+        yield "  " + ", ".join(f"{count} {label}" for count, label in counts)
+
+
+def _actuators(spec: Json, status: Json) -> Iterator[str]:
+    scaling, tuning = status.get("scaling", {}), status.get("tuning", {})
+    yield f"Scaling {spec.get('scaling', {}).get('mode', 'Off')}: {scaling.get('desiredReplicas', '?')} replicas desired"
+    yield f"  {scaling.get('reason', 'no decision yet')}"
+    yield f"Tuning {spec.get('tuning', {}).get('mode', 'Off')}: {_limits(tuning.get('effective', {}))}"
+    yield f"  {tuning.get('reason', 'no decision yet')}"
+
+
+def _changes(status: Json) -> list[str]:
+    found = [
+        (change["time"], f"replicas {change['from']} -> {change['to']}: {change['reason']}")
+        for change in status.get("scaling", {}).get("history", [])
+    ] + [
+        (change["time"], f"{_difference(change['from'], change['to'])}: {change['reason']}")
+        for change in status.get("tuning", {}).get("history", [])
+    ]
+    return [f"  {time}  {what}" for time, what in sorted(found, reverse=True)]
+
+
+def _limits(limits: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in limits.items()) or "no limits yet"
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    changed = [name for name in after if before.get(name) != after[name]]
+    return ", ".join(f"{name} {before.get(name)} -> {after[name]}" for name in changed) or "limits"

@@ -1,0 +1,99 @@
+"""What a person is told of a fleet, from its status alone."""
+
+from typing import Any
+
+from headway_cli.explain import text
+
+LIMITS = {"maxNumSeqs": 4, "maxNumBatchedTokens": 512, "batchWaitMilliseconds": 0}
+
+
+def fleet(conditions: list[dict[str, str]], **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "demo", "name": "chat"},
+        "spec": {
+            "slo": {"windowSeconds": 30, "ttft": {"targetMilliseconds": 500, "percentile": 95}},
+            "scaling": {"mode": "Auto"},
+            "tuning": {"mode": "Auto"},
+        },
+        "status": {"conditions": conditions, **status},
+    }
+
+
+def condition(kind: str, status: str, reason: str = "R", message: str = "m") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+def test_only_conditions_that_are_not_well_are_shown_with_their_words() -> None:
+    found = text(
+        fleet(
+            [
+                condition("Ready", "False", "Starting", "0 of 1 replicas are ready"),
+                condition("Paused", "False"),
+                condition("SLOMet", "Unknown"),
+                condition("ScalingLimited", "True", "MaxReplicas", "3 is the most"),
+            ]
+        )
+    )
+    assert "  Ready=False Starting: 0 of 1 replicas are ready" in found
+    assert "  ScalingLimited=True MaxReplicas: 3 is the most" in found
+    assert "Paused" not in found
+    assert "SLOMet" not in found
+
+
+def test_an_actuator_that_nobody_asked_for_is_no_trouble() -> None:
+    one = fleet([condition("ScalingActive", "False")])
+    one["spec"]["scaling"]["mode"] = "Off"
+    assert "All conditions are well" in text(one)
+    one["spec"]["scaling"]["mode"] = "Auto"
+    assert "ScalingActive=False" in text(one)
+
+
+def test_measurements_stand_beside_their_targets() -> None:
+    found = text(fleet([condition("Ready", "True")], slo={"ttftObservedMilliseconds": 431, "sampleCount": 12}))
+    assert "Measured over the last 30 s" in found
+    assert "  TTFT  p95 431 ms, target 500 ms" in found
+    assert "  ITL   p95 no samples" in found
+    assert "  12 requests" in found
+
+
+def test_decisions_have_their_reasons_and_changes_of_both_actuators_are_in_order() -> None:
+    found = text(
+        fleet(
+            [condition("Ready", "True")],
+            scaling={
+                "desiredReplicas": 2,
+                "reason": "queue 9 per replica",
+                "history": [{"time": "2026-01-01T00:00:10Z", "from": 1, "to": 2, "reason": "queue 9"}],
+            },
+            tuning={
+                "effective": LIMITS,
+                "reason": "ITL has room",
+                "history": [
+                    {
+                        "time": "2026-01-01T00:00:20Z",
+                        "from": LIMITS,
+                        "to": {**LIMITS, "maxNumSeqs": 6},
+                        "reason": "late",
+                    },
+                    {
+                        "time": "2026-01-01T00:00:05Z",
+                        "from": LIMITS,
+                        "to": {**LIMITS, "maxNumSeqs": 3},
+                        "reason": "early",
+                    },
+                ],
+            },
+        )
+    )
+    assert "Scaling Auto: 2 replicas desired\n  queue 9 per replica" in found
+    assert "Tuning Auto: maxNumSeqs 4, maxNumBatchedTokens 512, batchWaitMilliseconds 0\n  ITL has room" in found
+    changes = found[found.index("Last changes") :].splitlines()[1:]
+    assert changes == [
+        "  2026-01-01T00:00:20Z  maxNumSeqs 4 -> 6: late",
+        "  2026-01-01T00:00:10Z  replicas 1 -> 2: queue 9",
+        "  2026-01-01T00:00:05Z  maxNumSeqs 4 -> 3: early",
+    ]
+
+
+def test_a_fleet_that_no_operator_has_seen_says_so() -> None:
+    assert "is it running?" in text({"metadata": {"namespace": "a", "name": "b"}, "spec": {}})
