@@ -41,7 +41,8 @@ from headway_engine.runtime.executor import allocate_cache
 _PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _LONG_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
-_PROMPT_WARM_UP_TOKENS = 64
+# One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
+_PROMPT_WARM_UP_TOKENS = (16, 32, 64)
 _SMALL_MODEL_BYTES = 4 << 30
 _SMALLEST_MODEL_BYTES = 512 << 20
 
@@ -271,12 +272,13 @@ class CudaExecutor:
         return prompts
 
     def _compile_prompts(self) -> None:
-        """Run a prompt of nobody, so that no request waits for a compiler."""
-        shape = graph_shape(min(_PROMPT_WARM_UP_TOKENS, self._sizes.max_tokens), 1)
-        views = unpack(torch.zeros(shape.length, dtype=torch.int64, device=self._decoder.embedding.device), shape)
-        views.rows.fill_(self._rows.padding)
-        views.sampled_rows.fill_(self._rows.padding)
-        self._forward(views, Packed((), shape, 0, ()))
+        """Run prompts of nobody, so that no request waits for a compiler."""
+        for tokens in _PROMPT_WARM_UP_TOKENS:
+            shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
+            views = unpack(torch.zeros(shape.length, dtype=torch.int64, device=self._decoder.embedding.device), shape)
+            views.rows.fill_(self._rows.padding)
+            views.sampled_rows.fill_(self._rows.padding)
+            self._forward(views, Packed((), shape, 0, ()))
 
 
 @dataclass(frozen=True, slots=True)
