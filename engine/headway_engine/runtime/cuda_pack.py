@@ -5,7 +5,7 @@
 A graph needs the same sizes each time: `pad` gives them, filled up with tokens of the padding row and empty tiles.
 
 Each part begins at a multiple of 16 bytes. Triton compiles a kernel anew for a pointer that does not, and a step that has to
-wait for its compiler holds every stream up for half a second.
+wait for its compiler holds every stream up for a second or two.
 """
 
 from bisect import bisect_right
