@@ -71,6 +71,10 @@ class StepFailure:
     message: str
 
 
+class DeviceLostError(Exception):
+    """The device computes nothing any more, this batch or a later one: only another process gets it back."""
+
+
 class Executor(Protocol):
     """Runs batches on a device. Called from one thread only."""
 
@@ -92,5 +96,6 @@ class Executor(Protocol):
             One entry per chunk with `sample`, in the order of the batch: the sampled token id, or why it failed.
 
         Raises:
-            Exception: the step as a whole failed (out of memory, device error); no chunk of it took effect.
+            DeviceLostError: no later step can succeed either.
+            Exception: the step as a whole failed (out of memory, say); no chunk of it took effect.
         """

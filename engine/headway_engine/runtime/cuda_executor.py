@@ -23,7 +23,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
-from headway_engine.core.batch import Batch, Chunk, StepFailure
+from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepFailure
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, whole_prompt_attention
 from headway_engine.kernels.rope import Tokens
@@ -127,10 +127,14 @@ class CudaExecutor:
         """Compute one step; see `core.batch.Executor.run`."""
         try:
             return self._run(batch)
-        except Exception:
+        except Exception as error:
             self._ahead, self._row_ids = None, []
             self._rows.forget()
-            self._results.resynchronize()
+            try:
+                self._results.resynchronize()
+            except RuntimeError:  # an error that stays: CUDA answers every further call with it
+                first_line = (str(error).splitlines() or [type(error).__name__])[0]
+                raise DeviceLostError(f"the GPU is lost to this process: {first_line}") from error
             raise
 
     def _run(self, batch: Batch) -> tuple[int | StepFailure, ...]:

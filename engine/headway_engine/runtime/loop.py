@@ -9,8 +9,8 @@ thread sleeps on a condition until a command comes, a deadline passes, a wait fo
 After each step the loop publishes `LoopState`, a frozen view of its figures, by assigning one attribute: readers in other
 threads need no lock and never see half a step.
 
-An exception of the executor ends the requests of that batch. An exception anywhere else is a bug: every request ends with
-ERROR, the thread ends, and `health` fails, so that the process is restarted.
+An exception of the executor ends the requests of that batch. A device that is lost, and an exception anywhere else, which is
+a bug, end every request with ERROR and the thread; `health` fails, so that the process is restarted.
 """
 
 import logging
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from headway_engine.core.batch import Executor
+from headway_engine.core.batch import DeviceLostError, Executor
 from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.metrics import MetricsSnapshot
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
@@ -230,6 +230,8 @@ class StepLoop:
         self._step_started_s = now
         try:
             results = self._executor.run(batch)
+        except DeviceLostError:
+            raise
         except Exception as error:  # out of memory or a device error must not take the other requests along
             logger.exception("a step of %d requests failed", len(batch.chunks))
             events = scheduler.fail(batch, _first_line(error), time.monotonic())

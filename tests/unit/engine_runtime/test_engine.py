@@ -5,6 +5,7 @@ import pytest
 from fake_engine_client import eventually, nothing_left, read, request, running, submitted
 from fake_engine_model import EOS, ScriptedExecutor, config, loaded
 
+from headway_engine.core.batch import DeviceLostError
 from headway_engine.core.limits import LimitsPatch
 from headway_engine.core.request import (
     FinishReason,
@@ -224,3 +225,16 @@ async def test_an_executor_that_cannot_begin_ends_the_engine_and_nobody_waits_fo
         refused = await engine.submit(request("a"))
         assert isinstance(refused, Rejected)
         assert "no device" in refused.message
+
+
+async def test_a_lost_device_ends_every_stream_and_fails_health_so_that_the_process_is_restarted() -> None:
+    executor = ScriptedExecutor((b"hello",))
+    executor.failures[2] = DeviceLostError("the GPU is lost to this process: CUDA error")
+    async with running(executor) as engine:
+        streams = [await submitted(engine, request(name)) for name in ("a", "b")]
+        ends = [(await read(stream))[2] for stream in streams]
+        assert {end.reason for end in ends} == {FinishReason.ERROR}
+        assert all("the GPU is lost" in end.error for end in ends)
+        await eventually(lambda: not engine.health().alive)
+        assert "the GPU is lost" in engine.health().detail
+        assert isinstance(await engine.submit(request("c")), Rejected)
