@@ -112,5 +112,7 @@ async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -
         await eventually(lambda: nothing_left(engine) and len(asyncio.all_tasks()) <= tasks_before)
         stats = engine.stats()
         assert stats.requests_received > STREAMS // 2, "some are cancelled on their way"
-        assert stats.requests_finished["abort"] > STREAMS // 4
+        ends = stats.requests_finished
+        assert sum(ends.values()) + sum(stats.requests_rejected.values()) == stats.requests_received
+        assert ends["abort"] > 0
         assert (len(engine._streams), len(engine._entering)) == (0, 0)

@@ -72,8 +72,9 @@ def test_a_process_that_ignores_sigterm_is_killed_after_its_grace(paths: Paths) 
 
 
 def test_marked_processes_are_found_without_their_pid_file_and_by_node(paths: Paths) -> None:
-    processes.start(paths, _python("import signal; signal.pause()", "one", node=1))
-    processes.start(paths, _python("import signal; signal.pause()", "two", node=2))
+    for node, name in ((1, "one"), (2, "two")):
+        processes.start(paths, _python("import signal; print(1, flush=True); signal.pause()", name, node))
+        _wait_for_log(paths, name)  # between two programs, while `env` becomes Python, a process has no environment
     one, two = processes.pid_of(paths, "one"), processes.pid_of(paths, "two")
     for name in ("one", "two"):
         (paths.pids / name).unlink()
