@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from aiohttp import web
 from headway_gateway.app import Gateway
 from headway_gateway.engines import Engines
 from headway_gateway.settings import Settings, parse
+
+CLOSE_TIMEOUT_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,15 +27,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def serve(settings: Settings) -> None:
     """The life of one process."""
     stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():  # the second one does not wait
+            os._exit(128 + number)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     async with Engines(settings.engines) as engines:
         gateway = Gateway(settings, engines)
-        runner = web.AppRunner(gateway.application(), handler_cancellation=True)
+        # What is in flight has been waited for already when the runner ends: its own wait would come on top.
+        runner = web.AppRunner(gateway.application(), handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port)
         try:
-            await site.start()
+            try:
+                await site.start()
+            except OSError as error:
+                raise SystemExit(f"headway gateway serve: --port {settings.port}: {error.strerror}") from None
             logging.getLogger(__name__).info("listening on port %d", runner.addresses[0][1])
             await stop.wait()
             await gateway.drain()

@@ -19,8 +19,8 @@ _INERT: dict[str, tuple[object, ...]] = {
     "logprobs": (False,),
     "top_logprobs": (),
     "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0, 0.0),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none",),
@@ -34,8 +34,16 @@ _INERT: dict[str, tuple[object, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+LONGEST_ECHO = 80  # characters of a refused value that its refusal repeats
+# What an answer of ours, or of OpenAI's, holds beside its text: a client sends it back with the next turn.
+_EMPTY_PARTS = ("refusal", "tool_calls", "function_call", "audio", "annotations")
 # For the provider's own records: they change no answer.
 _RECORDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_ECHO else f"{text[:LONGEST_ECHO]}..."
 
 
 def _one_or_many(value: object) -> object:
@@ -76,8 +84,9 @@ class Sampled(_Body):
         kept = {}
         for name, value in body.items():
             if name in _INERT:
-                if value is not None and value not in _INERT[name]:
-                    raise ValueError(f"{name} is not supported, got {value!r}")
+                # Types count: True is 1 to Python, and `n: true` is nobody's intention.
+                if value is not None and not any(value == one and type(value) is type(one) for one in _INERT[name]):
+                    raise ValueError(f"{name} is not supported, got {_shown(value)}")
             elif name not in _RECORDS:
                 kept[name] = value
         return kept
@@ -102,6 +111,13 @@ class Message(_Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_parts(cls, message: object) -> object:
+        if not isinstance(message, dict):
+            return message
+        return {name: value for name, value in message.items() if name not in _EMPTY_PARTS or value not in (None, [])}
 
     def plain(self) -> dict[str, str]:
         """As chat templates take it; they know `developer` by its older name."""

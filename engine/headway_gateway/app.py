@@ -112,6 +112,8 @@ class Gateway:
                 first = await anext(messages, None)
                 if first is None:
                     raise Failure(500, "server_error", "the engine ended the answer before it began")
+                if isinstance(first, pb.GenerateComplete) and (failure := errors.of_end(first)) is not None:
+                    raise failure  # nothing was sent yet, so the status can say it
                 self._metrics.first_token.observe(time.monotonic() - arrived_s)
                 if body.stream:
                     usage = body.stream_options is not None and body.stream_options.include_usage

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
+MISSES = 3  # slow answers after which an engine is taken to be down
 _STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
@@ -39,6 +40,7 @@ class Engine:
         info: what it serves; None while it does not answer.
         in_flight: this gateway's requests that it works on.
         turn: when it was chosen last, to take turns among equals.
+        missed: probes without an answer since the last one with.
         full_until_s: it refused a request and asked not to be tried before this moment; others come first.
     """
 
@@ -46,6 +48,7 @@ class Engine:
     info: pb.ModelInfo | None = None
     in_flight: int = 0
     turn: int = 0
+    missed: int = 0
     full_until_s: float = 0.0
 
 
@@ -181,10 +184,15 @@ async def _probe(engine: Engine) -> None:
         info = await engine.client.model_info(PROBE_TIMEOUT_S)
         draining = (await engine.client.loads(PROBE_TIMEOUT_S)).draining
     except EngineError as error:
+        engine.missed += 1
+        # A busy engine may be slow once; one that cannot be reached is gone.
+        if error.code is not grpc.StatusCode.UNAVAILABLE and engine.missed < MISSES:
+            return
         engine.info = None
         if before is not None:
             log.warning("%s does not answer any more: %s", engine.client.address, error)
         return
+    engine.missed = 0
     engine.info = None if draining else info
     if before is None and not draining:
         log.info("%s serves %s", engine.client.address, info.model)

@@ -27,6 +27,8 @@ _CHANNEL_OPTIONS = (
     # A dead engine is noticed within 20 s even when it owes no data.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # An engine that was away for long is found again soon; by default that may take two minutes.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
     # Each client has connections of its own: a load test must not share one by accident.
     ("grpc.use_local_subchannel_pool", 1),
 )

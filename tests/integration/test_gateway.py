@@ -14,6 +14,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from fake_async_engine import FakeAsyncEngine
 
+from headway_engine.core.request import FinishReason
 from headway_engine.runtime.loaded import ModelInfo
 from headway_engine.server.grpc_ports import GrpcPorts
 from headway_engine.server.lifecycle import Lifecycle
@@ -266,38 +267,104 @@ async def test_without_engines_it_is_alive_and_not_ready() -> None:
                 await client.completions.create(model="fake", prompt="x")
 
 
+@asynccontextmanager
+async def process(*flags: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """The gateway as a process, and its port."""
+    command = [
+        sys.executable,
+        "-m",
+        "headway_cli.main",
+        "gateway",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        *flags,
+    ]
+    running = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    assert running.stderr is not None
+    port = 0
+    while not port:
+        line = (await running.stderr.readline()).decode()
+        assert line, "the gateway ended"
+        port = int(line.rsplit(" ", 1)[1]) if "listening on port" in line else 0
+    try:
+        yield running, port
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+
+
+def client_of(port: int) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+
+
 async def test_sigterm_finishes_what_is_in_flight_refuses_the_rest_and_exits_0() -> None:
     engine = FakeAsyncEngine()
-    async with served(engine) as address:
-        command = [sys.executable, "-m", "headway_cli.main", "gateway", "serve", "--engine", address]
-        process = await asyncio.create_subprocess_exec(
-            *command, "--host", "127.0.0.1", "--port", "0", stderr=asyncio.subprocess.PIPE
+    async with (
+        served(engine) as address,
+        process("--engine", address) as (gateway, port),
+        client_of(port) as client,
+        aiohttp.ClientSession() as session,
+    ):
+        stream, _ = await asyncio.gather(
+            client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(engine)
         )
-        assert process.stderr is not None
-        port = 0
-        while not port:
-            line = (await process.stderr.readline()).decode()
-            assert line, "the gateway ended"
-            port = int(line.rsplit(" ", 1)[1]) if "listening on port" in line else 0
-        async with (
-            openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
-            aiohttp.ClientSession() as session,
-        ):
-            stream, _ = await asyncio.gather(
-                client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(engine)
-            )
-            process.send_signal(signal.SIGTERM)
-            ready = 200
-            while ready != 503:
-                async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
-                    ready = answer.status
-            with pytest.raises(openai.InternalServerError, match="nothing was started"):
-                await client.completions.create(model="fake", prompt="y")
-            engine.step()
-            engine.step()
-            assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
-        assert await process.wait() == 0
-        await process.stderr.read()
+        gateway.send_signal(signal.SIGTERM)
+        ready = 200
+        while ready != 503:
+            async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+                ready = answer.status
+        with pytest.raises(openai.InternalServerError, match="nothing was started"):
+            await client.completions.create(model="fake", prompt="y")
+        engine.step()
+        engine.step()
+        assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
+        assert await gateway.wait() == 0
+
+
+@pytest.mark.timeout(30)
+async def test_a_drain_that_runs_out_ends_with_what_is_left_and_not_much_later() -> None:
+    engine = FakeAsyncEngine()
+    async with (
+        served(engine) as address,
+        process("--engine", address, "--drain-timeout-seconds", "0.1") as (gateway, port),
+        client_of(port) as client,
+    ):
+        await asyncio.gather(
+            client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(engine)
+        )
+        gateway.send_signal(signal.SIGTERM)
+        assert await gateway.wait() == 0
+        await engine.until(lambda: not engine.open)
+
+
+async def test_a_port_in_use_is_one_line() -> None:
+    async with served(FakeAsyncEngine()) as address:
+        command = [sys.executable, "-m", "headway_cli.main", "gateway", "serve", "--host", "127.0.0.1"]
+        second = await asyncio.create_subprocess_exec(
+            *command, "--port", address.rpartition(":")[2], "--engine", address, stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await second.communicate()
+        assert second.returncode == 1
+        assert b"Traceback" not in err
+        assert b"headway gateway serve: --port" in err
+
+
+async def test_a_stream_whose_deadline_passes_before_its_first_token_is_504() -> None:
+    engine = FakeAsyncEngine()
+    async with front(engine) as (client, _):
+
+        async def late() -> None:
+            await engine.until(lambda: engine.open)
+            (name,) = engine.open
+            engine.abort(name, FinishReason.DEADLINE)
+
+        with pytest.raises(openai.APIStatusError) as caught:
+            await asyncio.gather(client.completions.create(model="fake", prompt="x", stream=True), late())
+        assert caught.value.status_code == 504
 
 
 async def test_events_are_one_line_of_json_each_and_end_with_done() -> None:

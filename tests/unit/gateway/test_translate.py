@@ -92,6 +92,24 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     assert caught.value.status == 400
 
 
+def test_an_answer_of_ours_may_come_back_as_part_of_the_next_turn() -> None:
+    complete = pb.GenerateComplete(finish_reason=pb.STOP)
+    choices: Any = translate.Shape(True, "id", 0, "m").whole("hi", complete)["choices"]
+    messages = [*HELLO, {**choices[0]["message"], "annotations": [], "tool_calls": None}, *HELLO]
+    assert translate.generate_request(chat(messages=messages), TEMPLATE).text.startswith(
+        "<user>hello<assistant>hi<user>"
+    )
+    assert "messages.0.tool_calls" in refused(messages=[{**HELLO[0], "tool_calls": [{"id": "x"}]}]).message
+
+
+def test_a_refused_value_is_not_echoed_whole() -> None:
+    assert len(refused(suffix="x" * 500_000).message) < 200
+
+
+def test_a_truth_value_is_no_number() -> None:
+    assert "n is not supported, got True" in refused(n=True).message
+
+
 def test_stream_options_need_a_stream() -> None:
     assert "stream_options needs stream" in refused(stream_options={"include_usage": True}).message
 
