@@ -58,10 +58,10 @@ class TorchExecutor:
         """Tokens per KV block."""
         return self._block_size
 
-    @torch.inference_mode()
     def begin(self) -> None:
         """See `core.batch.Executor.begin`: nothing to do here."""
 
+    @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
         """Compute one step; see `core.batch.Executor.run`."""
         tensors = self._flatten(batch)
