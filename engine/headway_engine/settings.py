@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NoReturn
 
-from headway_engine.core.limits import BatchingMode, Profile
+from headway_engine.core.limits import DEFAULT_ITL_TARGET_MS, ITL_TARGET_BOUNDS, BatchingMode, Profile
 from headway_engine.core.prompt_policy import PromptPolicy
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -74,7 +74,7 @@ class Settings:
     max_queued_requests: int = 256
     batching_mode: str = "continuous"
     profile: str = "throughput"
-    itl_target_ms: int = 50
+    itl_target_ms: int = DEFAULT_ITL_TARGET_MS
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     host: str = ANY_ADDRESS
@@ -114,7 +114,12 @@ _INTEGERS: Mapping[str, _Flag] = {
     "max_queued_requests": _Flag(
         1, 1_000_000, "waiting requests at start (default: 256)", None, "capacity_max_queued_requests"
     ),
-    "itl_target_ms": _Flag(1, 60_000, "gap between two tokens that profile low-tail aims at, at start, ms", 50),
+    "itl_target_ms": _Flag(
+        ITL_TARGET_BOUNDS.min,
+        ITL_TARGET_BOUNDS.max,
+        "gap between two tokens that profile low-tail aims at, at start, ms",
+        DEFAULT_ITL_TARGET_MS,
+    ),
     "kv_cache_memory_mib": _Flag(
         1, 16_777_216, "size of the KV cache, MiB (default: cpu 512; cuda 0.9 of the free memory)", None
     ),

@@ -4,7 +4,7 @@ Three parts, on the CPU with SmolLM2 or (`--shape`) on a GPU with random weights
 
     batch N        closed loop of N clients, `max_num_seqs` N: tokens/s against latency
     mode M         open loop, Poisson arrivals at `--load` of the throughput of the largest batch, each mode with the same ones
-    profile P      as many running streams as half the largest batch, and long prompts that arrive among them
+    profile P      as many running streams as a quarter of the largest batch, and long prompts that arrive among them
 
 Percentiles over requests (TTFT) and over gaps (ITL). The worst gap is the longest of each stream.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from headway_engine.bench.recorded import Latencies, RecordedEngine
 from headway_engine.bench.report import Figure, Report
-from headway_engine.bench.shapes import SHAPES, Work, shape_executor
+from headway_engine.bench.shapes import MAX_MODEL_LEN, SHAPES, Work, shape_executor
 from headway_engine.core.limits import BatchingMode, LimitsPatch, Profile
 from headway_engine.runtime.config import EngineConfig
 
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> Report:
 def _engine(options: argparse.Namespace) -> RecordedEngine:
     if options.shape is not None:
         setup = EngineConfig(Path(options.shape), capacity_max_num_seqs=LARGEST, capacity_max_num_batched_tokens=4096)
-        executor, tokens_ahead, max_len = shape_executor(options.shape, setup, kv_cache_mib=16384)
-        return RecordedEngine(executor, tokens_ahead, setup, max_len, SHAPES[options.shape].vocab_size)
+        executor, tokens_ahead = shape_executor(options.shape, setup, kv_cache_mib=16384)
+        return RecordedEngine(executor, tokens_ahead, setup, MAX_MODEL_LEN, SHAPES[options.shape].vocab_size)
     from headway_engine.bench.beside_transformers import default_model  # noqa: PLC0415 - it brings the CPU case along
     from headway_engine.runtime.loading import load  # noqa: PLC0415 - as above
 
@@ -98,7 +98,7 @@ def _modes(engine: RecordedEngine, options: argparse.Namespace, rate: float) -> 
 
 
 def _profiles(engine: RecordedEngine, options: argparse.Namespace) -> Iterator[Figure]:
-    """Half of the slots stream; one long prompt comes for every eighth answer."""
+    """A quarter of the slots stream; every eighth prompt is long."""
     clients = LARGEST // 4
     work = [engine.work(options.long if n % 8 == 7 else options.input, options.output) for n in range(4 * clients)]
     for profile in Profile:

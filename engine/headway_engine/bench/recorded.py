@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from headway_engine.bench.shapes import Work
+from headway_engine.bench.shapes import TEMPERATURE, Work, started_loop
 from headway_engine.core.batch import Executor
-from headway_engine.core.blocks import BlockPool
-from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
+from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
-from headway_engine.runtime.loop import StepLoop, Submit, UpdateLimits
+from headway_engine.runtime.loop import Submit, UpdateLimits
 
 
 @dataclass(slots=True)
@@ -48,18 +47,13 @@ class RecordedEngine:
     ) -> None:
         self._random = random.Random(0)  # noqa: S311 - prompts, not secrets
         self._vocabulary = vocabulary
-        limits = LimitsState(setup.envelope(), setup.baseline(), setup.baseline())
-        pool = BlockPool(executor.num_blocks, executor.block_size, caching=False)
-        scheduler = Scheduler(pool, limits.effective, max_len, frozenset(), tokens_ahead)
-        self._loop = StepLoop(executor, scheduler, limits, self)
         self._open: dict[RequestId, Timed] = {}
         self._records: list[Timed] = []
         self._backlog: list[Work] = []  # of a closed loop
         self._done = threading.Event()
         self._sent = 0
         self._error = ""
-        self._loop.start()
-        self._loop.wait_begun()
+        self._loop = started_loop(executor, tokens_ahead, setup, max_len, self)
 
     def set_limits(self, patch: LimitsPatch) -> None:
         """Change the live limits, as an operator would.
@@ -137,7 +131,7 @@ class RecordedEngine:
         for item in work:
             self._sent += 1
             request_id = RequestId(f"r{self._sent}")
-            sampling = SamplingParams(temperature=0.6, max_tokens=item.output_tokens, ignore_eos=True)
+            sampling = SamplingParams(temperature=TEMPERATURE, max_tokens=item.output_tokens, ignore_eos=True)
             commands.append(Submit(Request(request_id, now, prompt_ids=item.prompt, sampling=sampling), self._sent))
             self._open[request_id] = timed = Timed(now)
             self._records.append(timed)

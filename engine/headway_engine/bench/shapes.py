@@ -24,7 +24,7 @@ from headway_engine.model.config import Llama3Scaling, ModelConfig
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.loading import make_executor
-from headway_engine.runtime.loop import StepLoop, Submit
+from headway_engine.runtime.loop import EventSink, StepLoop, Submit
 
 MAX_MODEL_LEN = 4096
 # What the comparison engine was measured with.
@@ -85,8 +85,8 @@ def random_decoder(config: ModelConfig, device: torch.device, dtype: torch.dtype
     return model.eval()
 
 
-def shape_executor(name: str, setup: EngineConfig, kv_cache_mib: int) -> tuple[Executor, int, int]:
-    """The GPU's executor for a shape, the tokens that it computes ahead, and the longest sequence.
+def shape_executor(name: str, setup: EngineConfig, kv_cache_mib: int) -> tuple[Executor, int]:
+    """The GPU's executor for a shape, and the tokens that it computes ahead.
 
     Raises:
         ModelLoadError: there is no GPU.
@@ -97,7 +97,17 @@ def shape_executor(name: str, setup: EngineConfig, kv_cache_mib: int) -> tuple[E
     decoder = random_decoder(config, torch.device("cuda"), torch.bfloat16)
     decoder.prepare(MAX_MODEL_LEN)
     blocks = kv_cache_mib * _MIB // (config.kv_elements_per_token * 2 * setup.block_size)
-    return *make_executor(decoder, setup, blocks, MAX_MODEL_LEN), MAX_MODEL_LEN
+    return make_executor(decoder, setup, blocks, MAX_MODEL_LEN)
+
+
+def started_loop(executor: Executor, tokens_ahead: int, setup: EngineConfig, max_len: int, sink: EventSink) -> StepLoop:
+    """A step loop around an executor, ready for requests; without a prefix cache, as the peers were measured."""
+    pool = BlockPool(executor.num_blocks, executor.block_size, caching=False)
+    limits = LimitsState(setup.envelope(), setup.baseline(), setup.baseline())
+    loop = StepLoop(executor, Scheduler(pool, limits.effective, max_len, frozenset(), tokens_ahead), limits, sink)
+    loop.start()
+    loop.wait_begun()
+    return loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +144,9 @@ class ShapeEngine:
             capacity_max_num_batched_tokens=sizes.max_tokens,
             max_queued_requests=1024,
         )
-        executor, tokens_ahead, _ = shape_executor(name, setup, sizes.kv_cache_mib)
-        pool = BlockPool(executor.num_blocks, executor.block_size, caching=False)  # the peers were measured without
-        limits = LimitsState(setup.envelope(), setup.baseline(), setup.baseline())
-        scheduler = Scheduler(pool, limits.effective, MAX_MODEL_LEN, frozenset(), tokens_ahead)
+        executor, tokens_ahead = shape_executor(name, setup, sizes.kv_cache_mib)
         self._sink = _Sink()
-        self._loop = StepLoop(executor, scheduler, limits, self._sink)
-        self._loop.start()
-        self._loop.wait_begun()
+        self._loop = started_loop(executor, tokens_ahead, setup, MAX_MODEL_LEN, self._sink)
         self._requests = 0
         self.generate([Work((1, 2, 3), 1)])
         self.start_s = time.perf_counter() - started

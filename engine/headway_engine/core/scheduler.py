@@ -8,7 +8,7 @@ steps it adds, aborts, expires and sets limits. One step mixes decodes and prefi
    place of a worse one that runs.
 2. Each decoding sequence gets room for its next token. When the pool is empty, the running sequence that is last in rank
    (lowest class, then latest arrival) gives its blocks back and waits again; it keeps its tokens and recomputes them.
-3. Chunks are cut: decodes first, then prefills in rank order, until the budget is used up.
+3. Chunks are cut: decodes first, then prefills in the order of the profile, until the budget is used up.
 
 Progress is certain: the best-ranked running sequence can always evict all others, and `max_len` keeps it within the pool.
 Lowering `max_num_seqs` stops admission until enough have ended; nobody is preempted for it. When more sequences decode
@@ -66,7 +66,6 @@ class Scheduler:
         self._running: dict[int, Sequence] = {}
         self._in_flight: dict[int, Sequence] = {}
         self._by_request: dict[RequestId, Sequence] = {}
-        self._alive: dict[int, Sequence] = {}
         self._deadlines = Deadlines()
         self._next_id = 0
         self._turn = 0  # whose turn it is when more sequences decode than the budget has tokens
@@ -117,8 +116,10 @@ class Scheduler:
 
     def next_due(self, now: float) -> float | None:
         """When `schedule` or `expire` has something to do: `now` for at once, None for not before the next call of `add`."""
+        if self._running:
+            return now
         queue = self._queue(now)
-        if self._running or batching.group(self.limits, queue, self._group):
+        if batching.group(self.limits, queue, self._group):
             return now
         due = (self._deadlines.next_s(), batching.next_dispatch_s(self.limits, queue))
         return min((moment for moment in due if moment is not None), default=None)
@@ -138,7 +139,7 @@ class Scheduler:
         self._next_id += 1
         self._newest_s = max(self._newest_s, request.arrival_s)
         self._waiting.push(sequence)
-        self._by_request[request.request_id] = self._alive[sequence.sequence_id] = sequence
+        self._by_request[request.request_id] = sequence
         self._backlog += prompt_len
         self._deadlines.add(sequence)
 
@@ -149,8 +150,7 @@ class Scheduler:
 
     def expire(self, now: float) -> list[StepEvent]:
         """End the requests whose deadline has passed."""
-        due = [self._alive[sequence_id] for sequence_id in self._deadlines.pop_due(now) if sequence_id in self._alive]
-        return [self._end(sequence, FinishReason.DEADLINE, now) for sequence in due]
+        return [self._end(sequence, FinishReason.DEADLINE, now) for sequence in self._deadlines.pop_due(now)]
 
     # ---- the step ---------------------------------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's slot and blocks; it waits before its class and recomputes."""
-        self._leave_running(sequence)
+        del self._running[sequence.sequence_id]
         self._backlog -= sequence.backlog
         self._release(sequence)
         self._backlog += sequence.backlog
@@ -371,22 +371,19 @@ class Scheduler:
     ) -> StepEvent:
         """Take a sequence out of every structure; its blocks wait for `commit` when its step is in flight."""
         if sequence.phase is Phase.RUNNING:
-            self._leave_running(sequence)
+            del self._running[sequence.sequence_id]
         else:
             self._waiting.remove(sequence)
         sequence.phase = Phase.ENDED
         self._backlog -= sequence.backlog
         request = sequence.request
-        del self._by_request[request.request_id], self._alive[sequence.sequence_id]
+        del self._by_request[request.request_id]
         if sequence.sequence_id not in self._in_flight:
             self._release(sequence)
-        self._deadlines.forget_all_but(self._alive)
+        self._deadlines.tidy(len(self._by_request))
         self.metrics.finished[reason] += 1
         self.metrics.e2e.record((now - request.arrival_s) * 1000)
         return StepEvent(request.request_id, tokens, sequence.finished(reason, now, error))
-
-    def _leave_running(self, sequence: Sequence) -> None:
-        del self._running[sequence.sequence_id]
 
     def _release(self, sequence: Sequence) -> None:
         self._kv_tokens -= sequence.num_computed

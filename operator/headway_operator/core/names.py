@@ -6,6 +6,7 @@ that is repeated after a crash asks for the same name again and the API server r
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from headway_operator.core.plan import Json
@@ -90,6 +91,11 @@ def free_names(fleet: str, revision: str, taken: Iterable[str], count: int) -> t
             names.append(name)
         ordinal += 1
     return tuple(names)
+
+
+def engine_word(value: str) -> str:
+    """An enum's value as engines write it: `LowTail` is `low-tail` there."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", value).lower()
 
 
 def revision_hash(content: Mapping[str, Json]) -> str:

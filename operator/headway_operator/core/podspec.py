@@ -23,19 +23,13 @@ from headway_operator.api.v1alpha1 import (
     PromptPolicy,
     PvcSource,
 )
-from headway_operator.core import names, tuning
+from headway_operator.core import names
 from headway_operator.core.merge import merge
 from headway_operator.core.observed import Defaults
 from headway_operator.core.plan import Json
 
 CONTAINER = "engine"
 MODEL_MOUNT = "/models"
-# As an engine names them; the default needs no flag.
-POLICIES = {
-    PromptPolicy.TRUNCATE_LEFT: "truncate-left",
-    PromptPolicy.TRUNCATE_RIGHT: "truncate-right",
-    PromptPolicy.TRUNCATE_MIDDLE: "truncate-middle",
-}
 USER_ID = 65532
 GRACE_MARGIN_S = 15  # beyond drain and endpoint removal: the process's own shutdown
 
@@ -78,6 +72,7 @@ def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
     """The engine's flags, see ARCHITECTURE.md."""
     engine = fleet.spec.engine
     default_rules = (limits.batching_mode, limits.profile) == (BatchingMode.CONTINUOUS, Profile.THROUGHPUT)
+    default_policy = engine.prompt_policy is PromptPolicy.REJECT
     flags: list[tuple[str, str | int | None]] = [
         ("model", _model_path(fleet.spec.model)),
         ("served-model-name", fleet.model_name),
@@ -92,10 +87,10 @@ def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
         ("batch-wait-ms", limits.batch_wait_milliseconds),
         ("max-queued-requests", limits.max_queued_requests),
         # Unless they say something, an engine of an older version, which does not know them, starts without.
-        ("batching-mode", None if default_rules else tuning.MODES[limits.batching_mode]),
-        ("profile", None if default_rules else tuning.PROFILES[limits.profile]),
+        ("batching-mode", None if default_rules else names.engine_word(limits.batching_mode)),
+        ("profile", None if default_rules else names.engine_word(limits.profile)),
         ("itl-target-ms", None if default_rules else limits.itl_target_milliseconds),
-        ("prompt-policy", POLICIES.get(engine.prompt_policy)),
+        ("prompt-policy", None if default_policy else names.engine_word(engine.prompt_policy)),
         ("kv-cache-memory-mib", engine.capacity.kv_cache_memory_mebibytes),
         ("drain-timeout-seconds", fleet.spec.drain.timeout_seconds),
     ]

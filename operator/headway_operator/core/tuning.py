@@ -11,29 +11,19 @@ from datetime import datetime
 
 from headway_operator.api.v1alpha1 import (
     HISTORY_LENGTH,
-    BatchingMode,
     LimitValues,
     LLMDeployment,
     LLMDeploymentSpec,
-    Profile,
     Range,
     TuningChange,
     TuningMode,
     TuningStatus,
     baseline_limits,
 )
+from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
 from headway_operator.core.plan import LimitsPatch, SetLimits
 from headway_planner.policy import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState, direction_of
-
-# As an engine names them.
-MODES = {
-    BatchingMode.CONTINUOUS: "continuous",
-    BatchingMode.STATIC: "static",
-    BatchingMode.DYNAMIC: "dynamic",
-    BatchingMode.ADAPTIVE: "adaptive",
-}
-PROFILES = {Profile.THROUGHPUT: "throughput", Profile.LOW_TAIL: "low-tail"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +159,8 @@ def patch(limits: LimitValues) -> LimitsPatch:
         max_num_batched_tokens=limits.max_num_batched_tokens,
         batch_wait_ms=limits.batch_wait_milliseconds,
         max_queued_requests=limits.max_queued_requests,
-        batching_mode=MODES[limits.batching_mode],
-        profile=PROFILES[limits.profile],
+        batching_mode=names.engine_word(limits.batching_mode),
+        profile=names.engine_word(limits.profile),
         itl_target_ms=limits.itl_target_milliseconds,
     )
 

@@ -19,13 +19,11 @@ DENSE_S = 10.0  # so many seconds are kept in full
 SPARSE_POINTS = 64  # and so many points of what is older
 MARGIN_S = 10.0  # kept beyond the window, so that its far end has a sample
 
-_MODES = {
-    pb.BATCHING_MODE_CONTINUOUS: "continuous",
-    pb.BATCHING_MODE_STATIC: "static",
-    pb.BATCHING_MODE_DYNAMIC: "dynamic",
-    pb.BATCHING_MODE_ADAPTIVE: "adaptive",
+# The wire's values by the engine's words for them; the zero of each means that nothing was said.
+_MODES = {number: name.removeprefix("BATCHING_MODE_").lower() for name, number in pb.BatchingMode.items() if number}
+_PROFILES = {
+    number: name.removeprefix("PROFILE_").lower().replace("_", "-") for name, number in pb.Profile.items() if number
 }
-_PROFILES = {pb.PROFILE_THROUGHPUT: "throughput", pb.PROFILE_LOW_TAIL: "low-tail"}
 Named = TypeVar("Named")
 
 
