@@ -103,11 +103,11 @@ class Gateway:
         self._idle.clear()
         try:
             body = api.parse(kind, await request.read())
-            wanted = translate.generate_request(body, self._engines.template(body.model))
+            model = self._engines.model(body.model)
+            wanted = translate.generate_request(body, model.chat_template)
             is_chat = isinstance(body, ChatRequest)
             answer_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-            name = body.model or self._engines.models()[0].model
-            shape = Shape(is_chat, answer_id, int(time.time()), name)
+            shape = Shape(is_chat, answer_id, int(time.time()), model.model)
             async with aclosing(self._engines.generate(wanted, self._settings.request_timeout_s)) as messages:
                 first = await anext(messages, None)
                 if first is None:

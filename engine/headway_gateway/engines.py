@@ -108,8 +108,8 @@ class Engines:
         found = {engine.info.model: engine.info for engine in self._members.values() if engine.info is not None}
         return list(found.values())
 
-    def template(self, model: str) -> str:
-        """The chat template of a served model ("": the only one, or any).
+    def model(self, name: str) -> pb.ModelInfo:
+        """A served model by its name ("": the only one, or any).
 
         Raises:
             Failure: no engine is up, or none serves that model.
@@ -117,12 +117,12 @@ class Engines:
         models = self.models()
         if not models:
             raise unavailable("no engine answers")
-        chosen = next((info for info in models if model in ("", info.model)), None)
+        chosen = next((info for info in models if name in ("", info.model)), None)
         if chosen is None:
             names = ", ".join(repr(info.model) for info in models)
-            message = f"model must be one of {names}, got {model!r}"
+            message = f"model must be one of {names}, got {name!r}"
             raise Failure(404, "invalid_request_error", message, "model", "model_not_found")
-        return chosen.chat_template
+        return chosen
 
     async def generate(self, request: pb.GenerateRequest, timeout_s: float) -> AsyncGenerator[Message]:
         """An answer; closing the iterator cancels the request.

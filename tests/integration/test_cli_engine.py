@@ -7,28 +7,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fake_async_engine import FakeAsyncEngine
-
-from headway_engine.server.grpc_ports import GrpcPorts
-from headway_engine.server.lifecycle import Lifecycle
-from headway_engine.settings import parse
+from loopback import served
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[FakeAsyncEngine]:
-    engine = FakeAsyncEngine(auto=True)
-    yield engine
-    await engine.stop()
+async def engine() -> FakeAsyncEngine:
+    return FakeAsyncEngine(auto=True)
 
 
 @pytest.fixture
 async def address(engine: FakeAsyncEngine) -> AsyncIterator[str]:
-    settings = parse(["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {})
-    lifecycle = Lifecycle()
-    ports = GrpcPorts(settings, lifecycle)
-    await ports.start()
-    lifecycle.loaded(engine)
-    yield f"127.0.0.1:{ports.data_port}"
-    await ports.stop(0)
+    async with served(engine) as found:
+        yield found
 
 
 async def headway(*arguments: str) -> tuple[int | None, str, str]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import grpc
@@ -11,12 +10,10 @@ import grpc.aio
 import pytest
 from fake_engine_client import eventually, nothing_left
 from fake_engine_model import config, loaded
+from loopback import served
 
 from headway_engine.core.batch import Batch
 from headway_engine.runtime.engine import AsyncEngine
-from headway_engine.server.grpc_ports import GrpcPorts
-from headway_engine.server.lifecycle import Lifecycle
-from headway_engine.settings import parse
 from headway_rpc import EngineStub, pb
 
 STREAMS, AT_ONCE = 10_000, 200
@@ -33,23 +30,6 @@ class QuickExecutor:
 
     def run(self, batch: Batch) -> tuple[int, ...]:
         return tuple(65 for chunk in batch.chunks if chunk.sample)
-
-
-@contextlib.asynccontextmanager
-async def served() -> AsyncIterator[tuple[AsyncEngine, str]]:
-    settings = replace(config(max_num_seqs=32, max_num_batched_tokens=256), max_queued_requests=1024)
-    engine = AsyncEngine(settings, loaded(QuickExecutor()))  # type: ignore[arg-type]
-    lifecycle = Lifecycle()
-    ports = GrpcPorts(
-        parse(["--model", "m", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {}), lifecycle
-    )
-    await ports.start()
-    lifecycle.loaded(engine)
-    try:
-        yield engine, f"127.0.0.1:{ports.data_port}"
-    finally:
-        await engine.stop()
-        await ports.stop(0)
 
 
 def request(number: int, generator: random.Random) -> pb.GenerateRequest:
@@ -94,7 +74,9 @@ async def one_mux(stub: EngineStub, numbers: range, generator: random.Random) ->
 
 @pytest.mark.timeout(240)
 async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -> None:
-    async with served() as (engine, address), grpc.aio.insecure_channel(address) as channel:
+    settings = replace(config(max_num_seqs=32, max_num_batched_tokens=256), max_queued_requests=1024)
+    engine = AsyncEngine(settings, loaded(QuickExecutor()))  # type: ignore[arg-type]
+    async with served(engine) as address, grpc.aio.insecure_channel(address) as channel:
         stub = EngineStub(channel)
         await stub.GetModelInfo(pb.GetModelInfoRequest())
         tasks_before = len(asyncio.all_tasks())

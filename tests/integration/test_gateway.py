@@ -13,12 +13,10 @@ import openai
 import pytest
 from aiohttp.test_utils import TestServer
 from fake_async_engine import FakeAsyncEngine
+from loopback import served
 
 from headway_engine.core.request import FinishReason
 from headway_engine.runtime.loaded import ModelInfo
-from headway_engine.server.grpc_ports import GrpcPorts
-from headway_engine.server.lifecycle import Lifecycle
-from headway_engine.settings import parse
 from headway_gateway.app import Gateway
 from headway_gateway.engines import Engines
 from headway_gateway.settings import Settings
@@ -32,20 +30,6 @@ class ChattyEngine(FakeAsyncEngine):
     def model_info(self) -> ModelInfo:
         template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
         return replace(super().model_info(), chat_template=template)
-
-
-@asynccontextmanager
-async def served(engine: FakeAsyncEngine) -> AsyncIterator[str]:
-    settings = parse(["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"], {})
-    lifecycle = Lifecycle()
-    ports = GrpcPorts(settings, lifecycle)
-    await ports.start()
-    lifecycle.loaded(engine)
-    try:
-        yield f"127.0.0.1:{ports.data_port}"
-    finally:
-        await engine.stop()
-        await ports.stop(0)
 
 
 @asynccontextmanager
@@ -147,6 +131,7 @@ async def test_load_is_shared_by_what_is_in_flight() -> None:
         for engine in engines:
             engine.step()
         await asyncio.gather(*calls)
+        assert [len(engine.submitted) for engine in engines] == [5, 5]
 
 
 async def test_engines_come_and_go_with_the_addresses_of_a_name_and_a_gone_one_finishes_its_answers() -> None:
@@ -224,6 +209,7 @@ async def test_a_client_that_goes_away_before_the_first_token_ends_its_request_t
         await engine.until(lambda: engine.open)
         call.cancel()
         await engine.until(lambda: not engine.open)
+        assert engine.streams[0].cancelled
 
 
 async def test_an_engine_that_fails_in_the_middle_is_told_in_the_stream() -> None:
