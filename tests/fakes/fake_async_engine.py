@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from headway_engine.core.admission import AdmissionBounds, validate
 from headway_engine.core.histogram import HistogramRecorder
 from headway_engine.core.limits import Bounds, Envelope, Limits, LimitsPatch, LimitsState, RuntimeConfigState
+from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.request import Finished, FinishReason, Rejected, Request, StatusCode
 from headway_engine.runtime.loaded import ModelInfo
 from headway_engine.runtime.stats import Health, Loads, StatsSnapshot
@@ -27,6 +28,7 @@ class FakeItem:
     token_ids: tuple[int, ...] = ()
     text: str = ""
     finished: Finished | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(eq=False)

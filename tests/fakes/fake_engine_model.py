@@ -7,7 +7,7 @@ sequence has overwritten fails, so a block given out twice is seen in the step w
 import threading
 from pathlib import Path
 
-from headway_engine.core.batch import Batch, Chunk, StepFailure
+from headway_engine.core.batch import Batch, Chunk, StepFailure, StepResult
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loaded import LoadedModel, ModelFacts
 
@@ -76,7 +76,7 @@ class ScriptedExecutor:
         if self.begin_error is not None:
             raise self.begin_error
 
-    def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+    def run(self, batch: Batch) -> tuple[StepResult, ...]:
         if self._steps_allowed is not None and not self._steps_allowed.acquire(timeout=10):
             raise AssertionError("the test never released this step")
         self.batches.append(batch)
@@ -100,7 +100,7 @@ class ScriptedExecutor:
             row = self.rows[chunk.block_table[position // self.block_size], position % self.block_size]
             assert row == (chunk.sequence_id, position)
 
-    def _sample(self, chunk: Chunk) -> int | StepFailure:
+    def _sample(self, chunk: Chunk) -> StepResult:
         if chunk.seed in self.bad_seeds:
             return StepFailure("logits are not finite")
         answer = self.answers[chunk.seed % len(self.answers)]

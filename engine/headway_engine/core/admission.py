@@ -15,6 +15,11 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_SEED = 2**64 - 1
+MAX_PENALTY = 2.0
+MAX_REPETITION_PENALTY = 100.0
+MAX_BIAS = 100.0
+MAX_BIASES = 300
+MAX_LOGPROBS = 20
 # Tokens are shorter than this on average in any prompt that means something; a longer text is refused without the cost
 # of tokenizing it, which would be far more than the 10 ms a refusal may take.
 MAX_CHARS_PER_TOKEN = 16
@@ -118,20 +123,61 @@ def _length_problem(subject: str, count: int, bounds: AdmissionBounds) -> str | 
 
 
 def _sampling_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:
-    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-        return f"sampling_params.temperature is {sampling.temperature}, it must be a finite number >= 0"
-    if not 0 < sampling.top_p <= 1:
-        return f"sampling_params.top_p is {sampling.top_p}, it must be above 0 and at most 1"
-    if sampling.top_k < 0:
-        return f"sampling_params.top_k is {sampling.top_k}, it must be >= 0 (0 is off)"
-    if sampling.max_tokens is not None and not 1 <= sampling.max_tokens <= bounds.max_model_len:
-        return (
-            f"sampling_params.max_tokens is {sampling.max_tokens},"
-            f" allowed are 1 to {bounds.max_model_len} (max_model_len)"
-        )
-    if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
-        return f"sampling_params.seed is {sampling.seed}, allowed are 0 to {MAX_SEED}"
-    return _stop_problem(sampling, bounds)
+    longest, most = bounds.max_model_len, MAX_PENALTY
+    p = sampling
+    rules = (
+        (
+            "temperature",
+            p.temperature,
+            math.isfinite(p.temperature) and p.temperature >= 0,
+            "it must be a finite number >= 0",
+        ),
+        ("top_p", p.top_p, 0 < p.top_p <= 1, "it must be above 0 and at most 1"),
+        ("top_k", p.top_k, p.top_k >= 0, "it must be >= 0 (0 is off)"),
+        ("min_p", p.min_p, 0 <= p.min_p <= 1, "it must be 0 to 1 (0 is off)"),
+        ("presence_penalty", p.presence_penalty, abs(p.presence_penalty) <= most, f"allowed are {-most:g} to {most:g}"),
+        (
+            "frequency_penalty",
+            p.frequency_penalty,
+            abs(p.frequency_penalty) <= most,
+            f"allowed are {-most:g} to {most:g}",
+        ),
+        (
+            "repetition_penalty",
+            p.repetition_penalty,
+            0 < p.repetition_penalty <= MAX_REPETITION_PENALTY,
+            f"it must be above 0 and at most {MAX_REPETITION_PENALTY:g} (1 is off)",
+        ),
+        ("logprobs", p.logprobs, 0 <= (p.logprobs or 0) <= MAX_LOGPROBS, f"allowed are 0 to {MAX_LOGPROBS}"),
+        (
+            "max_tokens",
+            p.max_tokens,
+            p.max_tokens is None or 1 <= p.max_tokens <= longest,
+            f"allowed are 1 to {longest} (max_model_len)",
+        ),
+        ("seed", p.seed, 0 <= (p.seed or 0) <= MAX_SEED, f"allowed are 0 to {MAX_SEED}"),
+        (
+            "ignore_eos",
+            p.ignore_eos,
+            not (p.ignore_eos and p.constraint),
+            "but an answer with a constraint ends where its form is complete",
+        ),
+    )
+    for name, value, valid, allowed in rules:
+        if not valid:
+            return f"sampling_params.{name} is {value}, {allowed}"
+    return _bias_problem(sampling, bounds) or _stop_problem(sampling, bounds)
+
+
+def _bias_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:
+    if len(sampling.logit_bias) > MAX_BIASES:
+        return f"sampling_params.logit_bias has {len(sampling.logit_bias)} tokens, allowed are {MAX_BIASES}"
+    for token, bias in sampling.logit_bias:
+        if not 0 <= token < bounds.vocab_size:
+            return f"sampling_params.logit_bias has token {token}, the model's are 0 to {bounds.vocab_size - 1}"
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            return f"sampling_params.logit_bias[{token}] is {bias}, allowed are {-MAX_BIAS:g} to {MAX_BIAS:g}"
+    return None
 
 
 def _stop_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:

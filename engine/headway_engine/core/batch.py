@@ -12,7 +12,24 @@ KV cache layout, for every attention back end and kernel: one tensor each for ke
 from dataclasses import dataclass
 from typing import Protocol
 
+from headway_engine.core.constraint import Constraint
+from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.request import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Careful:
+    """What drawing a row takes whose sampling is not plain (`SamplingParams.plain`).
+
+    Attributes:
+        tokens: prompt and answer so far; empty where no penalty looks at them.
+        prompt_len: how many of them are the prompt.
+        constraint: knows which tokens may come next; None = all.
+    """
+
+    tokens: tuple[int, ...]
+    prompt_len: int
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +45,7 @@ class Chunk:
         sampling: how to draw it.
         seed: the request's random stream (drawn once per request when the client gave none).
         num_sampled: tokens sampled so far; with `seed` it fixes the random number, whatever the batch looks like.
+        careful: set where a token is drawn whose sampling is not plain.
     """
 
     sequence_id: int
@@ -38,6 +56,7 @@ class Chunk:
     sampling: SamplingParams
     seed: int
     num_sampled: int
+    careful: Careful | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,10 @@ class StepFailure:
     message: str
 
 
+# What a sampled row comes to: the token, with its candidates where the request wants them, or why there is none.
+StepResult = int | TokenLogprobs | StepFailure
+
+
 class DeviceLostError(Exception):
     """The device computes nothing any more, this batch or a later one: only another process gets it back."""
 
@@ -89,11 +112,11 @@ class Executor(Protocol):
     def begin(self) -> None:
         """Make ready; called once before the first batch, by the thread that runs them."""
 
-    def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+    def run(self, batch: Batch) -> tuple[StepResult, ...]:
         """Compute one step.
 
         Returns:
-            One entry per chunk with `sample`, in the order of the batch: the sampled token id, or why it failed.
+            One entry per chunk with `sample`, in the order of the batch.
 
         Raises:
             DeviceLostError: no later step can succeed either.

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NewType
 
+from headway_engine.core.constraint import Constraint, ConstraintSpec
+
 RequestId = NewType("RequestId", str)
 
 
@@ -60,6 +62,13 @@ class SamplingParams:
         temperature: 0 is greedy.
         top_p: share of probability mass kept, in (0, 1].
         top_k: number of candidates kept, 0 = all.
+        min_p: candidates with less than this share of the best one's probability are left out, in [0, 1]; 0 = off.
+        presence_penalty: taken from the logit of each token that the answer has, in [-2, 2].
+        frequency_penalty: the same for each time that the answer has it.
+        repetition_penalty: logits of tokens that prompt or answer have are divided by it where positive, else multiplied.
+        logit_bias: token ids and what is added to their logits.
+        logprobs: report each token's log probability, and those of this many best candidates; None = off.
+        constraint: the form that the answer must have; None = any.
         seed: makes the sampled stream reproducible; None draws one per request.
         max_tokens: tokens to generate; None means what the context length leaves.
         stop: strings that end the answer and are not part of it.
@@ -71,12 +80,30 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    constraint: ConstraintSpec | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+
+    @property
+    def penalized(self) -> bool:
+        """Whether the tokens so far change the next one's logits."""
+        return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether temperature, top-p, top-k and the random number are all that drawing needs."""
+        reshaped = self.penalized or self.min_p > 0 or bool(self.logit_bias) or self.constraint is not None
+        return not reshaped and self.logprobs is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +120,7 @@ class Request:
         deadline_s: monotonic time after which nobody waits for the answer; None = no limit.
         cache_salt: the prefix cache is shared by requests of the same salt only.
         truncated_tokens: tokens that the prompt policy has cut out.
+        constraint: the compiled form of `sampling.constraint`, with the state of this answer.
     """
 
     request_id: RequestId
@@ -104,6 +132,7 @@ class Request:
     deadline_s: float | None = None
     cache_salt: str = ""
     truncated_tokens: int = 0
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,16 @@ decoding sequences get their next block that much earlier, as long as the blocks
 A sequence that ends while its step is in flight keeps its blocks until `commit`, since the executor may still write there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headway_engine.core import batching
-from headway_engine.core.batch import Batch, Chunk, StepFailure
+from headway_engine.core.batch import Batch, Chunk, StepFailure, StepResult
 from headway_engine.core.batching import QueueView
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.deadlines import Deadlines
 from headway_engine.core.limits import Limits, Profile
+from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.metrics import Metrics
 from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
 from headway_engine.core.room import find_room
@@ -42,11 +44,12 @@ WATERMARK = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """What happened to one request: a new token, its end, or both."""
+    """What happened to one request: a new token, its end, or both; and the token's candidates where they are wanted."""
 
     request_id: RequestId
     token_ids: tuple[int, ...]
     finished: Finished | None
+    logprobs: TokenLogprobs | None = None
 
 
 class Scheduler:
@@ -183,7 +186,7 @@ class Scheduler:
         self._scheduled_s = now
         return Batch(tuple(chunks), self._prompts_follow) if chunks else None
 
-    def commit(self, batch: Batch, results: tuple[int | StepFailure, ...], now: float) -> list[StepEvent]:
+    def commit(self, batch: Batch, results: tuple[StepResult, ...], now: float) -> list[StepEvent]:
         """Take the tokens of the step in; returns what happened to each request."""
         events: list[StepEvent] = []
         sampled = iter(results)
@@ -197,11 +200,11 @@ class Scheduler:
                 self._release(sequence)
                 continue
             self._advance(sequence, len(chunk.token_ids))
-            if isinstance(result, int):
-                events.append(self._take_token(sequence, result, now))
-            elif result is not None:
+            if isinstance(result, StepFailure):
                 self.pool.forget(sequence.blocks)
                 events.append(self._end(sequence, FinishReason.ERROR, now, result.message))
+            elif result is not None:
+                events.append(self._take_token(sequence, result, now))
         return events
 
     def fail(self, batch: Batch, message: str, now: float) -> list[StepEvent]:
@@ -339,7 +342,8 @@ class Scheduler:
         self._kv_tokens += num_tokens
         sequence.register(self.pool)
 
-    def _take_token(self, sequence: Sequence, token: int, now: float) -> StepEvent:
+    def _take_token(self, sequence: Sequence, result: int | TokenLogprobs, now: float) -> StepEvent:
+        token, logprobs = (result, None) if isinstance(result, int) else (result.chosen.token_id, result)
         metrics = self.metrics
         metrics.generation_tokens += 1
         if sequence.first_token_s is None:
@@ -350,11 +354,13 @@ class Scheduler:
         else:
             metrics.itl.record((now - sequence.last_token_s) * 1000)
         sequence.last_token_s = now
-        sequence.tokens.append(token)
-        reason = sequence.end_of_answer()
+        try:
+            reason, problem = sequence.accept(token), ""
+        except ConstraintError as error:
+            reason, problem = FinishReason.ERROR, str(error)
         if reason is not None:
-            return self._end(sequence, reason, now, tokens=(token,))
-        return StepEvent(sequence.request.request_id, (token,), None)
+            return replace(self._end(sequence, reason, now, problem), token_ids=(token,), logprobs=logprobs)
+        return StepEvent(sequence.request.request_id, (token,), None, logprobs)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's slot and blocks; it waits before its class and recomputes."""
@@ -366,9 +372,7 @@ class Scheduler:
         self._waiting.push(sequence)
         self.metrics.preemptions += 1
 
-    def _end(
-        self, sequence: Sequence, reason: FinishReason, now: float, error: str = "", tokens: tuple[int, ...] = ()
-    ) -> StepEvent:
+    def _end(self, sequence: Sequence, reason: FinishReason, now: float, error: str = "") -> StepEvent:
         """Take a sequence out of every structure; its blocks wait for `commit` when its step is in flight."""
         if sequence.phase is Phase.RUNNING:
             del self._running[sequence.sequence_id]
@@ -383,7 +387,7 @@ class Scheduler:
         self._deadlines.tidy(len(self._by_request))
         self.metrics.finished[reason] += 1
         self.metrics.e2e.record((now - request.arrival_s) * 1000)
-        return StepEvent(request.request_id, tokens, sequence.finished(reason, now, error))
+        return StepEvent(request.request_id, (), sequence.finished(reason, now, error))
 
     def _release(self, sequence: Sequence) -> None:
         self._kv_tokens -= sequence.num_computed

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
 
-from headway_engine.core.batch import Chunk
+from headway_engine.core.batch import Careful, Chunk
 from headway_engine.core.blocks import BlockPool, Prefix
 from headway_engine.core.request import Finished, FinishReason, Priority, Request
 
@@ -125,6 +125,7 @@ class Sequence:
             sampling=self.request.sampling,
             seed=self.seed,
             num_sampled=known - len(self.request.prompt_ids),
+            careful=self._careful() if end == known and not self.request.sampling.plain else None,
         )
 
     def take_blocks(self, shared: list[int], own: list[int], prefix: Prefix, block_size: int) -> None:
@@ -151,13 +152,28 @@ class Sequence:
         self.prefill_end = len(self.tokens)
         return blocks
 
-    def end_of_answer(self) -> FinishReason | None:
-        """Why the newest token is the last one, or None when it is not."""
-        if self.tokens[-1] in self.stop_ids:
+    def accept(self, token: int) -> FinishReason | None:
+        """Take in a sampled token; returns why it is the last one, or None when it is not.
+
+        Raises:
+            ConstraintError: the request's constraint does not allow it, or has met a limit.
+        """
+        self.tokens.append(token)
+        if token in self.stop_ids:
             return FinishReason.STOP
+        constraint = self.request.constraint
+        if constraint is not None:
+            constraint.advance(token)
+            if constraint.complete:
+                return FinishReason.STOP
         if len(self.tokens) >= self.max_len:
             return FinishReason.LENGTH
         return None
+
+    def _careful(self) -> Careful:
+        request = self.request
+        tokens = tuple(self.tokens) if request.sampling.penalized else ()
+        return Careful(tokens, len(request.prompt_ids), request.constraint)
 
     def finished(self, reason: FinishReason, now: float, error: str) -> Finished:
         """The figures of the ended request."""

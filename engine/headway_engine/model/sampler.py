@@ -4,6 +4,8 @@ Greedy rows take the maximum. The others need one uniform number each, hashed fr
 tokens it has sampled: the same request draws the same tokens whatever shares its batch. The number picks from the
 cumulated probabilities.
 
+Rows whose sampling is not plain are treated first (`model/careful.py`).
+
 top-k and top-p look at the largest `CANDIDATES` logits only, sorted. Their probability mass is known exactly, so a row
 whose top-p reaches beyond them is seen, and only then the whole vocabulary is sorted.
 """
@@ -13,8 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from headway_engine.core.batch import StepFailure
+from headway_engine.core.batch import Careful, StepFailure, StepResult
 from headway_engine.core.request import SamplingParams
+from headway_engine.model.careful import CarefulRow, masks, report, reshape, score
 
 # Enough for practically every top-p below 1 on a trained model; sorting 152,000 logits takes 30 times as long.
 CANDIDATES = 1024
@@ -27,6 +30,7 @@ class Draw:
     sampling: SamplingParams
     seed: int
     num_sampled: int
+    careful: Careful | None = None
 
     @property
     def greedy(self) -> bool:
@@ -49,16 +53,34 @@ class Draw:
 _MASK = (1 << 64) - 1
 
 
-def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[int | StepFailure, ...]:
+def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[StepResult, ...]:
     """The next token of each row.
 
     Args:
-        logits: float32, `[len(draws), vocabulary]`.
+        logits: float32, `[len(draws), vocabulary]`; may be written.
         draws: how to sample each row.
 
     Returns:
-        A token id per row, or a failure for a row whose logits are not finite.
+        A token per row, or a failure for a row whose logits are not finite or whose constraint met a limit.
     """
+    places = [place for place, draw in enumerate(draws) if draw.careful is not None]
+    if not places:
+        return _sample(logits, draws)
+    rows = [CarefulRow(draw.sampling, draw.careful) for draw in draws if draw.careful is not None]
+    index = torch.tensor(places, device=logits.device)
+    own = logits[index]
+    mask = masks(rows, logits.shape[-1])
+    logits[index] = reshape(own, rows, None if mask.words is None else torch.from_numpy(mask.words))
+    tokens = _sample(logits, draws)
+    results: list[StepResult] = list(tokens)
+    drawn = [mask.failures.get(row, tokens[place]) for row, place in enumerate(places)]
+    ids = torch.tensor([-1 if isinstance(token, StepFailure) else token for token in drawn], device=logits.device)
+    for place, result in zip(places, report(drawn, score(own, ids, rows), rows), strict=True):
+        results[place] = result
+    return tuple(results)
+
+
+def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[int | StepFailure, ...]:
     tokens = logits.argmax(-1)
     # A sum is finite exactly when all its terms are: they are float32 and far from its range.
     finite = logits.sum(-1).isfinite()

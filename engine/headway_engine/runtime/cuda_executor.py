@@ -13,6 +13,8 @@ runs, the scheduler commits step n and makes batch n + 1. What of it agrees with
 - nothing is launched ahead while prompts wait for the next step: there the decodes ride along with the chunks, in one
   pass over the weights.
 
+Rows whose sampling is not plain are drawn again after their launch and never run ahead (`cuda_careful.py`).
+
 At most three launches are unread at a time: both parts of step n, and step n + 1.
 """
 
@@ -23,12 +25,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
-from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepFailure
+from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepResult
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, whole_prompt_attention
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.model.transformer import Decoder
+from headway_engine.runtime.cuda_careful import NOT_FINITE, CarefulPending, redraw
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
 from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, Packed, Unpacked, graph_shape, pack, pad, unpack
 from headway_engine.runtime.cuda_results import Pending, Results
@@ -79,6 +82,22 @@ class _Ahead:
         return place if start == chunk.start and chunk.sample and len(chunk.token_ids) == 1 else -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """Scheduled chunks whose tokens are on their way."""
+
+    pending: Pending
+    careful: CarefulPending | None
+
+    def wait(self) -> list[StepResult]:
+        """One for each chunk that samples."""
+        results = [_result(token) for token in self.pending.wait()]
+        if self.careful is not None:
+            for place, result in zip(self.careful.places, self.careful.wait(), strict=True):
+                results[place] = result
+        return results
+
+
 class CudaExecutor:
     """Implements `core.batch.Executor` with the kernels of `headway_engine.kernels`. Used from one thread."""
 
@@ -123,7 +142,7 @@ class CudaExecutor:
             )
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+    def run(self, batch: Batch) -> tuple[StepResult, ...]:
         """Compute one step; see `core.batch.Executor.run`."""
         try:
             return self._run(batch)
@@ -137,7 +156,7 @@ class CudaExecutor:
                 raise DeviceLostError(f"the GPU is lost to this process: {first_line}") from error
             raise
 
-    def _run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+    def _run(self, batch: Batch) -> tuple[StepResult, ...]:
         self._rows.next_turn()
         ahead, self._ahead = self._ahead, None
         places = [-1] * len(batch.chunks) if ahead is None else [ahead.place(chunk) for chunk in batch.chunks]
@@ -147,31 +166,30 @@ class CudaExecutor:
             self._ahead = self._launch_ahead(batch)
         early = [] if ahead is None or len(rest) == len(places) else ahead.pending.wait()
         late = iter([] if others is None else others.wait())
-        tokens = (
-            early[place] if place >= 0 else next(late)
+        return tuple(
+            _result(early[place]) if place >= 0 else next(late)
             for chunk, place in zip(batch.chunks, places, strict=True)
             if chunk.sample
-        )
-        return tuple(
-            token if token >= 0 else StepFailure("the model produced logits that are not finite") for token in tokens
         )
 
     # ---- launches: nothing below waits for the device ---------------------------------------------------------------
 
-    def _launch(self, chunks: Sequence[Chunk]) -> Pending | None:
+    def _launch(self, chunks: Sequence[Chunk]) -> _Launched | None:
         """Compute chunks; None when none of them samples."""
         if all(chunk.sample and len(chunk.token_ids) == 1 for chunk in chunks):
             return self._launch_decodes(chunks)
         return self._launch_prompts(chunks)
 
-    def _launch_decodes(self, chunks: Sequence[Chunk]) -> Pending:
+    def _launch_decodes(self, chunks: Sequence[Chunk]) -> _Launched:
         rows = [self._rows.of(chunk) for chunk in chunks]
         for row, chunk in zip(rows, chunks, strict=True):
             self._rows.patch_count(row, chunk)
             self._rows.patch_token(row, chunk)
             row.position += 1
             row.num_sampled += 1
-        return self._replay([row.index for row in rows])
+        indices = [row.index for row in rows]
+        pending, hidden = self._replay(indices)
+        return _Launched(pending, redraw(self._decoder, self._rows.tensor, hidden, chunks, indices))
 
     def _launch_ahead(self, batch: Batch) -> _Ahead | None:
         """Decode the sequences of this batch once more, those that will go on as far as one can tell."""
@@ -181,17 +199,17 @@ class CudaExecutor:
         for chunk in batch.chunks:
             start, limit = chunk.start + len(chunk.token_ids), chunk.sampling.max_tokens
             ends = start >= max_len or (limit is not None and chunk.num_sampled + 1 >= limit)
-            if not chunk.sample or ends or start >= len(chunk.block_table) * size:
+            if not chunk.sample or chunk.careful is not None or ends or start >= len(chunk.block_table) * size:
                 continue
             row = self._rows.of(chunk)
             places[chunk.sequence_id] = len(indices), start
             indices.append(row.index)
             row.position += 1
             row.num_sampled += 1
-        return _Ahead(places, self._replay(indices)) if indices else None
+        return _Ahead(places, self._replay(indices)[0]) if indices else None
 
-    def _replay(self, indices: list[int]) -> Pending:
-        """Decode these rows with the tokens that the device holds."""
+    def _replay(self, indices: list[int]) -> tuple[Pending, torch.Tensor]:
+        """Decode these rows with the tokens that the device holds; the second is their residual stream."""
         self._write_patches()
         count = len(indices)
         size = self._graphs.size_for(count)
@@ -199,10 +217,10 @@ class CudaExecutor:
         if padded != self._row_ids[:size]:
             self._staging.upload(padded, into=self._graphs.row_ids)
             self._row_ids = padded + self._row_ids[size:]
-        self._graphs.replay(size)
-        return self._results.collect(count)
+        hidden = self._graphs.replay(size)
+        return self._results.collect(count), hidden
 
-    def _launch_prompts(self, chunks: Sequence[Chunk]) -> Pending | None:
+    def _launch_prompts(self, chunks: Sequence[Chunk]) -> _Launched | None:
         indices = []
         for chunk in chunks:
             row = self._rows.of(chunk)
@@ -212,29 +230,33 @@ class CudaExecutor:
             row.num_sampled += chunk.sample
         self._write_patches()
         num_sampled = sum(chunk.sample for chunk in chunks)
-        if not self._replay_prompts(chunks, indices):
+        hidden = self._replay_prompts(chunks, indices)
+        if hidden is None:
             decodes = 0
             while decodes < len(chunks) and len(chunks[decodes].token_ids) == 1:
                 decodes += 1
             packed = pack(chunks, indices, decodes, allow_whole=True)
-            self._forward(unpack(self._staging.upload(*packed.aligned), packed.shape), packed)
-        return self._results.collect(num_sampled) if num_sampled else None
+            hidden = self._forward(unpack(self._staging.upload(*packed.aligned), packed.shape), packed)
+        if not num_sampled:
+            return None
+        pending = self._results.collect(num_sampled)
+        return _Launched(pending, redraw(self._decoder, self._rows.tensor, hidden, chunks, indices))
 
-    def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> bool:
-        """Use a graph where one is large enough."""
+    def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> torch.Tensor | None:
+        """Use a graph where one is large enough; returns what `_forward` does."""
         tokens = sum(len(chunk.token_ids) for chunk in chunks)
         if len(chunks) > _PROMPT_GRAPH_CHUNKS or not self._prompts or tokens > self._prompts[-1].tokens:
-            return False
+            return None
         prompt = next(prompt for prompt in self._prompts if prompt.tokens >= tokens)
         packed = pad(pack(chunks, indices, 0, allow_whole=False), prompt.packed.shape, self._rows.padding)
         self._staging.upload(*packed.aligned, into=prompt.array)
         prompt.graph.replay()
         if not any(chunk.sample for chunk in chunks):
             self._results.skip()
-        return True
+        return prompt.hidden
 
-    def _forward(self, views: Unpacked, packed: Packed) -> None:
-        """The step itself; in a graph, or right now."""
+    def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
+        """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
         decoder, results, table = self._decoder, self._results, self._rows.tensor
         h = F.embedding(views.token_ids, decoder.embedding)
         step = Step(
@@ -244,11 +266,12 @@ class CudaExecutor:
             tiles=views.tiles if packed.shape.tiles else None,
             whole=packed.whole,
         )
-        h = decoder.hidden(h, step)
+        h = decoder.hidden(h, step)[views.sampled_flat]
         if packed.shape.sampled:
             results.step.add_(1)
             rows = Sampled(views.sampled_rows, views.sampled_flat, views.positions, table, results.out, results.step)
-            sample_rows(decoder.logits(h[views.sampled_flat]), rows)
+            sample_rows(decoder.logits(h), rows)
+        return h
 
     def _write_patches(self) -> None:
         cells, values = self._rows.take_patches()
@@ -271,8 +294,8 @@ class CudaExecutor:
                 views.rows.fill_(self._rows.padding)
                 views.sampled_rows.fill_(self._rows.padding)
                 packed = Packed((), shape, 0, ())
-                graph = pool.capture(partial(self._forward, views, packed))
-                prompts.append(_PromptGraph(tokens, packed, array, graph))
+                graph, hidden = pool.capture(partial(self._forward, views, packed))
+                prompts.append(_PromptGraph(tokens, packed, array, graph, hidden))
         return prompts
 
     def _compile_prompts(self) -> None:
@@ -293,3 +316,8 @@ class _PromptGraph:
     packed: Packed
     array: torch.Tensor
     graph: torch.cuda.CUDAGraph
+    hidden: torch.Tensor
+
+
+def _result(token: int) -> StepResult:
+    return token if token >= 0 else NOT_FINITE

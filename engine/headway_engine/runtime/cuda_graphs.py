@@ -9,6 +9,7 @@ All graphs share one memory pool: they run one after the other on one stream, an
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,8 @@ from headway_engine.kernels.rows import embed_rows
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.runtime.cuda_results import Results
 from headway_engine.runtime.cuda_rows import RowTable
+
+Output = TypeVar("Output")
 
 
 def decode_sizes(max_rows: int) -> list[int]:
@@ -33,14 +36,17 @@ class GraphPool:
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def capture(self, launch: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """A graph of `launch`, which runs once before: kernels are compiled and library handles made outside of it."""
+    def capture(self, launch: Callable[[], Output]) -> tuple[torch.cuda.CUDAGraph, Output]:
+        """A graph of `launch`, which runs once before: kernels are compiled and library handles made outside of it.
+
+        What it returned in the graph holds the latest replay's values, until any other graph of the pool is replayed.
+        """
         launch()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            launch()
-        return graph
+            output = launch()
+        return graph, output
 
 
 class DecodeGraphs:
@@ -63,11 +69,13 @@ class DecodeGraphs:
         """The smallest captured size that holds `rows` rows."""
         return next(size for size in self._sizes if size >= rows)
 
-    def replay(self, size: int) -> None:
-        """Decode the first `size` of `row_ids`."""
-        self._graphs[size].replay()
+    def replay(self, size: int) -> torch.Tensor:
+        """Decode the first `size` of `row_ids`; returns their residual stream, which the next replay overwrites."""
+        graph, hidden = self._graphs[size]
+        graph.replay()
+        return hidden
 
-    def _launch(self, size: int) -> None:
+    def _launch(self, size: int) -> torch.Tensor:
         decoder, results, table = self._decoder, self._results, self._rows.tensor
         ids, positions = self.row_ids[:size], self._positions[:size]
         h = embed_rows(table, ids, decoder.embedding, positions, results.step)
@@ -75,3 +83,4 @@ class DecodeGraphs:
         splits = plan_splits(size, decoder.config.num_kv_heads)
         h = decoder.hidden(h, Step(tokens, num_decodes=size, splits=splits))
         sample_rows(decoder.logits(h), Sampled(ids, self._flat[:size], positions, table, results.out, results.step))
+        return h

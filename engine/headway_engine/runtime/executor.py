@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headway_engine.core.batch import Batch, StepFailure
+from headway_engine.core.batch import Batch, StepResult
 from headway_engine.model.attention import BACKENDS, AttentionBackend, StepLayout
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.sampler import Draw, sample
@@ -62,13 +62,15 @@ class TorchExecutor:
         """See `core.batch.Executor.begin`: nothing to do here."""
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> tuple[int | StepFailure, ...]:
+    def run(self, batch: Batch) -> tuple[StepResult, ...]:
         """Compute one step; see `core.batch.Executor.run`."""
         tensors = self._flatten(batch)
         logits = self._model(
             tensors.token_ids, tensors.positions, self._attention(tensors.layout), self._cache, tensors.sampled_rows
         )
-        draws = [Draw(chunk.sampling, chunk.seed, chunk.num_sampled) for chunk in batch.chunks if chunk.sample]
+        draws = [
+            Draw(chunk.sampling, chunk.seed, chunk.num_sampled, chunk.careful) for chunk in batch.chunks if chunk.sample
+        ]
         return sample(logits, draws) if draws else ()
 
     def _flatten(self, batch: Batch) -> _Tensors:

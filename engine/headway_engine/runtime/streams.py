@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from headway_engine.core.logprobs import Candidate, TokenLogprobs
 from headway_engine.core.request import Finished, FinishReason, Request, RequestId
 from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.detokenize import Decode, StopMatcher, TextDecoder
@@ -23,11 +24,15 @@ from headway_engine.runtime.detokenize import Decode, StopMatcher, TextDecoder
 
 @dataclass(frozen=True, slots=True)
 class StreamItem:
-    """Tokens since the last item and the text that may be shown by now; `finished` comes with the last item."""
+    """Tokens since the last item and the text that may be shown by now; `finished` comes with the last item.
+
+    `logprobs` has an entry for each token where the request wants them, and none otherwise.
+    """
 
     token_ids: tuple[int, ...]
     text: str
     finished: Finished | None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class TokenStream:
@@ -37,6 +42,7 @@ class TokenStream:
         sampling = request.sampling
         self.request_id = request.request_id
         self._abort = abort
+        self._tokenizer = tokenizer
         self._decoder = TextDecoder(tokenizer, request.prompt_ids, sampling.skip_special_tokens)
         self._matcher = StopMatcher(sampling.stop)
         self._silent_ids = frozenset(sampling.stop_token_ids)  # like a stop string, not part of the text
@@ -45,6 +51,7 @@ class TokenStream:
         self._matched_stop = ""
         self._tokens: list[int] = []
         self._text: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._finished: Finished | None = None
         self._closed = False
         self._reader: asyncio.Future[None] | None = None
@@ -68,9 +75,8 @@ class TokenStream:
         """What there is to read now, without waiting; None when there is nothing."""
         if self._closed or not (self._tokens or self._finished):
             return None
-        item = StreamItem(tuple(self._tokens), "".join(self._text), self._finished)
-        self._tokens.clear()
-        self._text.clear()
+        item = StreamItem(tuple(self._tokens), "".join(self._text), self._finished, tuple(self._logprobs))
+        self._forget()
         self._closed = self._finished is not None
         return item
 
@@ -78,8 +84,7 @@ class TokenStream:
         """The client went away: nothing more is delivered, and the request ends. Safe to call again or too late."""
         if not self._closed:
             self._closed = True
-            self._tokens.clear()
-            self._text.clear()
+            self._forget()
             self._abort(self.request_id, FinishReason.ABORT)
             self._wake()
 
@@ -91,6 +96,8 @@ class TokenStream:
         for token in event.token_ids:
             if not self._matched_stop:
                 self._accept(token)
+                if event.logprobs is not None:
+                    self._logprobs.append(self._spelled(event.logprobs))
         if event.finished is not None:
             self._finish(event.finished)
         elif self._matched_stop and not matched_before:
@@ -109,6 +116,20 @@ class TokenStream:
         self._tokens.append(token)
         if token not in self._silent_ids:
             self._show(self._decoder.push(token))
+
+    def _spelled(self, logprobs: TokenLogprobs) -> TokenLogprobs:
+        """With the text of each token."""
+
+        def spell(candidate: Candidate) -> Candidate:
+            return replace(candidate, text=self._tokenizer.decode([candidate.token_id], skip_special_tokens=False))
+
+        return TokenLogprobs(spell(logprobs.chosen), tuple(map(spell, logprobs.top)))
+
+    def _forget(self) -> None:
+        """What was held for the reader is with it, or has none."""
+        self._tokens.clear()
+        self._text.clear()
+        self._logprobs.clear()
 
     def _show(self, text: str) -> None:
         shown = self._matcher.push(text)

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
+from headway_engine.core.logprobs import Candidate, TokenLogprobs
 from headway_engine.core.request import (
     Finished,
     FinishReason,
@@ -79,13 +81,13 @@ def to_request(message: pb.GenerateRequest, arrival: Arrival, served_model: str)
     )
 
 
-def to_chunk(token_ids: Sequence[int], text: str) -> pb.GenerateChunk:
+def to_chunk(token_ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprobs]) -> pb.GenerateChunk:
     """Tokens since the last message."""
-    return pb.GenerateChunk(token_ids=token_ids, text=text)
+    return pb.GenerateChunk(token_ids=token_ids, text=text, logprobs=map(_logprobs, logprobs))
 
 
-def to_complete(finished: Finished, text: str) -> pb.GenerateComplete:
-    """The end of an answer; `text` is what no chunk has carried yet."""
+def to_complete(finished: Finished, text: str, logprobs: Sequence[TokenLogprobs]) -> pb.GenerateComplete:
+    """The end of an answer; `text` and `logprobs` are what no chunk has carried yet."""
     return pb.GenerateComplete(
         output_ids=finished.output_ids,
         finish_reason=_FINISH_REASONS[finished.reason],
@@ -98,14 +100,15 @@ def to_complete(finished: Finished, text: str) -> pb.GenerateComplete:
         ttft_ms=finished.ttft_ms,
         error=finished.error,
         text=text,
+        logprobs=map(_logprobs, logprobs),
     )
 
 
 def to_response(item: StreamItemView) -> pb.GenerateResponse:
     """One item of a stream as a message of `Generate`."""
     if item.finished is not None:
-        return pb.GenerateResponse(complete=to_complete(item.finished, item.text))
-    return pb.GenerateResponse(chunk=to_chunk(item.token_ids, item.text))
+        return pb.GenerateResponse(complete=to_complete(item.finished, item.text, item.logprobs))
+    return pb.GenerateResponse(chunk=to_chunk(item.token_ids, item.text, item.logprobs))
 
 
 def to_model_info(info: ModelInfo) -> pb.ModelInfo:
@@ -155,6 +158,15 @@ def _sampling(message: pb.SamplingParams) -> SamplingParams:
         temperature=message.temperature if message.HasField("temperature") else default.temperature,
         top_p=message.top_p if message.HasField("top_p") else default.top_p,
         top_k=message.top_k,
+        min_p=message.min_p,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        repetition_penalty=(
+            message.repetition_penalty if message.HasField("repetition_penalty") else default.repetition_penalty
+        ),
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        constraint=_constraint(message),
         seed=message.seed if message.HasField("seed") else None,
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         stop=tuple(message.stop),
@@ -162,6 +174,26 @@ def _sampling(message: pb.SamplingParams) -> SamplingParams:
         ignore_eos=message.ignore_eos,
         skip_special_tokens=message.skip_special_tokens if message.HasField("skip_special_tokens") else True,
     )
+
+
+def _constraint(message: pb.SamplingParams) -> ConstraintSpec | None:
+    match message.WhichOneof("constraint"):
+        case "json_schema":
+            return ConstraintSpec(ConstraintKind.JSON_SCHEMA, message.json_schema)
+        case "regex":
+            return ConstraintSpec(ConstraintKind.REGEX, message.regex)
+        case "choice":
+            return ConstraintSpec(ConstraintKind.CHOICE, "", tuple(message.choice.texts))
+        case _:
+            return None
+
+
+def _logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
+    return pb.TokenLogprobs(chosen=_candidate(logprobs.chosen), top=map(_candidate, logprobs.top))
+
+
+def _candidate(candidate: Candidate) -> pb.Candidate:
+    return pb.Candidate(token_id=candidate.token_id, logprob=candidate.logprob, text=candidate.text)
 
 
 def _invalid(message: str) -> Rejected:

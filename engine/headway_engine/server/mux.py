@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 
+from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.request import Finished, Rejected, StatusCode
 from headway_engine.server import convert, status
 from headway_engine.server.intake import Intake
@@ -27,11 +28,12 @@ MAX_SUBMITTING = 256
 class _Entry:
     """What one request has for the client since the last frame."""
 
-    __slots__ = ("error", "finished", "text", "token_ids")
+    __slots__ = ("error", "finished", "logprobs", "text", "token_ids")
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.text: list[str] = []
+        self.logprobs: list[TokenLogprobs] = []
         self.finished: Finished | None = None
         self.error: Rejected | None = None
 
@@ -137,6 +139,7 @@ class MuxSession:
         entry = self._entry(request_id)
         entry.token_ids.extend(item.token_ids)
         entry.text.append(item.text)
+        entry.logprobs.extend(item.logprobs)
         entry.finished = item.finished
 
     def _refuse(self, request_id: str, rejected: Rejected) -> None:
@@ -153,8 +156,9 @@ def _responses(request_id: str, entry: _Entry) -> list[pb.MuxResponse]:
         return [pb.MuxResponse(request_id=request_id, error=error)]
     text = "".join(entry.text)
     if entry.finished is not None:
-        return [pb.MuxResponse(request_id=request_id, complete=convert.to_complete(entry.finished, text))]
-    return [pb.MuxResponse(request_id=request_id, chunk=convert.to_chunk(entry.token_ids, text))]
+        complete = convert.to_complete(entry.finished, text, entry.logprobs)
+        return [pb.MuxResponse(request_id=request_id, complete=complete)]
+    return [pb.MuxResponse(request_id=request_id, chunk=convert.to_chunk(entry.token_ids, text, entry.logprobs))]
 
 
 async def _cancel_all(tasks: "list[asyncio.Task[None]]") -> None:

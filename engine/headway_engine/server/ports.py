@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
+from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.request import Finished, FinishReason, Rejected, Request
 from headway_engine.runtime.loaded import ModelInfo
 from headway_engine.runtime.stats import Health, Loads, StatsSnapshot
@@ -23,6 +24,10 @@ class StreamItemView(Protocol):
     @property
     def text(self) -> str:
         """Their text, as far as it can be shown."""
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        """One for each token where the request wants them, else none."""
 
     @property
     def finished(self) -> Finished | None:

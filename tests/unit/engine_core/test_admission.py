@@ -4,8 +4,10 @@ import time
 import pytest
 
 from headway_engine.core.admission import AdmissionBounds, validate
+from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
 from headway_engine.core.request import Request, RequestId, SamplingParams, StatusCode
 
+REGEX = ConstraintSpec(ConstraintKind.REGEX, "a+")
 BOUNDS = AdmissionBounds(max_model_len=32, kv_capacity_tokens=1000, vocab_size=300)
 
 
@@ -21,6 +23,8 @@ def request(**changes: object) -> Request:
         request(prompt_ids=tuple(range(31))),
         request(prompt_ids=(), text="x" * 512),
         request(sampling=SamplingParams(temperature=0.0, top_p=1.0, top_k=0, max_tokens=32, seed=2**64 - 1)),
+        request(sampling=SamplingParams(min_p=1.0, presence_penalty=-2.0, frequency_penalty=2.0, logprobs=0)),
+        request(sampling=SamplingParams(logit_bias=((299, -100.0),), repetition_penalty=0.1, constraint=REGEX)),
         request(sampling=SamplingParams(stop=("x" * 256,) * 16, stop_token_ids=(0, 299))),
     ],
 )
@@ -47,6 +51,35 @@ def test_what_is_within_the_limits_is_served(wanted: Request) -> None:
         (request(sampling=SamplingParams(top_p=1.01)), "sampling_params.top_p is 1.01"),
         (request(sampling=SamplingParams(top_p=math.nan)), "sampling_params.top_p is nan"),
         (request(sampling=SamplingParams(top_k=-1)), "sampling_params.top_k is -1"),
+        (request(sampling=SamplingParams(min_p=1.5)), "sampling_params.min_p is 1.5, it must be 0 to 1"),
+        (request(sampling=SamplingParams(min_p=math.nan)), "sampling_params.min_p is nan"),
+        (
+            request(sampling=SamplingParams(presence_penalty=2.5)),
+            "sampling_params.presence_penalty is 2.5, allowed are -2 to 2",
+        ),
+        (request(sampling=SamplingParams(frequency_penalty=math.nan)), "sampling_params.frequency_penalty is nan"),
+        (
+            request(sampling=SamplingParams(repetition_penalty=0.0)),
+            "sampling_params.repetition_penalty is 0.0, it must be above 0",
+        ),
+        (request(sampling=SamplingParams(repetition_penalty=math.inf)), "sampling_params.repetition_penalty is inf"),
+        (request(sampling=SamplingParams(logprobs=21)), "sampling_params.logprobs is 21, allowed are 0 to 20"),
+        (
+            request(sampling=SamplingParams(logit_bias=((300, 1.0),))),
+            "sampling_params.logit_bias has token 300, the model's are 0 to 299",
+        ),
+        (
+            request(sampling=SamplingParams(logit_bias=((3, math.nan),))),
+            "sampling_params.logit_bias[3] is nan, allowed",
+        ),
+        (
+            request(sampling=SamplingParams(logit_bias=((3, 0.0),) * 301)),
+            "sampling_params.logit_bias has 301 tokens, allowed are 300",
+        ),
+        (
+            request(sampling=SamplingParams(constraint=REGEX, ignore_eos=True)),
+            "sampling_params.ignore_eos is True, but an answer",
+        ),
         (request(sampling=SamplingParams(seed=2**64)), "sampling_params.seed is 18446744073709551616"),
         (request(sampling=SamplingParams(stop=("a",) * 17)), "sampling_params.stop has 17 strings, allowed are 16"),
         (request(sampling=SamplingParams(stop=("a", ""))), "sampling_params.stop[1] has 0 characters"),

@@ -168,6 +168,48 @@ async def test_answers_are_the_same_when_prompts_are_found_in_the_prefix_cache(
     assert result.cached_tokens >= sum((length - 1) // 16 * 16 for length in LENGTHS)
 
 
+async def test_log_probabilities_are_those_of_transformers(model: Path, references: list[Reference]) -> None:
+    engine = await AsyncEngine.start(EngineConfig(model, device="cpu", dtype="float32", threads=THREADS))
+    sampling = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True, logprobs=3)
+    try:
+        for n, reference in enumerate(references[6:9]):
+            wanted = Request(RequestId(str(n)), time.monotonic(), prompt_ids=reference.prompt, sampling=sampling)
+            found = [one async for item in await submitted(engine, wanted) for one in item.logprobs]
+            assert [one.chosen.token_id for one in found] == reference.tokens
+            expected = reference.logits.log_softmax(-1)
+            for one, row in zip(found, expected, strict=True):
+                assert [best.logprob for best in one.top] == pytest.approx(row.topk(3).values.tolist(), abs=1e-3)
+                assert one.chosen == one.top[0], "greedy"
+                assert all(candidate.text for candidate in one.top)
+    finally:
+        await engine.stop()
+
+
+async def test_penalized_greedy_answers_equal_those_of_transformers(model: Path, references: list[Reference]) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(model.parent, gguf_file=model.name, dtype=torch.float32).eval()
+    theirs.generation_config.eos_token_id = None
+    prompts = [reference.prompt for reference in references[10:13]]
+    expected = [
+        theirs.generate(torch.tensor([prompt]), max_new_tokens=ANSWER, do_sample=False, repetition_penalty=1.3)[
+            0, len(prompt) :
+        ].tolist()
+        for prompt in prompts
+    ]
+    engine = await AsyncEngine.start(EngineConfig(model, device="cpu", dtype="float32", threads=THREADS))
+    sampling = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True, repetition_penalty=1.3)
+    try:
+        streams = [
+            await submitted(engine, Request(RequestId(str(n)), time.monotonic(), prompt_ids=p, sampling=sampling))
+            for n, p in enumerate(prompts)
+        ]
+        answers = [tokens for _, tokens, _ in await asyncio.gather(*map(read, streams))]
+    finally:
+        await engine.stop()
+    assert answers == expected
+    plain = [reference.tokens for reference in references[10:13]]
+    assert answers != plain, "the penalty changes something"
+
+
 def test_text_becomes_the_tokens_that_transformers_makes_of_it(model: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(model.parent, gguf_file=model.name)
     ours = model_tokenizer.from_gguf(GgufFile(model), ())

@@ -1,12 +1,17 @@
 import asyncio
 import time
+from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from fake_engine_client import eventually, nothing_left, read, request, running, submitted
 from fake_engine_model import EOS, ScriptedExecutor, config, loaded
 
-from headway_engine.core.batch import DeviceLostError
+from headway_engine.core.batch import Chunk, DeviceLostError, StepResult
+from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.limits import LimitsPatch
+from headway_engine.core.logprobs import Candidate, TokenLogprobs
 from headway_engine.core.request import (
     FinishReason,
     Rejected,
@@ -52,6 +57,50 @@ async def test_a_stop_token_ends_the_answer_and_is_not_part_of_its_text() -> Non
         sampling = SamplingParams(seed=0, stop_token_ids=(ord("c"),))
         text, tokens, finished = await read(await submitted(engine, request("a", sampling)))
         assert (text, tokens, finished.reason) == ("ab", [*b"abc"], FinishReason.STOP)
+
+
+async def test_each_token_comes_with_its_candidates_as_text_up_to_where_a_stop_string_ends_the_answer() -> None:
+    class Scoring(ScriptedExecutor):
+        def _sample(self, chunk: Chunk) -> StepResult:
+            token = super()._sample(chunk)
+            assert isinstance(token, int)
+            return TokenLogprobs(Candidate(token, -0.5), (Candidate(token, -0.5), Candidate(ord("?"), -1.5)))
+
+    async with running(Scoring((b"abSTOPcd",))) as engine:
+        stream = await submitted(engine, request("a", SamplingParams(seed=0, logprobs=2, stop=("STOP",))))
+        found = [one async for item in stream for one in item.logprobs]
+    assert [one.chosen.text for one in found] == [*"abSTOP"]
+    assert [[best.text for best in one.top] for one in found] == [[letter, "?"] for letter in "abSTOP"]
+
+
+async def test_an_answer_ends_where_its_constraint_is_complete_and_with_error_where_it_does_not_allow_the_token() -> (
+    None
+):
+    class Letters:
+        """Allows one word."""
+
+        def __init__(self, word: bytes) -> None:
+            self.left = list(word)
+
+        def fill(self, mask: npt.NDArray[np.int32]) -> None:
+            mask[:] = -1
+
+        def advance(self, token_id: int) -> None:
+            if token_id != self.left.pop(0):
+                raise ConstraintError("regex: the answer left it")
+
+        @property
+        def complete(self) -> bool:
+            return not self.left
+
+    async with running(ScriptedExecutor((b"hello",))) as engine:
+        fits = replace(request("a"), constraint=Letters(b"hel"))
+        broken = replace(request("b"), constraint=Letters(b"hat"))
+        first, second = [await read(await submitted(engine, one)) for one in (fits, broken)]
+        assert (first[0], first[2].reason) == ("hel", FinishReason.STOP)
+        assert (second[2].reason, second[2].error) == (FinishReason.ERROR, "regex: the answer left it")
+        assert await engine.wait_idle(1)
+        assert nothing_left(engine)
 
 
 async def test_a_stop_string_across_tokens_ends_the_answer_before_it() -> None:
