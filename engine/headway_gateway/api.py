@@ -12,16 +12,9 @@ from headway_gateway.errors import Failure, invalid
 
 # Parameters of OpenAI's API that no engine acts on yet, with the values that ask for nothing.
 _INERT: dict[str, tuple[object, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (),
-    "logit_bias": ({},),
-    "presence_penalty": (0, 0.0),
-    "frequency_penalty": (0, 0.0),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none",),
     "functions": ([],),
@@ -34,6 +27,7 @@ _INERT: dict[str, tuple[object, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+MOST_CHOICES = 16
 LONGEST_ECHO = 80  # characters of a refused value that its refusal repeats
 # What an answer of ours, or of OpenAI's, holds beside its text: a client sends it back with the next turn.
 _EMPTY_PARTS = ("refusal", "tool_calls", "function_call", "audio", "annotations")
@@ -60,14 +54,58 @@ class StreamOptions(_Body):
     include_usage: bool = False
 
 
+class NamedSchema(_Body):
+    """`response_format.json_schema`; every schema is enforced, `strict` or not."""
+
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None
+    form: dict[str, object] = Field(alias="schema")
+
+
+class ResponseFormat(_Body):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _a_schema_where_it_is_due(self) -> "ResponseFormat":
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise ValueError('json_schema is needed with type "json_schema", and only there')
+        return self
+
+
+class StructuredOutputs(_Body):
+    """`structured_outputs`: one form that the answer must have, as other engines' clients write it."""
+
+    form: dict[str, object] | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "StructuredOutputs":
+        if sum(one is not None for one in (self.form, self.regex, self.choice)) != 1:
+            raise ValueError("give one of json, regex and choice")
+        return self
+
+
 class Sampled(_Body):
     """What both kinds of completion have; ranges are the engine's to check, it names them."""
 
     model: str = ""
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(default=None, ge=0, lt=2**32)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = Field(default=None, ge=0, lt=2**32)
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[Annotated[int, Field(strict=False, ge=0, lt=2**32)], float] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     stop: Annotated[list[str] | None, BeforeValidator(_one_or_many)] = None
     ignore_eos: bool = False
@@ -95,6 +133,12 @@ class Sampled(_Body):
     def _options_need_a_stream(self) -> "Sampled":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream to be true")
+        return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Sampled":
+        if self.structured_outputs is not None and self.response_format not in (None, ResponseFormat(type="text")):
+            raise ValueError("structured_outputs and response_format both say what form the answer has")
         return self
 
 
@@ -129,6 +173,8 @@ class ChatRequest(Sampled):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, lt=2**32)
     max_completion_tokens: int | None = Field(default=None, ge=0, lt=2**32)
 
     @property
@@ -136,16 +182,33 @@ class ChatRequest(Sampled):
         """`max_tokens` by its new name or its old one."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def candidates(self) -> int | None:
+        """Best candidates to report of each token; None: no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @model_validator(mode="after")
+    def _candidates_need_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
 
 class CompletionRequest(Sampled):
     """`POST /v1/completions`."""
 
     prompt: str | list[int]
+    logprobs: int | None = Field(default=None, ge=0, lt=2**32)
 
     @property
     def longest(self) -> int | None:
         """`max_tokens`; OpenAI's default for this route is 16."""
         return 16 if self.max_tokens is None else self.max_tokens
+
+    @property
+    def candidates(self) -> int | None:
+        """Best candidates to report of each token; None: no log probabilities at all."""
+        return self.logprobs
 
 
 Kind = TypeVar("Kind", bound=Sampled)

@@ -13,18 +13,19 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 
 from aiohttp import web
 
 from headway_gateway import api, errors, translate
+from headway_gateway.answers import Choice, Head, Json
 from headway_gateway.api import ChatRequest, CompletionRequest
 from headway_gateway.engines import Engines
 from headway_gateway.errors import Failure
+from headway_gateway.merge import Source, alone, first_messages, merged
 from headway_gateway.metrics import Metrics
 from headway_gateway.settings import Settings
-from headway_gateway.translate import Shape
 from headway_rpc import pb
 from headway_rpc.client import Message
 
@@ -107,18 +108,24 @@ class Gateway:
             wanted = translate.generate_request(body, model.chat_template)
             is_chat = isinstance(body, ChatRequest)
             answer_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-            shape = Shape(is_chat, answer_id, int(time.time()), model.model)
-            async with aclosing(self._engines.generate(wanted, self._settings.request_timeout_s)) as messages:
-                first = await anext(messages, None)
-                if first is None:
-                    raise Failure(500, "server_error", "the engine ended the answer before it began")
-                if isinstance(first, pb.GenerateComplete) and (failure := errors.of_end(first)) is not None:
-                    raise failure  # nothing was sent yet, so the status can say it
+            head = Head(is_chat, answer_id, int(time.time()), model.model)
+            choices = [Choice(index, is_chat) for index in range(body.n)]
+            async with AsyncExitStack() as stack:
+                sources = []
+                for choice in choices:
+                    asked = translate.seeded(wanted, choice.index)
+                    source = self._engines.generate(asked, self._settings.request_timeout_s)
+                    sources.append(await stack.enter_async_context(aclosing(source)))
+                firsts = await first_messages(sources)
+                for first in firsts:
+                    if isinstance(first, pb.GenerateComplete) and (failure := errors.of_end(first)) is not None:
+                        raise failure  # nothing was sent yet, so the status can say it
                 self._metrics.first_token.observe(time.monotonic() - arrived_s)
+                messages = await stack.enter_async_context(aclosing(_joined(firsts, sources)))
                 if body.stream:
                     usage = body.stream_options is not None and body.stream_options.include_usage
-                    return await _stream(request, shape, _chain(first, messages), usage)
-                return await _whole(shape, _chain(first, messages))
+                    return await _stream(request, head, choices, messages, usage=usage)
+                return await _whole(head, choices, messages)
         finally:
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
@@ -150,48 +157,66 @@ class Gateway:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
-async def _chain(first: Message, rest: AsyncGenerator[Message]) -> AsyncIterator[Message]:
-    yield first
-    async for message in rest:
-        yield message
+async def _joined(firsts: Sequence[Message], sources: Sequence[Source]) -> AsyncGenerator[tuple[int, Message]]:
+    for index, first in enumerate(firsts):
+        yield index, first
+    rest = merged(sources) if len(sources) > 1 else alone(sources[0])
+    async with aclosing(rest):
+        async for indexed in rest:
+            yield indexed
 
 
-async def _whole(shape: Shape, messages: AsyncIterator[Message]) -> web.Response:
-    text = []
-    async for message in messages:
-        text.append(message.text)
-        if isinstance(message, pb.GenerateComplete):
-            failure = errors.of_end(message)
-            if failure is not None:
-                raise failure
-            return web.json_response(shape.whole("".join(text), message))
-    raise Failure(500, "server_error", "the engine ended the answer without completing it")
+async def _whole(head: Head, choices: Sequence[Choice], messages: AsyncIterator[tuple[int, Message]]) -> web.Response:
+    async for index, message in messages:
+        _take(choices[index], message)
+    _check_complete(choices)
+    return web.json_response(head.whole(choices))
 
 
 async def _stream(
-    request: web.Request, shape: Shape, messages: AsyncIterator[Message], usage: bool
+    request: web.Request,
+    head: Head,
+    choices: Sequence[Choice],
+    messages: AsyncIterator[tuple[int, Message]],
+    *,
+    usage: bool,
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    opening = shape.opening()
-    if opening is not None:
-        await _send(response, opening)
+
+    async def send(part: Json | None) -> None:
+        if part is not None:
+            await _send(response, head.event(part))
+
+    for choice in choices:
+        await send(choice.opening())
     try:
-        async for message in messages:
-            if message.text:
-                await _send(response, shape.piece(message.text))
-            if isinstance(message, pb.GenerateComplete):
-                failure = errors.of_end(message)
-                if failure is not None:
-                    raise failure
-                await _send(response, shape.closing(message))
-                if usage:
-                    await _send(response, shape.bill(message))
-                await response.write(b"data: [DONE]\n\n")
+        async for index, message in messages:
+            choice = choices[index]
+            await send(choice.piece(message))
+            _take(choice, message)
+            if choice.complete is not None:
+                await send(choice.closing())
+        _check_complete(choices)
+        if usage:
+            await _send(response, head.bill(choices))
+        await response.write(b"data: [DONE]\n\n")
     except Failure as failure:
         await _send(response, failure.body())
     await response.write_eof()
     return response
+
+
+def _check_complete(choices: Sequence[Choice]) -> None:
+    if any(choice.complete is None for choice in choices):
+        raise Failure(500, "server_error", "the engine ended the answer without completing it")
+
+
+def _take(choice: Choice, message: Message) -> None:
+    failure = errors.of_end(message) if isinstance(message, pb.GenerateComplete) else None
+    if failure is not None:
+        raise failure
+    choice.take(message)
 
 
 async def _send(response: web.StreamResponse, event: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from headway_engine.core.admission import AdmissionBounds, validate
 from headway_engine.core.histogram import HistogramRecorder
 from headway_engine.core.limits import Bounds, Envelope, Limits, LimitsPatch, LimitsState, RuntimeConfigState
-from headway_engine.core.logprobs import TokenLogprobs
+from headway_engine.core.logprobs import Candidate, TokenLogprobs
 from headway_engine.core.request import Finished, FinishReason, Rejected, Request, StatusCode
 from headway_engine.runtime.loaded import ModelInfo
 from headway_engine.runtime.stats import Health, Loads, StatsSnapshot
@@ -60,7 +60,12 @@ class FakeStream:
         self.output.append(token)
         done = len(self.output) >= (self.request.sampling.max_tokens or MAX_MODEL_LEN)
         finished = self.end(FinishReason.LENGTH) if done else None
-        self.queue.put_nowait(FakeItem((token,), f"t{token} ", finished))
+        text, count = f"t{token} ", self.request.sampling.logprobs
+        scores: tuple[TokenLogprobs, ...] = ()
+        if count is not None:
+            best = (Candidate(token, -0.5, text), Candidate(0, -1.5, "\ufffd"))
+            scores = (TokenLogprobs(best[0], best[:count]),)
+        self.queue.put_nowait(FakeItem((token,), text, finished, scores))
 
     def end(self, reason: FinishReason) -> Finished:
         self.engine.open.pop(self.request_id, None)

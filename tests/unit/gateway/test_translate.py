@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from headway_gateway import api, errors, translate
+from headway_gateway.answers import Choice, Head
 from headway_gateway.api import ChatRequest, CompletionRequest
 from headway_gateway.errors import Failure
 from headway_rpc import pb
@@ -40,6 +41,23 @@ def refused(**fields: Any) -> Failure:
         ({"stop": "x"}, pb.SamplingParams(stop=["x"])),
         ({"stop": ["x", "yy"]}, pb.SamplingParams(stop=["x", "yy"])),
         ({"stop": None, "temperature": None, "n": 1, "logprobs": False, "user": "u"}, pb.SamplingParams()),
+        (
+            {"presence_penalty": 0.5, "frequency_penalty": -1},
+            pb.SamplingParams(presence_penalty=0.5, frequency_penalty=-1),
+        ),
+        ({"min_p": 0.25, "repetition_penalty": 2}, pb.SamplingParams(min_p=0.25, repetition_penalty=2)),
+        ({"logit_bias": {"5": 1, "77": -100}}, pb.SamplingParams(logit_bias={5: 1, 77: -100})),
+        ({"logprobs": True}, pb.SamplingParams(logprobs=0)),
+        ({"logprobs": True, "top_logprobs": 3}, pb.SamplingParams(logprobs=3)),
+        ({"response_format": {"type": "text"}}, pb.SamplingParams()),
+        ({"response_format": {"type": "json_object"}}, pb.SamplingParams(json_schema='{"type": "object"}')),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}}},
+            pb.SamplingParams(json_schema='{"type": "null"}'),
+        ),
+        ({"structured_outputs": {"json": {"type": "null"}}}, pb.SamplingParams(json_schema='{"type": "null"}')),
+        ({"structured_outputs": {"regex": "a+"}}, pb.SamplingParams(regex="a+")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, pb.SamplingParams(choice=pb.Choices(texts=["a", "b"]))),
     ],
 )
 def test_parameters_reach_the_engine(fields: dict[str, Any], expected: pb.SamplingParams) -> None:
@@ -52,14 +70,8 @@ def test_parameters_reach_the_engine(fields: dict[str, Any], expected: pb.Sampli
 @pytest.mark.parametrize(
     "field",
     [
-        {"n": 2},
-        {"logprobs": True},
-        {"top_logprobs": 3},
-        {"presence_penalty": 0.5},
-        {"frequency_penalty": -1},
-        {"logit_bias": {"5": 1}},
+        {"best_of": 2},
         {"tools": [{"type": "function"}]},
-        {"response_format": {"type": "json_object"}},
         {"reasoning_effort": "high"},
     ],
 )
@@ -75,6 +87,13 @@ def test_a_parameter_without_effect_is_refused_by_name(field: dict[str, Any]) ->
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"messages": []}, "messages"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"n": True}, "n"),
+        ({"logit_bias": {"five": 1}}, "logit_bias.five.[key]"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"priority": "urgent"}, "priority"),
     ],
@@ -94,7 +113,10 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
 
 def test_an_answer_of_ours_may_come_back_as_part_of_the_next_turn() -> None:
     complete = pb.GenerateComplete(finish_reason=pb.STOP)
-    choices: Any = translate.Shape(True, "id", 0, "m").whole("hi", complete)["choices"]
+    choice = Choice(0, chat=True)
+    choice.take(pb.GenerateChunk(text="hi"))
+    choice.take(complete)
+    choices: Any = Head(True, "id", 0, "m").whole([choice])["choices"]
     messages = [*HELLO, {**choices[0]["message"], "annotations": [], "tool_calls": None}, *HELLO]
     assert translate.generate_request(chat(messages=messages), TEMPLATE).text.startswith(
         "<user>hello<assistant>hi<user>"
@@ -106,8 +128,16 @@ def test_a_refused_value_is_not_echoed_whole() -> None:
     assert len(refused(suffix="x" * 500_000).message) < 200
 
 
-def test_a_truth_value_is_no_number() -> None:
-    assert "n is not supported, got True" in refused(n=True).message
+def test_what_contradicts_is_refused() -> None:
+    assert refused(top_logprobs=3).message == "top_logprobs needs logprobs to be true"
+    both = refused(response_format={"type": "json_object"}, structured_outputs={"regex": "a"})
+    assert both.message == "structured_outputs and response_format both say what form the answer has"
+
+
+def test_a_seed_is_counted_on_from_choice_to_choice() -> None:
+    request = pb.GenerateRequest(sampling_params=pb.SamplingParams(seed=2**64 - 1))
+    assert [translate.seeded(request, n).sampling_params.seed for n in range(3)] == [2**64 - 1, 0, 1]
+    assert not translate.seeded(pb.GenerateRequest(), 2).sampling_params.HasField("seed"), "each draws its own"
 
 
 def test_stream_options_need_a_stream() -> None:
