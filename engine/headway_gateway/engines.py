@@ -73,6 +73,7 @@ class Engines:
         self._members: dict[str, Engine] = {}
         self._leaving: list[Engine] = []
         self._turns = 0
+        self._refreshing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -86,7 +87,11 @@ class Engines:
             await engine.client.close()
 
     async def refresh(self) -> None:
-        """Look names up, and ask every engine what it serves."""
+        """Look names up, and ask every engine what it serves; one at a time, since both take what they have seen away."""
+        async with self._refreshing:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         for address in self._addresses:
             try:
                 self._behind[address] = await self._resolve(address)
@@ -161,7 +166,10 @@ class Engines:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # a gateway that follows its fleet no more would answer 503 for ever
+                log.exception("looking after the engines failed; trying again in %g s", PROBE_INTERVAL_S)
 
     def _serving(self, model: str) -> list[Engine]:
         return [one for one in self._members.values() if one.info is not None and model in ("", one.info.model)]

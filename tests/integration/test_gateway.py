@@ -17,6 +17,7 @@ from loopback import served
 
 from headway_engine.core.request import FinishReason
 from headway_engine.runtime.loaded import ModelInfo
+from headway_gateway import engines as engines_module
 from headway_gateway.app import Gateway
 from headway_gateway.engines import Engines
 from headway_gateway.settings import Settings
@@ -208,7 +209,7 @@ async def test_engines_come_and_go_with_the_addresses_of_a_name_and_a_gone_one_f
         settings = Settings(("fleet:50051",), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
         async with (
             Engines(settings.engines, resolve) as pool,
-            TestServer(Gateway(settings, pool).application()) as server,
+            TestServer((gateway := Gateway(settings, pool)).application()) as server,
             openai.AsyncOpenAI(base_url=str(server.make_url("v1")), api_key="none", max_retries=0) as client,
         ):
             stream, _ = await asyncio.gather(
@@ -222,8 +223,32 @@ async def test_engines_come_and_go_with_the_addresses_of_a_name_and_a_gone_one_f
             old.step()
             old.step()
             assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
+            await gateway.drain()  # the client may have read the end before the gateway has let go of the engine
             await pool.refresh()
             assert pool._leaving == []
+
+
+async def test_a_watch_that_fails_once_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines_module, "PROBE_INTERVAL_S", 0.0)
+    failures = ["a bug"]
+    async with served(FakeAsyncEngine()) as address:
+        behind = frozenset[str]()
+        found = asyncio.Event()
+
+        async def resolve(_: str) -> frozenset[str]:
+            if behind and failures:
+                raise RuntimeError(failures.pop())
+            if behind:
+                found.set()
+            return behind
+
+        async with Engines(["fleet:1"], resolve) as pool:
+            assert pool.models() == []
+            behind = frozenset({address})
+            await found.wait()
+            await pool.refresh()
+            assert [info.model for info in pool.models()] == ["fake"]
+            assert failures == []
 
 
 async def test_an_engine_that_drains_is_not_chosen_and_a_name_that_is_lost_for_a_while_changes_nothing() -> None:
