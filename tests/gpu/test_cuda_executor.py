@@ -161,6 +161,19 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
 
 
+def test_prompts_that_the_library_gets_padded_are_right_at_the_end_of_a_step_and_before_others(tiny: Decoder) -> None:
+    sizes = replace(SIZES, num_blocks=400, max_tokens=4096)
+    driver = Driver(tiny, sizes, budget=4096)
+    driver.executor._prompts = []  # a graph would keep them from the library
+    for name, length in {"decode": 20, "first": 950, "second": 1001, "between": 300, "last": 897}.items():
+        driver.add(name, prompt_of(length, length), 20)
+        if name == "decode":
+            driver.step()
+    driver.finish()
+    for name, answer in driver.answers.items():
+        assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
+
+
 @pytest.mark.parametrize("graphs", [True, False], ids=["small model", "large model"])
 def test_no_step_waits_for_a_compiler(tiny: Decoder, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not graphs:

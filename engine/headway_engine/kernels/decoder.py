@@ -33,10 +33,12 @@ class WholePrompt:
     Attributes:
         start: flat index of its first token.
         end: flat index behind its last one.
+        padded: tokens that the library is told it has: a length that it has a plan for, at least its own.
     """
 
     start: int
     end: int
+    padded: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Step:
     splits: SplitPlan
     tiles: torch.Tensor | None = None
     whole: tuple[WholePrompt, ...] = ()
+
+    def slack(self, count: int) -> int:
+        """Rows behind the `count` tokens that the last prompt is padded with."""
+        last = self.whole[-1] if self.whole else None
+        return last.start + last.padded - count if last is not None and last.end == count else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ class FusedDecoder:
         delta: torch.Tensor | None = None
         for layer in self._layers:
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
-            mixed = self._attend(layer, step, F.linear(x, layer.qkv, layer.qkv_bias))
+            mixed = self._attend(layer, step, _linear(x, layer.qkv, layer.qkv_bias, step.slack(x.shape[0])))
             delta = F.linear(mixed, layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
             delta = F.linear(silu_mul(F.linear(x, layer.gate_up)), layer.down)
@@ -152,7 +159,8 @@ class FusedDecoder:
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         heads, dim = self.config.num_heads, self.config.head_dim
-        qkv = qkv.view(qkv.shape[0], -1, dim)
+        room = qkv.view(qkv.shape[0], -1, dim)
+        qkv = room[: step.tokens.positions.shape[0]]
         rotate_and_store(qkv, layer.cache, step.tokens, self._rotation, layer.head_norms, parts, bias)
         out = qkv.new_empty(qkv.shape[0], heads, dim)
         if step.num_decodes:
@@ -161,7 +169,12 @@ class FusedDecoder:
         if step.tiles is not None:
             prefill_attention(qkv, layer.cache, step.tokens, step.tiles, out)
         for chunk in step.whole:
-            out[chunk.start : chunk.end] = whole_prompt_attention(qkv[chunk.start : chunk.end], heads)
+            # Causal: what stands behind the prompt changes nothing of it. It has to be finite, so it is not another's prompt.
+            rows = room[chunk.start : chunk.start + chunk.padded]
+            if chunk.end < len(qkv):
+                rows = room.new_zeros(chunk.padded, *room.shape[1:])
+                rows[: chunk.end - chunk.start] = qkv[chunk.start : chunk.end]
+            out[chunk.start : chunk.end] = whole_prompt_attention(rows, heads)[: chunk.end - chunk.start]
         return out.view(out.shape[0], heads * dim)
 
 
@@ -181,6 +194,20 @@ def _layer(layer: Layer, cache: tuple[torch.Tensor, torch.Tensor]) -> _Layer:
         down=feed_forward.down.weight,
         cache=cache,
     )
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, slack: int) -> torch.Tensor:
+    """`x @ weight.T + bias`, with `slack` rows of zeros behind it."""
+    if not slack:
+        return F.linear(x, weight, bias)
+    count = x.shape[0]
+    out = x.new_empty(count + slack, weight.shape[0])
+    out[count:].zero_()
+    if bias is None:
+        torch.mm(x, weight.t(), out=out[:count])
+    else:
+        torch.addmm(bias, x, weight.t(), out=out[:count])
+    return out
 
 
 def whole_prompt_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:

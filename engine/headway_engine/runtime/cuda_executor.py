@@ -33,7 +33,7 @@ from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.cuda_careful import NOT_FINITE, CarefulPending, redraw
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
-from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, Packed, Unpacked, graph_shape, pack, pad, unpack
+from headway_engine.runtime.cuda_pack import Packed, Unpacked, graph_shape, pack, pad, planned_lengths, unpack
 from headway_engine.runtime.cuda_results import Pending, Results
 from headway_engine.runtime.cuda_rows import RowTable
 from headway_engine.runtime.cuda_staging import Staging
@@ -136,7 +136,7 @@ class CudaExecutor:
         """Have the library's attention make its plans: it keeps them for each thread."""
         config, like = self._decoder.config, self._decoder.embedding
         longest = min(self._sizes.max_tokens, self._sizes.max_len)
-        for length in (one for one in WHOLE_LENGTHS if one <= longest):
+        for length in planned_lengths(longest):
             whole_prompt_attention(
                 like.new_zeros(length, config.num_heads + 2 * config.num_kv_heads, config.head_dim), config.num_heads
             )

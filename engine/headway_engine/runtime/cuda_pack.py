@@ -8,7 +8,7 @@ Each part begins at a multiple of 16 bytes. Triton compiles a kernel anew for a 
 wait for its compiler holds every stream up for a second or two.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,10 +22,16 @@ from headway_engine.kernels.prefill_attention import Q_TILE, cut_tiles
 
 Ints = npt.NDArray[np.int64]
 
-# Lengths that are left to the library's attention. From the first one on it is ahead of the paged kernel, twice as fast at the
-# end; but it makes a plan for each length that it has not seen, which takes 45 ms. So it gets these lengths only, whose
-# plans are made before the first request, and the paged kernel the rest of a prompt.
-WHOLE_LENGTHS = (*range(1024, 4096, 256), *range(4096, 8192, 1024), *range(8192, 32768 + 1, 4096))
+# Lengths of prompts for the library's attention. From the first one on it is ahead of the paged kernel, twice as fast at the
+# end; but it makes a plan for each length that it has not seen, which takes 45 ms. So prompts are padded to these lengths,
+# whose plans are made before the first request.
+WHOLE_LENGTHS = (*range(1024, 4096, 128), *range(4096, 8192, 256), *range(8192, 32768 + 1, 1024))
+_SHORTEST_WHOLE = WHOLE_LENGTHS[0] - 127
+
+
+def planned_lengths(longest: int) -> tuple[int, ...]:
+    """Those of `WHOLE_LENGTHS` that a step of up to `longest` tokens may take."""
+    return WHOLE_LENGTHS[: bisect_left(WHOLE_LENGTHS, longest) + 1] if longest >= _SHORTEST_WHOLE else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +113,10 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
     for index in range(num_decodes, len(chunks)):
         start, length = int(starts[index]), int(lengths[index])
         flat_start = int(ends[index]) - length
-        fits = bisect_right(WHOLE_LENGTHS, length) if allow_whole and start == 0 else 0
-        if fits:
-            taken = WHOLE_LENGTHS[fits - 1]
-            whole.append(WholePrompt(flat_start, flat_start + taken))
-            flat_start, start, length = flat_start + taken, taken, length - taken
-        if length:
+        if allow_whole and start == 0 and _SHORTEST_WHOLE <= length <= WHOLE_LENGTHS[-1]:
+            padded = WHOLE_LENGTHS[bisect_left(WHOLE_LENGTHS, length)]
+            whole.append(WholePrompt(flat_start, flat_start + length, padded))
+        else:
             tiled.append((flat_start, rows[index], start, length))
     tiles = np.array(cut_tiles(tiled), dtype=np.int64).reshape(-1, 4)
     shape = Shape(len(flat), int(samples.sum()), len(tiles))

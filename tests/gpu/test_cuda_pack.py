@@ -1,0 +1,33 @@
+"""How prompts are handed to the library's attention."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from headway_engine.core.batch import Chunk
+from headway_engine.core.request import SamplingParams
+from headway_engine.kernels.decoder import WholePrompt
+from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, pack, planned_lengths
+
+
+def chunk(length: int, start: int = 0) -> Chunk:
+    return Chunk(0, (1,) * length, start, (1,), True, SamplingParams(), 0, 0)
+
+
+@pytest.mark.parametrize("longest", [897, 1024, 1025, 3900, 4096, 5000, 32768, 100_000])
+def test_a_prompt_is_padded_to_a_length_that_has_its_plan_and_by_little(longest: int) -> None:
+    planned = planned_lengths(longest)
+    for length in range(897, min(longest, WHOLE_LENGTHS[-1]) + 1, 7):
+        (whole,) = pack([chunk(length)], [0], 0, allow_whole=True).whole
+        assert (whole.start, whole.end) == (0, length)
+        assert whole.padded in planned
+        assert 0 <= whole.padded - length < max(128, length / 7)
+
+
+def test_short_prompts_later_chunks_and_graphs_keep_to_the_paged_kernel() -> None:
+    assert planned_lengths(896) == ()
+    assert pack([chunk(896)], [0], 0, allow_whole=True).whole == ()
+    assert pack([chunk(2000, start=16)], [0], 0, allow_whole=True).whole == ()
+    assert pack([chunk(2000)], [0], 0, allow_whole=False).whole == ()
+    packed = pack([chunk(1), chunk(1000), chunk(5), chunk(1030)], [0, 1, 2, 3], 1, allow_whole=True)
+    assert packed.whole == (WholePrompt(1, 1001, 1024), WholePrompt(1006, 2036, 1152))
