@@ -7,6 +7,8 @@ sequence has overwritten fails, so a block given out twice is seen in the step w
 import threading
 from pathlib import Path
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from headway_engine.core.batch import Batch, Chunk, StepFailure, StepResult
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loaded import LoadedModel, ModelFacts
@@ -46,6 +48,17 @@ class ByteTokenizer:
             parts.append("" if skip_special_tokens else "<eos>")
             run.clear()
         return "".join(parts) + run.decode(errors="replace")
+
+    def serialized(self) -> str:
+        # Byte-level vocabularies write each byte as a character of its own.
+        shown = {*range(33, 127), *range(161, 173), *range(174, 256)}
+        hidden = [byte for byte in range(256) if byte not in shown]
+        spelled = {chr(byte if byte in shown else 256 + hidden.index(byte)): byte for byte in range(256)}
+        tokenizer = Tokenizer(models.BPE(vocab=spelled, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens(["<eos>"])
+        return tokenizer.to_str()
 
 
 class ScriptedExecutor:

@@ -6,6 +6,7 @@ Every refusal names the field as the wire calls it, the value, and the limit.
 import math
 from dataclasses import dataclass, replace
 
+from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
 from headway_engine.core.prompt_policy import PromptPolicy, shorten
 from headway_engine.core.request import Rejected, Request, SamplingParams, StatusCode
 
@@ -20,6 +21,8 @@ MAX_REPETITION_PENALTY = 100.0
 MAX_BIAS = 100.0
 MAX_BIASES = 300
 MAX_LOGPROBS = 20
+MAX_FORM_CHARS = 1 << 16
+MAX_CHOICES = 1000
 # Tokens are shorter than this on average in any prompt that means something; a longer text is refused without the cost
 # of tokenizing it, which would be far more than the 10 ms a refusal may take.
 MAX_CHARS_PER_TOKEN = 16
@@ -166,7 +169,7 @@ def _sampling_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str 
     for name, value, valid, allowed in rules:
         if not valid:
             return f"sampling_params.{name} is {value}, {allowed}"
-    return _bias_problem(sampling, bounds) or _stop_problem(sampling, bounds)
+    return _bias_problem(sampling, bounds) or _form_problem(sampling.constraint) or _stop_problem(sampling, bounds)
 
 
 def _bias_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:
@@ -177,6 +180,19 @@ def _bias_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | No
             return f"sampling_params.logit_bias has token {token}, the model's are 0 to {bounds.vocab_size - 1}"
         if not -MAX_BIAS <= bias <= MAX_BIAS:
             return f"sampling_params.logit_bias[{token}] is {bias}, allowed are {-MAX_BIAS:g} to {MAX_BIAS:g}"
+    return None
+
+
+def _form_problem(spec: ConstraintSpec | None) -> str | None:
+    if spec is None:
+        return None
+    chars = len(spec.source) + sum(map(len, spec.choices))
+    if chars > MAX_FORM_CHARS:
+        return f"sampling_params.{spec.kind} has {chars} characters, allowed are {MAX_FORM_CHARS}"
+    if spec.kind is ConstraintKind.CHOICE and not 1 <= len(spec.choices) <= MAX_CHOICES:
+        return f"sampling_params.choice has {len(spec.choices)} texts, allowed are 1 to {MAX_CHOICES}"
+    if "" in spec.choices:
+        return f"sampling_params.choice[{spec.choices.index('')}] is empty"
     return None
 
 

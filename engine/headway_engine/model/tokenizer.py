@@ -66,6 +66,10 @@ class ModelTokenizer:
         """The text of `ids`; incomplete UTF-8 shows as U+FFFD."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
+    def serialized(self) -> str:
+        """All of it, as the contents of a `tokenizer.json`."""
+        return self._tokenizer.to_str()
+
 
 def from_directory(path: Path, config_eos: tuple[int, ...]) -> ModelTokenizer:
     """The tokenizer of a Hugging Face directory.

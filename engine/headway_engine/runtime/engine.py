@@ -1,6 +1,6 @@
 """The engine as the server sees it: every method is safe on the event loop and none of them waits for a step.
 
-`submit` checks a request, tokenizes it in a worker thread, and sends it to the step loop. A caller that is cancelled while
+`submit` checks a request, tokenizes it and compiles the form of its answer in worker threads, and sends it to the step loop. A caller that is cancelled while
 it waits for the tokenizer leaves nothing behind: the request becomes known to the step loop and to the streams together,
 after the last await.
 
@@ -18,10 +18,12 @@ from importlib.metadata import version
 
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
 from headway_engine.core.scheduler import Scheduler, StepEvent
 from headway_engine.runtime.config import EngineConfig
+from headway_engine.runtime.grammar import GrammarCompiler
 from headway_engine.runtime.loaded import LoadedModel, ModelInfo
 from headway_engine.runtime.loop import Abort, StepLoop, Submit, UpdateLimits
 from headway_engine.runtime.stats import Health, Intake, Loads, RejectReason, StatsSnapshot, ThroughputWindow
@@ -52,6 +54,7 @@ class AsyncEngine:
         )
         self._tokenizer = model.tokenizer
         self._tokenizers = TokenizerPool(model.tokenizer)
+        self._grammars = GrammarCompiler(model.tokenizer, facts.vocab_size)
         self._event_loop = event_loop
         self._kv_capacity = pool.capacity_tokens
         # Requests in tokenization, each with the reason of an abort that came meanwhile.
@@ -111,7 +114,12 @@ class AsyncEngine:
                 invalid = validate_tokens_of_text(request.prompt_ids, self._bounds)
                 if invalid is not None:
                     return self._refuse(RejectReason.INVALID, invalid)
+            if request.sampling.constraint is not None:
+                constraint = await self._grammars.compile(request.sampling.constraint)
+                request = replace(request, constraint=constraint)
             return self._enter(request)
+        except ConstraintError as error:
+            return self._refuse(RejectReason.INVALID, Rejected(StatusCode.INVALID_ARGUMENT, str(error)))
         finally:
             del self._entering[request_id]
             self._note_idle()
@@ -218,6 +226,7 @@ class AsyncEngine:
         self._draining = True
         await asyncio.to_thread(self._loop.stop)
         self._tokenizers.close()
+        self._grammars.close()
 
     def _refusal(self, request: Request) -> Rejected | None:
         """Why `request` is not taken, or None."""

@@ -34,6 +34,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         """The text of `ids`, unchanged by clean-up rules; incomplete UTF-8 shows as U+FFFD."""
 
+    def serialized(self) -> str:
+        """All of it, as the contents of a `tokenizer.json`."""
+
 
 class TokenizerPool:
     """Encodes texts in one worker thread, batching whatever waits. Used from one event loop."""

@@ -11,6 +11,10 @@ REGEX = ConstraintSpec(ConstraintKind.REGEX, "a+")
 BOUNDS = AdmissionBounds(max_model_len=32, kv_capacity_tokens=1000, vocab_size=300)
 
 
+def choice(*texts: str) -> SamplingParams:
+    return SamplingParams(constraint=ConstraintSpec(ConstraintKind.CHOICE, "", texts))
+
+
 def request(**changes: object) -> Request:
     fields: dict[str, object] = {"request_id": RequestId("a"), "arrival_s": 0.0, "prompt_ids": (1, 2)}
     return Request(**(fields | changes))  # type: ignore[arg-type]  # each test passes the field's own type
@@ -79,6 +83,14 @@ def test_what_is_within_the_limits_is_served(wanted: Request) -> None:
         (
             request(sampling=SamplingParams(constraint=REGEX, ignore_eos=True)),
             "sampling_params.ignore_eos is True, but an answer",
+        ),
+        (request(sampling=choice()), "sampling_params.choice has 0 texts, allowed are 1 to 1000"),
+        (request(sampling=choice(*["a"] * 1001)), "sampling_params.choice has 1001 texts, allowed are 1 to 1000"),
+        (request(sampling=choice("a", "")), "sampling_params.choice[1] is empty"),
+        (request(sampling=choice("a" * 65537)), "sampling_params.choice has 65537 characters, allowed are 65536"),
+        (
+            request(sampling=SamplingParams(constraint=ConstraintSpec(ConstraintKind.JSON_SCHEMA, " " * 65537))),
+            "sampling_params.json_schema has 65537 characters, allowed are 65536",
         ),
         (request(sampling=SamplingParams(seed=2**64)), "sampling_params.seed is 18446744073709551616"),
         (request(sampling=SamplingParams(stop=("a",) * 17)), "sampling_params.stop has 17 strings, allowed are 16"),

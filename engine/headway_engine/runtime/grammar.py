@@ -1,0 +1,151 @@
+"""Compiles the forms that answers must have, off the event loop and off the step loop.
+
+`llguidance` turns a JSON schema, a regular expression or a list of choices into a parser over bytes, and walks the vocabulary's
+trie along with it: so a token is allowed when its bytes can go on, wherever its borders are. A compiled form is kept and copied for
+each answer; the copies share what they have learnt.
+
+Hostile forms are harmless: `core/admission.py` bounds their size, the library's own limits bound the work of compiling and of each
+token, and the one worker thread keeps a slow one from everybody but other newcomers with a form.
+"""
+
+import asyncio
+import json
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from headway_engine.core.constraint import Constraint, ConstraintError, ConstraintKind, ConstraintSpec
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions  # only the stubs have it
+
+KEPT_FORMS = 128
+# JSON on one line as Python writes it. With free white space a model may write line breaks until its answer is cut off; a
+# schema that wants it says so (`"x-guidance": {"whitespace_flexible": true}`).
+_JSON_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_LONGEST_REASON = 300
+
+
+class Vocabulary(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The model's own end-of-sequence tokens."""
+
+    def serialized(self) -> str:
+        """The whole tokenizer as the `tokenizers` library writes it."""
+
+
+class GrammarCompiler:
+    """Compiled forms of one model. Costs nothing before the first."""
+
+    def __init__(self, tokenizer: Vocabulary, vocab_size: int) -> None:
+        """Prepare for a model.
+
+        Args:
+            tokenizer: of the model.
+            vocab_size: columns of its logits, which may be more than the tokenizer has tokens.
+        """
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headway-grammar")
+        # Both belong to the thread.
+        self._vocabulary: LLTokenizer | None = None
+        self._forms: OrderedDict[ConstraintSpec, LLMatcher] = OrderedDict()
+
+    async def compile(self, spec: ConstraintSpec) -> Constraint:
+        """A new answer's constraint.
+
+        Raises:
+            ConstraintError: the form cannot be read, is too large, or asks for what cannot be enforced.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.compile_here, spec)
+
+    def compile_here(self, spec: ConstraintSpec) -> Constraint:
+        """The same in this thread."""
+        form = self._forms.get(spec)
+        if form is None:
+            form = self._forms[spec] = self._compiled(spec)
+            if len(self._forms) > KEPT_FORMS:
+                self._forms.popitem(last=False)
+        self._forms.move_to_end(spec)
+        return _Answer(form.deep_copy(), spec.kind)
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _compiled(self, spec: ConstraintSpec) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - benchmarks run without it
+
+        if self._vocabulary is None:
+            self._vocabulary = self._load()
+        matcher = LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=LLParserLimits(verbose_errors=False))
+        if matcher.is_error():
+            raise _problem(spec.kind, matcher.get_error())
+        # The first mask is the slowest one; and a form that refers to itself without end shows here.
+        first = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
+        matcher.unsafe_compute_mask_ptr(first.ctypes.data, first.nbytes)
+        if matcher.is_error() or not first.any():
+            raise ConstraintError(f"sampling_params.{spec.kind}: no text has this form")
+        return matcher
+
+    def _load(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer  # noqa: PLC0415 - see above
+
+        try:
+            return LLTokenizer(
+                self._tokenizer.serialized(),
+                n_vocab=self._vocab_size,
+                eos_token=list(self._tokenizer.eos_token_ids),
+                slices=LLTokenizer.json_slices(),
+            )
+        except ValueError as error:
+            raise ConstraintError(f"the model's tokenizer cannot be used for a constraint: {error}") from error
+
+
+class _Answer:
+    """The state of one answer; see `Constraint`."""
+
+    def __init__(self, matcher: "LLMatcher", kind: ConstraintKind) -> None:
+        self._matcher = matcher
+        self._kind = kind
+
+    def fill(self, mask: npt.NDArray[np.int32]) -> None:
+        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if self._matcher.is_error():
+            raise _problem(self._kind, self._matcher.get_error())
+
+    def advance(self, token_id: int) -> None:
+        if not self._matcher.consume_token(token_id):
+            raise _problem(self._kind, self._matcher.get_error())
+
+    @property
+    def complete(self) -> bool:
+        return self._matcher.is_stopped()
+
+
+def _grammar(spec: ConstraintSpec) -> str:
+    from llguidance import LLMatcher  # noqa: PLC0415 - see above
+
+    match spec.kind:
+        case ConstraintKind.JSON_SCHEMA:
+            try:
+                return LLMatcher.grammar_from_json_schema(spec.source, defaults=_JSON_STYLE)
+            except ValueError as error:
+                raise _problem(spec.kind, str(error)) from error
+        case ConstraintKind.REGEX:
+            return LLMatcher.grammar_from_regex(spec.source)
+        case ConstraintKind.CHOICE:
+            texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in spec.choices)
+            return LLMatcher.grammar_from_lark(f"start: {texts}")
+
+
+def _problem(kind: ConstraintKind, reason: str) -> ConstraintError:
+    text = " ".join(reason.split())
+    return ConstraintError(f"sampling_params.{kind}: {text[:_LONGEST_REASON]}")
