@@ -59,7 +59,7 @@ async def answers(config: EngineConfig, wanted: list[Request]) -> tuple[list[Ans
 
 
 def check(name: str, text: str) -> None:
-    match name.split("-")[0]:
+    match name.split("-", 1)[0]:
         case "schema":
             jsonschema.validate(json.loads(text), SCHEMA)
         case "regex":
@@ -70,7 +70,7 @@ def check(name: str, text: str) -> None:
 
 def constrained(temperature: float) -> list[Request]:
     return [
-        request(f"{name}-{seed}", SamplingParams(temperature=temperature, seed=seed, max_tokens=200, constraint=spec))
+        request(f"{name}-{seed}", SamplingParams(temperature=temperature, seed=seed, max_tokens=100, constraint=spec))
         for name, spec in FORMS.items()
         for seed in range(3)
     ]
@@ -89,17 +89,26 @@ async def test_each_answer_has_its_form_and_neighbours_answer_as_they_would_alon
 
 
 async def test_a_preempted_answer_goes_on_in_its_form(model: Path) -> None:
-    # Room for few of them at a time.
+    # Room for one of the longest answers and little more.
     config = EngineConfig(
-        model, device="cpu", dtype="float32", threads=THREADS, kv_cache_memory_mib=8, max_model_len=170
+        model,
+        device="cpu",
+        dtype="float32",
+        threads=THREADS,
+        kv_cache_memory_mib=7,
+        max_model_len=140,
+        prefix_cache=False,
     )
-    wanted = constrained(0.0)
+    wanted = [
+        request(f"schema-{seed}", SamplingParams(seed=seed, max_tokens=100, constraint=FORMS["schema"]))
+        for seed in range(6)
+    ]
     found, preemptions = await answers(config, wanted)
     assert preemptions > 0
-    for one, (text, _, finished) in zip(wanted, found, strict=True):
-        if finished.reason is FinishReason.STOP:
-            check(one.request_id, text)
-    assert sum(finished.reason is FinishReason.STOP for _, _, finished in found) >= 6
+    whole = [text for text, _, finished in found if finished.reason is FinishReason.STOP]
+    assert len(whole) >= 4, "few are cut off by their length"
+    for text in whole:
+        check("schema", text)
 
 
 async def test_a_form_that_cannot_be_read_is_refused_and_leaves_nothing(model: Path) -> None:
