@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import sys
 from contextlib import aclosing
+from pathlib import Path
 
 from headway_cli import target
 from headway_cli.errors import CliError
@@ -52,14 +53,27 @@ async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
 
 
 def sampling(options: argparse.Namespace) -> pb.SamplingParams:
-    """What the flags say; what they do not say is the engine's default."""
-    return pb.SamplingParams(
+    """What the flags say; what they do not say is the engine's default.
+
+    Raises:
+        CliError: the file of the schema cannot be read.
+    """
+    params = pb.SamplingParams(
         max_tokens=options.max_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
         stop=options.stop,
+        choice=pb.Choices(texts=options.choice) if options.choice else None,
     )
+    if options.regex is not None:
+        params.regex = options.regex
+    if options.json_schema is not None:
+        try:
+            params.json_schema = Path(options.json_schema).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CliError(f"--json-schema {options.json_schema}: {error}") from None
+    return params
 
 
 def render_chat(template: str, prompt: str, system: str | None) -> str:

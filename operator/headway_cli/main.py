@@ -110,6 +110,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="share of probability kept, 0 to 1 (default: 1)")
     parser.add_argument("--seed", type=int, metavar="N", help="makes a sampled answer repeatable")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; may be repeated")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of the schema in this file")
+    form.add_argument("--regex", metavar="EXPRESSION", help="the whole answer matches it")
+    form.add_argument("--choice", action="append", metavar="TEXT", help="the answer is one of these; repeat it")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     parser.add_argument(
         "--system",

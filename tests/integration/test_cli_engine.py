@@ -4,10 +4,13 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from fake_async_engine import FakeAsyncEngine
 from loopback import served
+
+from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
 
 
 @pytest.fixture
@@ -37,6 +40,25 @@ async def test_generate_prints_the_answer_and_on_request_the_figures(address: st
     assert err == "1 prompt tokens, 3 generated, length; queue 1.5 ms, first token 2.5 ms\n"
     (request,) = engine.submitted
     assert (request.text, request.sampling.temperature, request.sampling.seed) == ("hello", 0.0, 5)
+
+
+async def test_generate_asks_for_the_form_that_its_flags_say(
+    address: str, engine: FakeAsyncEngine, tmp_path: Path
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "null"}')
+    for flags in (("--json-schema", str(schema)), ("--regex", "a+"), ("--choice", "a", "--choice", "b")):
+        code, _, _ = await headway("generate", "hello", "--address", address, "--max-tokens", "1", *flags)
+        assert code == 0
+    assert [request.sampling.constraint for request in engine.submitted] == [
+        ConstraintSpec(ConstraintKind.JSON_SCHEMA, '{"type": "null"}'),
+        ConstraintSpec(ConstraintKind.REGEX, "a+"),
+        ConstraintSpec(ConstraintKind.CHOICE, "", ("a", "b")),
+    ]
+    code, _, err = await headway("generate", "hello", "--address", address, "--json-schema", str(tmp_path / "none"))
+    assert code == 1
+    assert err.startswith("headway: --json-schema ")
+    assert err.count("\n") == 1
 
 
 async def test_a_refusal_is_one_line(address: str) -> None:
