@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from headway_engine.server.control_service import ControlService
 from headway_engine.server.data_service import DataService
 from headway_engine.server.lifecycle import Lifecycle, Phase
+from headway_engine.server.readable import Readable
 from headway_engine.settings import Settings, SettingsError
 from headway_rpc import add_EngineControlServicer_to_server, add_EngineServicer_to_server, pb
 
@@ -41,8 +42,8 @@ class GrpcPorts:
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self.data = DataService(lifecycle, settings.served_model_name)
         self._lifecycle = lifecycle
-        self._data_server = grpc.aio.server(options=(*_OPTIONS, *_age_options(settings)))
-        self._control_server = grpc.aio.server(options=_OPTIONS)
+        self._data_server = grpc.aio.server(interceptors=[Readable()], options=(*_OPTIONS, *_age_options(settings)))
+        self._control_server = grpc.aio.server(interceptors=[Readable()], options=_OPTIONS)
         self._data_health = health.aio.HealthServicer()
         self._control_health = health.aio.HealthServicer()
         self._tasks: set[asyncio.Task[None]] = set()
