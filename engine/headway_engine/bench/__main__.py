@@ -30,6 +30,7 @@ CASES = {
     "decode": "headway_engine.bench.decode",
     "prefill": "headway_engine.bench.prefill",
     "offline256": "headway_engine.bench.offline",
+    "stalled": "headway_engine.bench.stalled",
 }
 DEFAULT_FOLDER = Path("benchmarks/results")
 
