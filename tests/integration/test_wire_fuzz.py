@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,7 +30,11 @@ VALID = pb.GenerateRequest(
     timeout_ms=60_000,
     cache_salt="tenant",
 )
-UNARY = {"Engine/Abort": pb.AbortRequest(request_ids=["a"]), "Engine/GetLoads": pb.GetLoadsRequest()}
+UNARY = {
+    "Engine/Abort": pb.AbortRequest(request_ids=["a"]),
+    "Engine/GetLoads": pb.GetLoadsRequest(),
+    "Engine/GetModelInfo": pb.GetModelInfoRequest(),
+}
 CONTROL = {
     "EngineControl/GetStats": pb.GetStatsRequest(),
     "EngineControl/GetRuntimeConfig": pb.GetRuntimeConfigRequest(),
@@ -146,16 +151,65 @@ async def test_mutated_requests_get_a_status_of_the_client_and_harm_nobody(seed:
         await eventually(lambda: nothing_left(engine))
 
 
-@pytest.mark.parametrize("method", ["Engine/Generate", "Engine/Abort", "EngineControl/UpdateRuntimeConfig"])
+@pytest.mark.parametrize(
+    "method", ["Engine/Generate", "Engine/Abort", "EngineControl/UpdateRuntimeConfig", "EngineControl/Drain"]
+)
 async def test_bytes_that_are_no_message_are_refused_naming_the_method(method: str) -> None:
     async with running() as (_, data, control):
         channel = data if method.startswith("Engine/") else control
-        kind = channel.unary_stream if method == "Engine/Generate" else channel.unary_unary
+        streams = method in ("Engine/Generate", "EngineControl/Drain")
+        kind = channel.unary_stream if streams else channel.unary_unary
         call = kind(f"/headway.v1.{method}", raw, raw)(b"\xff\xff\xff", timeout=20)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await (call.read() if method == "Engine/Generate" else call)
+            await (call.read() if streams else call)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details() == f"a message of 3 bytes cannot be parsed as what /headway.v1.{method} takes"
+
+
+Sampling = pb.SamplingParams
+MOST = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(temperature=math.nan)), "sampling_params.temperature"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(temperature=-1)), "sampling_params.temperature"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(top_p=math.inf)), "sampling_params.top_p"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(max_tokens=MOST)), "sampling_params.max_tokens"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(logprobs=MOST)), "sampling_params.logprobs"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(stop=[""])), "sampling_params.stop[0]"),
+        (
+            pb.GenerateRequest(text="a", sampling_params=Sampling(stop_token_ids=[MOST])),
+            "sampling_params.stop_token_ids",
+        ),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(logit_bias={MOST: 1})), "sampling_params.logit_bias"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(json_schema="{")), "sampling_params.json_schema"),
+        (pb.GenerateRequest(text="a", sampling_params=Sampling(choice=pb.Choices())), "sampling_params.choice"),
+        (pb.GenerateRequest(text="a", request_id="x" * 900_000), "request_id"),
+        (pb.GenerateRequest(text="a", cache_salt="x" * 900_000), "cache_salt"),
+        (pb.GenerateRequest(text="a", model="other"), "model"),
+        (pb.GenerateRequest(tokenized=pb.TokenizedInput(input_ids=[MOST])), "input_ids[0]"),
+        (pb.GenerateRequest(tokenized=pb.TokenizedInput()), "input_ids"),
+        (pb.GenerateRequest(), "input"),
+    ],
+)
+async def test_a_hostile_value_is_refused_naming_its_field(message: pb.GenerateRequest, field: str) -> None:
+    async with running() as (engine, data, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await data.unary_stream("/headway.v1.Engine/Generate", raw, raw)(message.SerializeToString()).read()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert (caught.value.details() or "").startswith(field)
+        assert nothing_left(engine)
+
+
+async def test_an_unknown_field_and_a_repeated_one_change_nothing() -> None:
+    async with running() as (_, data, _):
+        twice = pb.GenerateRequest(text="other").SerializeToString() + pb.GenerateRequest(text="hi").SerializeToString()
+        unknown = b"\xfa\x7f\x03abc"  # field 2047
+        call = data.unary_stream("/headway.v1.Engine/Generate", raw, pb.GenerateResponse.FromString)
+        answer = [one async for one in call(twice + unknown, timeout=20)]
+        assert answer[-1].complete.prompt_tokens == len(b"hi")
 
 
 async def test_a_command_that_is_no_message_ends_its_own_mux_stream_only() -> None:

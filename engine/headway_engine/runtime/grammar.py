@@ -28,6 +28,8 @@ KEPT_FORMS = 128
 # schema that wants it says so (`"x-guidance": {"whitespace_flexible": true}`).
 _JSON_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LONGEST_REASON = 300
+# Half of the library's bound on the work of a token (7 ms then), and a tenth of that on what a form keeps (1 to 2 KiB a state).
+_STEP_FUEL, _LEXER_STATES = 100_000, 25_000
 
 
 class Vocabulary(Protocol):
@@ -85,7 +87,8 @@ class GrammarCompiler:
 
         if self._vocabulary is None:
             self._vocabulary = self._load()
-        matcher = LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=LLParserLimits(verbose_errors=False))
+        limits = LLParserLimits(verbose_errors=False, step_lexer_fuel=_STEP_FUEL, max_lexer_states=_LEXER_STATES)
+        matcher = LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=limits)
         if matcher.is_error():
             raise _problem(spec.kind, matcher.get_error())
         # The first mask is the slowest one; and a form that refers to itself without end shows here.
@@ -127,7 +130,7 @@ class _Answer:
 
     @property
     def complete(self) -> bool:
-        return self._matcher.is_stopped()
+        return self._matcher.is_stopped() and not self._matcher.is_error()
 
 
 def _grammar(spec: ConstraintSpec) -> str:
@@ -136,7 +139,9 @@ def _grammar(spec: ConstraintSpec) -> str:
     match spec.kind:
         case ConstraintKind.JSON_SCHEMA:
             try:
-                return LLMatcher.grammar_from_json_schema(spec.source, defaults=_JSON_STYLE)
+                return LLMatcher.grammar_from_json_schema(
+                    spec.source, defaults=_JSON_STYLE, overrides={"lenient": False}
+                )
             except ValueError as error:
                 raise _problem(spec.kind, str(error)) from error
         case ConstraintKind.REGEX:

@@ -4,7 +4,6 @@ gRPC answers before any handler sees such a call. So the deserializers of our ow
 raising, and the handlers are wrapped to refuse it.
 """
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,18 +58,14 @@ class Readable(grpc.aio.ServerInterceptor):
 
 
 def _guarded(inner: Callable[..., Any], method: str) -> Callable[..., Any]:
-    """A handler of one message, of the same kind as `inner`: gRPC looks whether it yields or writes by itself."""
+    """A handler of one message. Ours are coroutines, those that stream as well: they write through the context."""
 
     async def answer(request: object, context: "Context") -> object:
-        await _check(request, context, method)
+        if isinstance(request, Unreadable):
+            await _refuse(request, context, method)
         return await inner(request, context)
 
-    async def answers(request: object, context: "Context") -> AsyncIterator[object]:
-        await _check(request, context, method)
-        async for message in inner(request, context):
-            yield message
-
-    return answers if inspect.isasyncgenfunction(inner) else answer
+    return answer
 
 
 def _guarded_stream(inner: Callable[..., Any], method: str) -> Callable[..., Any]:
@@ -94,11 +89,6 @@ class _UnreadableError(Exception):
     def __init__(self, message: Unreadable) -> None:
         super().__init__(message)
         self.message = message
-
-
-async def _check(request: object, context: "Context", method: str) -> None:
-    if isinstance(request, Unreadable):
-        await _refuse(request, context, method)
 
 
 async def _refuse(message: Unreadable, context: "Context", method: str) -> None:

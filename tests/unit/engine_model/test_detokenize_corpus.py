@@ -12,7 +12,7 @@ from headway_engine.model.tokenizer import ModelTokenizer
 from headway_engine.runtime.detokenize import Decode, StopMatcher, TextDecoder
 
 # First and last code points of each length, what stands around the surrogates, and the last one of all.
-EDGES = "\x00\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010fffe"
+EDGES = "\x00\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010fffe\U0010ffff"
 BROKEN = (
     b"\xc0\x80", b"\xc1\xbf", b"\xe0\x80\x80", b"\xe0\x9f\xbf", b"\xf0\x80\x80\x80", b"\xf0\x8f\xbf\xbf",  # overlong
     b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\x80\xed\xb0\x80",  # surrogates
@@ -62,11 +62,23 @@ def byte_ids(smollm2: ModelTokenizer) -> list[int]:
     return [vocabulary[text] for text in spelled if text in vocabulary]
 
 
-def test_edges_of_utf8_between_texts(smollm2: ModelTokenizer) -> None:
-    tokenizer = ByteTokenizer()
+def test_edges_of_utf8_between_texts() -> None:
     for broken in BROKEN:
         for before, after in (("a", "b"), ("é", "😀"), ("😀", "\x7f")):
-            check(tokenizer, [*before.encode(), *broken, *after.encode()])
+            check(ByteTokenizer(), [*before.encode(), *broken, *after.encode()])
+
+
+def test_an_answer_that_ends_inside_a_character_is_shown_up_to_it() -> None:
+    for text in ("é", "日", "😀"):
+        for size in range(1, len(text.encode())):
+            assert "".join(pieces(ByteTokenizer(), [97, *text.encode()[:size]])) == "a"
+
+
+def test_every_byte_of_the_model_between_texts(smollm2: ModelTokenizer, byte_ids: list[int]) -> None:
+    (a,), (b,) = smollm2.encode_batch(["a", "b"])
+    for first in byte_ids:
+        check(smollm2, [a, first, b])
+        check(smollm2, [a, first, first, b])
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))

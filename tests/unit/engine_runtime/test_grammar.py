@@ -178,6 +178,7 @@ def test_answers_of_one_form_do_not_share_their_state(bytewise: Forms) -> None:
         (ConstraintKind.JSON_SCHEMA, '{"$ref": "#"}', "no text has this form"),
         (ConstraintKind.JSON_SCHEMA, '{"type": "integer", "minimum": 3, "maximum": 2}', ""),
         (ConstraintKind.JSON_SCHEMA, '{"items": ' * 200 + "{}" + "}" * 200, "recursion limit"),
+        (ConstraintKind.JSON_SCHEMA, '{"x-guidance": {"lenient": true}, "not": {}}', 'Unimplemented keys: ["not"]'),
         (ConstraintKind.REGEX, "[", "unclosed character class"),
         (ConstraintKind.REGEX, "(?=a)b", "look-around"),
     ],
