@@ -1,7 +1,7 @@
 """`headway bench compare`: our newest measured figure of each cell beside the peer's and our own goal. Reads files only.
 
 A cell is a model shape, a benchmark case and its parameter on one kind of GPU. Results are the JSON lines that
-`headway bench engine --save` and `benchmarks/gpu_cases.py` write; peers and goals are in `benchmarks/peers.json`. Cells that
+`headway bench engine --save`, `benchmarks/gpu_cases.py` and `benchmarks/gpu_online.py` write; peers and goals are in `benchmarks/peers.json`. Cells that
 nobody has measured are listed too: what is not measured is not met.
 """
 
@@ -20,8 +20,11 @@ NAMES = {
     "decode": "{shape} decode b={parameter}",
     "prefill": "{shape} prefill {parameter}",
     "start": "{shape} build to first token",
+    "online": "{shape} online capacity",
+    "online gap": "{shape} online r={parameter} gap p99",
 }
-UNITS = {"offline256": "tok/s", "decode": "ms", "prefill": "ms", "start": "s"}
+UNITS = {"offline256": "tok/s", "decode": "ms", "prefill": "ms", "start": "s", "online": "req/s", "online gap": "ms"}
+MORE_IS_BETTER = frozenset({"tok/s", "req/s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def compare(
                 goal = wanted.get(parameter) if isinstance(wanted, dict) else wanted
                 name = NAMES[case].format(shape=shape, parameter=parameter)
                 ours, date = newest.get(name, (None, ""))
-                more_is_better = UNITS[case] == "tok/s"
+                more_is_better = UNITS[case] in MORE_IS_BETTER
                 yield Cell(
                     cell=" ".join(part for part in (shape, case, parameter) if part),
                     unit=UNITS[case],

@@ -29,6 +29,12 @@ def test_more_tokens_and_fewer_milliseconds_are_better() -> None:
     }
 
 
+def test_a_higher_rate_and_a_shorter_gap_are_better() -> None:
+    peers = {"s": {"online": 40.0, "online gap": {"40": 80.0}}}
+    newest = {"s online capacity": (60.0, "d"), "s online r=40 gap p99": (40.0, "d")}
+    assert [cell.ratio for cell in compare(peers, {}, newest)] == [1.5, 2.0]
+
+
 def test_a_cell_that_nobody_measured_is_listed_and_its_goal_not_met() -> None:
     cells = list(compare(PEERS, GOALS, {}))
     assert [(cell.ours, cell.ratio, cell.goal_met) for cell in cells] == [
@@ -48,11 +54,11 @@ def test_the_newest_figure_of_the_device_counts(tmp_path: Path) -> None:
 def test_the_committed_results_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "compare", "--device", "NVIDIA H200", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 27
+    assert len(lines) == 30
     assert all(line["ratio"] > 0 for line in lines if line["ours"] is not None)
-    assert sum(line["ours"] is not None for line in lines) >= 24
+    assert sum(line["ours"] is not None for line in lines) >= 30
     assert run(["bench", "compare"]) == 0
-    assert "of 27 cells are ahead of the peer" in capsys.readouterr().out
+    assert "of 30 cells are ahead of the peer" in capsys.readouterr().out
 
 
 def test_an_unknown_device_is_told_the_known_ones() -> None:
