@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
     _add_bench_fleet(bench.add_parser("fleet", help="apply to first token, limit change, repair, on a live cluster"))
     _add_bench_compare(bench.add_parser("compare", help="our newest figures beside the peer's and our goals"))
+    _add_plan(commands.add_parser("plan", help="GPU type, tensor parallelism, replicas and cost for a load"))
     _add_simulate(commands.add_parser("simulate", help="traces through a simulated fleet, under any policy"))
     return parser
 
@@ -210,6 +211,13 @@ def _add_bench_compare(parser: argparse.ArgumentParser) -> None:
         return compare.command(options)
 
     parser.set_defaults(command=command)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    from headway_cli.plan import command as plan
+
+    plan.add(parser)
+    parser.set_defaults(command=plan.command)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

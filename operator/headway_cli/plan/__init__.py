@@ -1,0 +1,1 @@
+"""`headway plan`: GPU type, tensor parallelism and replicas for a load."""
