@@ -62,6 +62,14 @@ docs: .venv/.ready ## models and commands -> docs/reference
 manifests: ## chart -> plain manifests and the chart's table of values
 	@python3 deploy/manifests.py
 
+PROMTOOL := .tools/bin/promtool
+PROMTOOL_MODULE := deploy/local/gomod/promtool
+.PHONY: promtool
+promtool: $(PROMTOOL) ## build promtool, which tests the alerts; some minutes once
+$(PROMTOOL): $(wildcard $(PROMTOOL_MODULE)/*)
+	@mkdir -p .tools/bin
+	@cd $(PROMTOOL_MODULE) && CGO_ENABLED=0 go build -trimpath -mod=readonly -o $(CURDIR)/$@ github.com/prometheus/prometheus/cmd/promtool
+
 # --- check it --------------------------------------------------------------------------------------------------------
 .PHONY: format check test-unit test-integration test-cluster test
 format: .venv/.ready ## format and fix

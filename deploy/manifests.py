@@ -1,6 +1,7 @@
-"""Generates what follows from the chart: the plain manifests of the operator and the chart's table of values.
+"""Generates what follows from the chart: the plain manifests of the operator and the chart's table of values; and the alerts.
 
-    python3 deploy/manifests.py            writes deploy/operator/operator.yaml and the table in charts/headway/README.md
+    python3 deploy/manifests.py            writes deploy/operator/operator.yaml, the table in charts/headway/README.md
+                                           and deploy/alerts/headway.rules.yaml
     python3 deploy/manifests.py --check    says what differs and exits with 1
 
 The plain manifests are the chart with its defaults, without the labels that only Helm needs. The CRD is not among them:
@@ -12,10 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import alert_rules
+
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "headway"
 OPERATOR = ROOT / "deploy" / "operator" / "operator.yaml"
 README = CHART / "README.md"
+ALERTS = ROOT / "deploy" / "alerts" / "headway.rules.yaml"
 NAMESPACE = "headway-system"
 _HEADER = "# Rendered from charts/headway by `make manifests`. Do not edit.\n"
 _HELM_ONLY = re.compile(r"^\s+(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE)
@@ -74,7 +78,11 @@ def values_table() -> str:
 def generated() -> dict[Path, str]:
     """Every generated file and what it should hold."""
     table = values_table()
-    return {OPERATOR: plain_manifests(), README: _TABLE.sub(lambda _: table, README.read_text())}
+    return {
+        OPERATOR: plain_manifests(),
+        README: _TABLE.sub(lambda _: table, README.read_text()),
+        ALERTS: alert_rules.rule_file(),
+    }
 
 
 def main(arguments: list[str]) -> int:

@@ -164,7 +164,22 @@ def test_a_service_monitor_appears_only_where_its_api_exists() -> None:
     assert of_kind(render("--set=metrics.serviceMonitor.enabled=true"), "ServiceMonitor") == []
     with_api = render("--set=metrics.serviceMonitor.enabled=true", "--api-versions=monitoring.coreos.com/v1")
     assert only(with_api, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "30s"
+    assert only(with_api, "ServiceMonitor")["spec"]["endpoints"][0]["honorLabels"] is True
     assert of_kind(render("--api-versions=monitoring.coreos.com/v1"), "ServiceMonitor") == []
+
+
+def test_alerts_appear_on_request_and_only_where_their_api_exists() -> None:
+    from manifests import ALERTS
+
+    assert of_kind(render("--set=metrics.prometheusRule.enabled=true"), "PrometheusRule") == []
+    assert of_kind(render("--api-versions=monitoring.coreos.com/v1"), "PrometheusRule") == []
+    objects = render(
+        "--set=metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=mine",
+        "--api-versions=monitoring.coreos.com/v1",
+    )
+    rule = only(objects, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(ALERTS.read_text())
+    assert rule["metadata"]["labels"]["release"] == "mine"
 
 
 def test_an_existing_service_account_is_used_and_not_made() -> None:

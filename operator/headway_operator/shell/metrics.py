@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from headway_operator.core.plan import Action, Emit, Manifest
+from headway_operator.shell.fleet_series import FleetSeries
 from headway_operator.shell.kube import FleetKey, at
 
 _FLEET = ("namespace", "fleet")
@@ -74,6 +75,7 @@ class Metrics:
         self._status = {
             name: Gauge(name, text, _FLEET, registry=self.registry) for name, (_, text) in _STATUS_GAUGES.items()
         }
+        self._series = FleetSeries(self.registry)
         self._leader.set(0)
 
     def expose(self) -> bytes:
@@ -119,8 +121,13 @@ class Metrics:
                 self._status[name].labels(key.namespace, key.name).set(value)
         if sample_age_s is not None:
             self._sample_age.labels(key.namespace, key.name).set(sample_age_s)
+        else:
+            # No engine to ask: an old age would look like engines that fell silent.
+            self._sample_age.remove_by_labels({"namespace": key.namespace, "fleet": key.name})
+        self._series.show(key, manifest)
 
     def forget(self, key: FleetKey) -> None:
         """Remove the series of a fleet that is gone."""
         for metric in (self._engine_failures, self._sample_age, *self._status.values()):
             metric.remove_by_labels({"namespace": key.namespace, "fleet": key.name})
+        self._series.forget(key)

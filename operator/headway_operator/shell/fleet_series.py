@@ -1,0 +1,79 @@
+"""What alerts need of a fleet: its objective beside what was observed, its queue beside the bound, its conditions.
+
+Everything is read from the LLMDeployment, so the series say what its status says. A figure that the status lost (no
+traffic, no objective) loses its series in the same pass: an alert must not burn on the last number of a quiet fleet.
+"""
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from headway_operator.api.spec_slo import DEFAULT_ITL_TARGET_MS, DEFAULT_TTFT_TARGET_MS, WorkloadClass
+from headway_operator.core.plan import Manifest
+from headway_operator.shell.kube import FleetKey, at
+
+_FLEET = ("namespace", "fleet")
+_CLASSED = (*_FLEET, "workload_class")
+_STATUS_VALUE = {"True": 1.0, "False": 0.0}
+UNKNOWN = -1.0
+
+
+class FleetSeries:
+    """Gauges of fleets, in the operator's registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+            return Gauge(f"headway_fleet_{name}", text, labels, registry=registry)
+
+        self._ttft = gauge("ttft_seconds", "Observed time to first token at the objective's percentile.", _CLASSED)
+        self._ttft_target = gauge("ttft_target_seconds", "Objective for it.", _CLASSED)
+        self._itl = gauge("inter_token_latency_seconds", "Observed time between tokens at its percentile.", _CLASSED)
+        self._itl_target = gauge("inter_token_latency_target_seconds", "Objective for it.", _CLASSED)
+        self._waiting = gauge("waiting_requests", "Requests that wait in all engines.", _FLEET)
+        self._queue_limit = gauge("queue_limit_requests", "Requests that may wait in all ready engines.", _FLEET)
+        self._condition = gauge(
+            "condition", "A condition: 1 True, 0 False, -1 Unknown.", (*_FLEET, "condition", "reason")
+        )
+        self._all = (
+            *(self._ttft, self._ttft_target, self._itl, self._itl_target),
+            *(self._waiting, self._queue_limit, self._condition),
+        )
+
+    def show(self, key: FleetKey, manifest: Manifest) -> None:
+        """Replace the fleet's series by what the manifest says."""
+        self.forget(key)
+        self._show_objective(key, manifest)
+        fleet = (key.namespace, key.name)
+        waiting = at(manifest, "status", "slo", "queueDepth")
+        if isinstance(waiting, int):
+            self._waiting.labels(*fleet).set(waiting)
+        ready, each = at(manifest, "status", "readyReplicas"), at(manifest, "status", "tuning", "effective")
+        bound = each.get("maxQueuedRequests") if isinstance(each, dict) else None
+        if isinstance(ready, int) and isinstance(bound, int):
+            self._queue_limit.labels(*fleet).set(ready * bound)
+        conditions = at(manifest, "status", "conditions")
+        for one in conditions if isinstance(conditions, list) else []:
+            if isinstance(one, dict):
+                value = _STATUS_VALUE.get(str(one.get("status")), UNKNOWN)
+                self._condition.labels(*fleet, str(one.get("type")), str(one.get("reason"))).set(value)
+
+    def forget(self, key: FleetKey) -> None:
+        """Remove the fleet's series."""
+        for metric in self._all:
+            metric.remove_by_labels({"namespace": key.namespace, "fleet": key.name})
+
+    def _show_objective(self, key: FleetKey, manifest: Manifest) -> None:
+        name = at(manifest, "spec", "slo", "workloadClass")
+        if not isinstance(name, str) or name not in set(WorkloadClass):
+            return
+        labels, kind = (key.namespace, key.name, name), WorkloadClass(name)
+        for field, default_ms, target, observed, seen in (
+            ("ttft", DEFAULT_TTFT_TARGET_MS[kind], self._ttft_target, self._ttft, "ttftObservedMilliseconds"),
+            (
+                *("interTokenLatency", DEFAULT_ITL_TARGET_MS[kind], self._itl_target, self._itl),
+                "interTokenLatencyObservedMilliseconds",
+            ),
+        ):
+            asked_ms = at(manifest, "spec", "slo", field, "targetMilliseconds")
+            target.labels(*labels).set((asked_ms if isinstance(asked_ms, int) else default_ms) / 1000)
+            seen_ms = at(manifest, "status", "slo", seen)
+            if isinstance(seen_ms, int):
+                observed.labels(*labels).set(seen_ms / 1000)
