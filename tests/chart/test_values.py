@@ -12,7 +12,8 @@ import yaml
 from chart_support import template
 
 FREE_FORM = {"commonLabels", "serviceAccount.annotations", "operator.resources", "operator.affinity", "operator.nodeSelector",
-             "operator.podLabels", "operator.podAnnotations", "metrics.serviceMonitor.labels"}  # fmt: skip
+             "operator.podLabels", "operator.podAnnotations", "metrics.serviceMonitor.labels",
+             "metrics.prometheusRule.labels"}  # fmt: skip
 
 
 def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
