@@ -18,12 +18,13 @@ _LOAD = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Requests per second of mean lengths, and their targets."""
+    """Requests per second of mean lengths, their targets, and the prompt at the 95th percentile (0: the mean)."""
 
     rate: float
     mix: Mix
     ttft_ms: float
     itl_ms: float
+    long_input: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
     if shape.kv_heads % tp or model.kv_tokens < mix.inputs + mix.outputs:
         why = "does not fit" if not shape.kv_heads % tp else f"{shape.kv_heads} KV heads do not split"
         return Row(gpu.name, tp, 0, None, None, None, None, why)
-    own = model.prefill_ms(round(mix.inputs), LIMITS.tokens)
+    own = model.prefill_ms(demand.long_input or round(mix.inputs), LIMITS.tokens)
     most = sustained(model, mix, LIMITS, demand.itl_ms)
     if own > demand.ttft_ms or most.itl_ms > demand.itl_ms:
         over = f"own prefill {own:.0f} ms > {demand.ttft_ms:.0f} ms" if own > demand.ttft_ms else "ITL over target"
@@ -84,7 +85,7 @@ def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[float, floa
     for _ in range(30):  # the batch that the rate keeps, a fixed point
         step = model.decode_ms(math.ceil(batch), batch * (mix.inputs + mix.outputs / 2))
         batch = min(LIMITS.seqs, max(1.0, rate * mix.outputs * step / 1000 / (1 - busy)))
-    own = model.prefill_ms(round(mix.inputs), LIMITS.tokens)
+    own = model.prefill_ms(demand.long_input or round(mix.inputs), LIMITS.tokens)
     chunk = model.chunk_ms(math.ceil(batch), min(LIMITS.tokens, round(mix.inputs)))
     mixed = rate * math.ceil(mix.inputs / LIMITS.tokens) * step / 1000 > 0.05
     wait = 3 * 1000 * prefill * busy / (2 * (1 - busy))

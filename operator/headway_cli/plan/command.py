@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from headway_cli.errors import CliError
+from headway_cli.simulate import traces
 from headway_planner.advisor import Demand, Hardware, Row, assess
 from headway_planner.capacity import Mix
 from headway_planner.roofline import GPUS, SHAPES, Shape
@@ -19,9 +20,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--shape", type=Path, metavar="FILE", help="a model's config.json")
     ranks = [rank.name.lower() for rank in Rank]
     parser.add_argument("--class", dest="rank", choices=ranks, default="interactive", help="(default: interactive)")
-    parser.add_argument("--rate", type=float, required=True, metavar="R", help="requests per second")
-    parser.add_argument("--input", type=int, required=True, metavar="N", help="mean prompt, tokens")
-    parser.add_argument("--output", type=int, required=True, metavar="N", help="mean answer, tokens")
+    parser.add_argument("--rate", type=float, metavar="R", help="requests per second")
+    parser.add_argument("--input", type=int, metavar="N", help="mean prompt, tokens")
+    parser.add_argument("--output", type=int, metavar="N", help="mean answer, tokens")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="rate and lengths of a trace, planned as one class")
     parser.add_argument("--prices", action="append", default=[], metavar="GPU=USD", help="per GPU-hour; repeat it")
     parser.add_argument("--interconnect", choices=["nvlink", "pcie"], default="nvlink", help="(default: nvlink)")
     parser.add_argument("--json", action="store_true", help="print one JSON line a row")
@@ -29,15 +31,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def command(given: argparse.Namespace) -> int:
     """Print the table and a recommendation."""
-    for flag in ("rate", "input", "output"):
-        if not 0 < getattr(given, flag) <= 1e6:
-            raise CliError(f"--{flag} must be above 0 and at most 1000000, got {getattr(given, flag)}")
     if given.model and given.model not in SHAPES:
         raise CliError(f"--model: no model {given.model!r}; there are: {', '.join(SHAPES)}; or give --shape FILE")
     shape = SHAPES[given.model] if given.model else _shape(given.shape)
     prices = dict(_price(text) for text in given.prices)
     rank = Rank[given.rank.upper()]
-    demand = Demand(given.rate, Mix(given.input, given.output), TTFT_TARGET_MS[rank], ITL_TARGET_MS[rank])
+    demand = _demand(given, rank)
     rows = [
         assess(shape, Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)), demand)
         for gpu in GPUS.values()
@@ -45,12 +44,29 @@ def command(given: argparse.Namespace) -> int:
     ]
     if not any(row.replicas for row in rows):
         why = "; ".join(sorted({row.binds for row in rows}))
-        raise CliError(f"no configuration serves {shape.name} with --class {given.rank} --input {given.input}: {why}")
+        raise CliError(f"no configuration serves {shape.name} with --class {given.rank} at these lengths: {why}")
     if given.json:
         print("\n".join(json.dumps(asdict(row)) for row in rows))
         return 0
     _print(rows)
     return 0
+
+
+def _demand(given: argparse.Namespace, rank: Rank) -> Demand:
+    targets = TTFT_TARGET_MS[rank], ITL_TARGET_MS[rank]
+    if given.trace:
+        if given.rate or given.input or given.output:
+            raise CliError("--trace brings rate and lengths: leave --rate, --input and --output out")
+        found = traces.read(given.trace, rank)
+        prompts = sorted(one.inputs for one in found)
+        mix = Mix(sum(prompts) / len(found), sum(one.outputs for one in found) / len(found))
+        rate = len(found) / max(1.0, found[-1].at_s)
+        return Demand(rate, mix, *targets, prompts[int(0.95 * len(prompts))])
+    for flag in ("rate", "input", "output"):
+        value = getattr(given, flag)
+        if value is None or not 0 < value <= 1e6:
+            raise CliError(f"--{flag} must be above 0 and at most 1000000 (or give --trace), got {value}")
+    return Demand(given.rate, Mix(given.input, given.output), *targets)
 
 
 def _print(rows: list[Row]) -> None:

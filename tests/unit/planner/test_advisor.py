@@ -1,6 +1,7 @@
 """The advisor's step model against measured points, and what must hold of any answer."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,15 @@ def test_the_command_prints_a_line_a_configuration(capsys: pytest.CaptureFixture
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 16
     assert {row["gpu"] for row in rows if row["usd_per_million"]} == {"H100"}
+
+
+def test_a_trace_brings_rate_and_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "t.csv"
+    lines = "".join(f"{at / 10},1000,200\n" for at in range(101))
+    trace.write_text(f"arrival_s,input_tokens,output_tokens\n{lines}")
+    assert cli.run(["plan", "--model", "llama8b", "--trace", str(trace), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert row["tokens_per_s"] == pytest.approx(10.1 * 200)
 
 
 @pytest.mark.parametrize(
