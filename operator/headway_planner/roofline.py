@@ -77,7 +77,17 @@ GPUS = {
     for one in (
         Gpu("H100", 80e9, 3.35e12, 989e12, 0.78, 0.80, 0.66, 300e9, _MEASURED),
         Gpu("H200", 141e9, 4.8e12, 989e12, 0.78, 0.56, 0.68, 300e9, _MEASURED),
-        Gpu("A100", 80e9, 2.039e12, 312e12, 0.75, 0.75, 0.75, 200e9, "near the kernel tables of aiconfigurator, vLLM 0.14; error not measured"),
+        Gpu(
+            "A100",
+            80e9,
+            2.039e12,
+            312e12,
+            0.75,
+            0.75,
+            0.75,
+            200e9,
+            "near the kernel tables of aiconfigurator, vLLM 0.14; error not measured",
+        ),
         Gpu("L40S", 48e9, 0.864e12, 362e12, 0.75, 0.75, 0.65, 0.0, "data sheet, shares assumed; error unknown"),
     )
 }
