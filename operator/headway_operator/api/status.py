@@ -117,6 +117,25 @@ class TuningStatus(ApiModel):
     )
 
 
+class ScheduleWindow(ApiModel):
+    """One open window of spec.schedules."""
+
+    name: str = Field(description="Its name.")
+    since: Timestamp = Field(description="When it began.")
+    until: Timestamp = Field(description="When it ends.")
+
+
+class ScheduleStatus(ApiModel):
+    """Which windows of spec.schedules are open."""
+
+    active: tuple[ScheduleWindow, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Open windows in the order of the spec; for each field the last one wins.",
+    )
+    next_change_time: Timestamp | None = Field(default=None, description="When a window begins or ends next.")
+
+
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed and decided."""
 
@@ -134,6 +153,7 @@ class LLMDeploymentStatus(ApiModel):
     slo: SloStatus | None = Field(default=None, description="Measured latencies and load.")
     scaling: ScalingStatus | None = Field(default=None, description="The replica actuator.")
     tuning: TuningStatus | None = Field(default=None, description="The batch limit actuator.")
+    schedule: ScheduleStatus | None = Field(default=None, description="The windows of spec.schedules.")
     conditions: Annotated[tuple[Condition, ...], ListMap("type")] = Field(
         default=(), max_length=32, description="Aspects of the fleet's state, one per type."
     )

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, JsonValue
 
-from headway_operator.api.base import ApiModel, Format, PreserveUnknown, Rule, Timestamp
+from headway_operator.api.base import ApiModel, Format, ListMap, PreserveUnknown, Rule, Timestamp
 from headway_operator.api.spec_actuators import (
     Drain,
     Range,
@@ -44,6 +44,7 @@ from headway_operator.api.spec_model import (
     PullPolicy,
     PvcSource,
 )
+from headway_operator.api.spec_schedule import Schedule, ScheduleLimits, ScheduleScaling
 from headway_operator.api.spec_slo import LatencyTarget, Slo, WorkloadClass
 from headway_operator.api.status import (
     HISTORY_LENGTH,
@@ -52,6 +53,8 @@ from headway_operator.api.status import (
     LLMDeploymentStatus,
     ScalingChange,
     ScalingStatus,
+    ScheduleStatus,
+    ScheduleWindow,
     SloStatus,
     TuningChange,
     TuningStatus,
@@ -99,6 +102,11 @@ __all__ = [
     "ScalingChange",
     "ScalingMode",
     "ScalingStatus",
+    "Schedule",
+    "ScheduleLimits",
+    "ScheduleScaling",
+    "ScheduleStatus",
+    "ScheduleWindow",
     "Slo",
     "SloStatus",
     "Tuning",
@@ -206,6 +214,12 @@ class LLMDeploymentSpec(ApiModel):
     )
     tuning: Tuning = Field(
         default=Tuning(), description="Whether the live batch limits follow the load, and inside which bounds."
+    )
+    schedules: Annotated[tuple[Schedule, ...], ListMap("name")] = Field(
+        default=(),
+        max_length=16,
+        description="Windows of time with other limits, bounds or replicas. Where open windows set the same field, the one "
+        "later in the list wins.",
     )
     rollout: Rollout = Field(default=Rollout(), description="How pods of a new revision replace the old ones.")
     drain: Drain = Field(default=Drain(), description="How a pod is taken out of service.")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
 from headway_operator.api.parse import parse_status
-from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode
+from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus
 from headway_operator.core import (
     desired,
     diff,
@@ -21,6 +21,7 @@ from headway_operator.core import (
     podspec,
     rollout,
     scaling,
+    schedule,
     status,
     tuning,
     validation,
@@ -62,10 +63,15 @@ def decide(observed: Observed) -> Plan:
     )
     if refused is not None:
         return _refuse(observed, refused)
-    return _run(_situation(observed, fleet))
+    current = schedule.effective(fleet.spec, observed.now)
+    # The windows of two schedules may contradict each other where each alone does not.
+    if contradiction := validation.check_limits(current.spec):
+        return _refuse(observed, contradiction)
+    fleet = fleet.model_copy(update={"spec": current.spec})
+    return _run(_situation(observed, fleet, current.status))
 
 
-def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
+def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus | None) -> Situation:
     spec, now_s = fleet.spec, observed.monotonic_s
     serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     slo = spec.slo
@@ -99,6 +105,7 @@ def _situation(observed: Observed, fleet: LLMDeployment) -> Situation:
             samples,
             observed.now,
         ),
+        schedule=windows,
     )
 
 
@@ -130,7 +137,11 @@ def _run(situation: Situation) -> Plan:
         targets = [pod for pod in situation.live if pod.ip]
         lease_s = fleet.spec.tuning.lease_seconds
         actions += tuning.actions(situation.limits, targets, situation.samples, lease_s)
-    return Plan(tuple(actions), _requeue_s(situation))
+    wait_s = _requeue_s(situation)
+    change = situation.schedule.next_change_time if situation.schedule else None
+    if change is not None:
+        wait_s = min(wait_s, max(1.0, (change - observed.now).total_seconds()))
+    return Plan(tuple(actions), wait_s)
 
 
 def _write(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Action]:

@@ -15,7 +15,16 @@ WARNED = (ConditionType.ACCEPTED, ConditionType.READY, ConditionType.METRICS_AVA
 
 def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emit, ...]:
     """The Events of one pass."""
-    return (*_scaled(before, after), *_tuned(before, after), *_conditions(before, after))
+    return (*_windows(before, after), *_scaled(before, after), *_tuned(before, after), *_conditions(before, after))
+
+
+def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
+    old = {window.name: window for window in before.schedule.active} if before.schedule else {}
+    new = {window.name: window for window in after.schedule.active} if after.schedule else {}
+    for name in sorted(old.keys() - new.keys()):
+        yield Emit("Normal", "ScheduleEnded", f"window {name} has ended, its overrides are gone")
+    for name in sorted(new.keys() - old.keys()):
+        yield Emit("Normal", "ScheduleBegan", f"window {name} is open until {new[name].until:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _scaled(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:

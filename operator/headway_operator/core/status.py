@@ -40,6 +40,7 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
         slo=slo,
         scaling=scaling.status_of(fleet, situation.replicas, now, refresh),
         tuning=tuning.status_of(fleet, situation.limits, len(confirmed), now, refresh),
+        schedule=situation.schedule,
         conditions=with_findings(fleet, findings.findings(situation, slo), now),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from headway_operator.api.v1alpha1 import LLMDeployment
+from headway_operator.api.v1alpha1 import LLMDeployment, ScheduleStatus
 from headway_operator.core import pods
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.observed import EngineSample, Observed, PodView
@@ -26,6 +26,7 @@ class Situation:
         replicas: the decision about the count.
         limits: the decision about the limits.
         steps: the next step for the pods.
+        schedule: the open windows; `fleet` holds their overrides.
     """
 
     observed: Observed
@@ -36,6 +37,7 @@ class Situation:
     replicas: Replicas
     limits: Limits
     steps: Steps
+    schedule: ScheduleStatus | None
 
     @cached_property
     def live(self) -> tuple[PodView, ...]:

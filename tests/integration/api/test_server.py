@@ -59,7 +59,7 @@ def test_server_fills_in_the_same_defaults_as_the_models(apiserver: ApiServer, f
 
 def without_empty(value: dict[str, Any]) -> dict[str, Any]:
     items = {key: without_empty(item) if isinstance(item, dict) else item for key, item in value.items()}
-    return {key: item for key, item in items.items() if item != {}}
+    return {key: item for key, item in items.items() if item not in ({}, [])}
 
 
 def test_scale_subresource_reads_and_writes_replicas_in_external(apiserver: ApiServer, fleets: str) -> None:
