@@ -73,6 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
     _add_bench_fleet(bench.add_parser("fleet", help="apply to first token, limit change, repair, on a live cluster"))
     _add_bench_compare(bench.add_parser("compare", help="our newest figures beside the peer's and our goals"))
+    schedule = commands.add_parser("schedule", help="windows of spec.schedules")
+    previews = schedule.add_subparsers(required=True, metavar="COMMAND")
+    _add_schedule_preview(previews.add_parser("preview", help="the windows of the next days"))
     _add_plan(commands.add_parser("plan", help="GPU type, tensor parallelism, replicas and cost for a load"))
     _add_simulate(commands.add_parser("simulate", help="traces through a simulated fleet, under any policy"))
     return parser
@@ -209,6 +212,23 @@ def _add_bench_compare(parser: argparse.ArgumentParser) -> None:
         from headway_cli.bench import compare
 
         return compare.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_schedule_preview(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("name", nargs="?", metavar="NAME", help="an LLMDeployment (default: the only one)")
+    which.add_argument("--file", "-f", type=Path, metavar="FILE", help="a manifest instead of the cluster")
+    parser.add_argument("--days", type=int, default=7, metavar="N", help="days from now (default: 7)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a window, not a table")
+    parser.add_argument("--namespace", "-n", metavar="NS", help="its namespace (default: wherever it is)")
+    parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli import schedule
+
+        return schedule.command(options)
 
     parser.set_defaults(command=command)
 
