@@ -20,6 +20,7 @@ from headway_cli.cluster import Cluster, choose_fleet, named
 from headway_cli.errors import CliError
 from headway_operator.api.v1alpha1 import LLMDeployment
 from headway_operator.core import cron, validation
+from headway_operator.core.plan import Manifest
 from headway_operator.core.validation import Refused
 
 
@@ -99,7 +100,7 @@ def _as_json(found: list[Window]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Manifest:
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -112,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
     return {**fleets[0], "metadata": {"namespace": "default", **(metadata if isinstance(metadata, dict) else {})}}
 
 
-async def _fetch(options: argparse.Namespace) -> dict[str, Any]:
+async def _fetch(options: argparse.Namespace) -> Manifest:
     async with await Cluster.connect(options.context) as cluster:
         objects = {named(item): item for item in await cluster.fleet_objects(options.namespace)}
         return objects[choose_fleet(list(objects), options.name, options.namespace)]
