@@ -101,6 +101,11 @@ class Cluster:
         """The fleet of that name, or the only one there is."""
         return choose_fleet(await self.fleets(namespace), name, namespace)
 
+    async def fleet_object(self, name: str | None, namespace: str | None) -> Json:
+        """The LLMDeployment that the user means, whole."""
+        objects = {named(item): item for item in await self.fleet_objects(namespace)}
+        return objects[choose_fleet(list(objects), name, namespace)]
+
     async def pods(self, fleet: Fleet) -> list[Pod]:
         """The fleet's pods, by name."""
         selector = urlencode({"labelSelector": f"{LABEL_FLEET}={fleet.name}"})

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from headway_cli.cluster import Cluster, Json, choose_fleet, named
+from headway_cli.cluster import Cluster, Json
 from headway_operator.api.conditions import ConditionType
 
 # These are well when True, the others when False.
@@ -35,9 +35,7 @@ def command(options: argparse.Namespace) -> int:
 
 async def _explain(options: argparse.Namespace) -> str:
     async with await Cluster.connect(options.context) as cluster:
-        objects = {named(item): item for item in await cluster.fleet_objects(options.namespace)}
-        fleet = choose_fleet(list(objects), options.name, options.namespace)
-        return text(objects[fleet])
+        return text(await cluster.fleet_object(options.name, options.namespace))
 
 
 def text(fleet: Json) -> str:

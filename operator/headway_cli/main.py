@@ -154,10 +154,15 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=command)
 
 
-def _add_explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="an LLMDeployment (default: the only one)")
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    """Where a named fleet is."""
     parser.add_argument("--namespace", "-n", metavar="NS", help="its namespace (default: wherever it is)")
     parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="an LLMDeployment (default: the only one)")
+    _add_where(parser)
 
     def command(options: argparse.Namespace) -> int:
         from headway_cli import explain
@@ -222,8 +227,7 @@ def _add_schedule_preview(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--file", "-f", type=Path, metavar="FILE", help="a manifest instead of the cluster")
     parser.add_argument("--days", type=int, default=7, metavar="N", help="days from now (default: 7)")
     parser.add_argument("--json", action="store_true", help="print one JSON line a window, not a table")
-    parser.add_argument("--namespace", "-n", metavar="NS", help="its namespace (default: wherever it is)")
-    parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: the current one)")
+    _add_where(parser)
 
     def command(options: argparse.Namespace) -> int:
         from headway_cli import schedule

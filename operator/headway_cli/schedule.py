@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import yaml
 
-from headway_cli.cluster import Cluster, choose_fleet, named
+from headway_cli.cluster import Cluster
 from headway_cli.errors import CliError
 from headway_operator.api.v1alpha1 import LLMDeployment
 from headway_operator.core import cron, validation
@@ -115,5 +115,4 @@ def _read(path: Path) -> Manifest:
 
 async def _fetch(options: argparse.Namespace) -> Manifest:
     async with await Cluster.connect(options.context) as cluster:
-        objects = {named(item): item for item in await cluster.fleet_objects(options.namespace)}
-        return objects[choose_fleet(list(objects), options.name, options.namespace)]
+        return await cluster.fleet_object(options.name, options.namespace)
