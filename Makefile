@@ -43,10 +43,13 @@ images: ## build both images and publish them to the cluster's registry
 	@python3 deploy/images/build.py --provider $(CLUSTER)
 
 # --- measuring -------------------------------------------------------------------------------------------------------
-.PHONY: bench-engine
+.PHONY: bench-engine bench-control
 bench-engine: .venv/.ready ## measure the engine on the CPU: beside transformers, and batch sizes and modes; some minutes
 	@$(PY) -m headway_engine.bench --case cpu --save
 	@$(PY) -m headway_engine.bench --case batching --save
+
+bench-control: .venv/.ready ## every autoscaling policy on real traces in the simulator: table, JSON lines, plot; under 10 minutes
+	@nice $(PY) benchmarks/control.py
 
 # --- generated files -------------------------------------------------------------------------------------------------
 .PHONY: proto crd docs manifests

@@ -18,7 +18,7 @@ class Options:
     traces: tuple[Path, ...]
     policies: tuple[str, ...]
     seeds: range
-    start_delay_s: float
+    start_delays_s: tuple[float, ...]
     target: float | None
     tuned: bool
     default_class: Rank
@@ -35,6 +35,7 @@ class Options:
     noise: float
     scrape_loss: float
     json: bool
+    jobs: int
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +50,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     many.add_argument(
         "--tuned", action="store_true", help="also each rival at the best target for the trace, found by sweep"
     )
+    many.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; more than one print at the end")
     one = parser.add_argument_group("one run")
     one.add_argument("--policy", default=OURS, choices=POLICIES, metavar="P", help="the policy (default: headway)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="the seed (default: 0)")
     one.add_argument("--target", type=float, metavar="X", help="the policy's target instead of its default")
     parser.add_argument(
-        "--start-delay", type=float, default=100.0, metavar="S", help="median start of a replica (default: 100)"
+        "--start-delay", default="100", metavar="S[,S]", help="median start of a replica; bench: several (default: 100)"
     )
     ranks = [rank.name.lower() for rank in Rank]
     parser.add_argument("--class", dest="rank", choices=ranks, default="interactive", help="of requests that name none")
@@ -100,7 +102,10 @@ def parse(given: argparse.Namespace) -> Options:
     bench = given.what == "bench"
     if bench and not given.trace:
         raise CliError("simulate bench needs --trace FILE...")
-    for name in ("start_delay", "load", "max_num_seqs", "max_num_batched_tokens"):
+    delays = _start_delays(given.start_delay)
+    if not bench and len(delays) > 1:
+        raise CliError("--start-delay: one run has one start delay; bench takes several")
+    for name in ("jobs", "load", "max_num_seqs", "max_num_batched_tokens"):
         if not 0 < getattr(given, name) < float("inf"):
             raise CliError(f"--{name.replace('_', '-')} must be above 0, got {getattr(given, name)}")
     if given.scale is not None and not 0 < given.scale <= 10_000:
@@ -111,7 +116,7 @@ def parse(given: argparse.Namespace) -> Options:
         traces=tuple(given.trace) if bench else (Path(given.what),),
         policies=_policies(given.policies) if bench else (given.policy,),
         seeds=_seeds(given.seeds) if bench else range(given.seed, given.seed + 1),
-        start_delay_s=given.start_delay,
+        start_delays_s=delays,
         target=None if bench else given.target,
         tuned=bench and given.tuned,
         default_class=Rank[given.rank.upper()],
@@ -128,6 +133,7 @@ def parse(given: argparse.Namespace) -> Options:
         noise=given.noise,
         scrape_loss=given.scrape_loss,
         json=given.json,
+        jobs=given.jobs,
     )
 
 
@@ -151,3 +157,13 @@ def _seeds(text: str) -> range:
     if not seeds:
         raise CliError(f"--seeds: {text} holds no seed")
     return seeds
+
+
+def _start_delays(text: str) -> tuple[float, ...]:
+    try:
+        delays = tuple(float(one) for one in text.split(","))
+    except ValueError:
+        raise CliError(f"--start-delay must be seconds, several with commas between, got {text!r}") from None
+    if not all(0 < one < float("inf") for one in delays):
+        raise CliError(f"--start-delay must be above 0, got {text}")
+    return delays

@@ -3,10 +3,10 @@
 import argparse
 import json
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
-from headway_cli.simulate import arguments, runs
+from headway_cli.simulate import arguments, bench
 from headway_cli.simulate.runs import Row
-from headway_planner.rivals.catalog import CATALOG
 
 _COLUMNS = ("trace", "policy", "seed", "attainment", "gpu_hours", "replicas_mean", "reversals_per_hour", "ttft_p95_ms")
 
@@ -25,18 +25,12 @@ def command(given: argparse.Namespace) -> int:
 
 
 def _rows(options: arguments.Options) -> Iterator[Row]:
-    for path in options.traces:
-        maker = runs.cases(path, options)
-        best: dict[str, float] = {}
-        for seed in options.seeds:
-            case = maker.case(seed)
-            for policy in options.policies:
-                yield runs.run(case, policy, options.target)
-            if not options.tuned:
-                continue
-            for policy in options.policies:
-                if policy not in CATALOG or not (CATALOG[policy].rival and CATALOG[policy].sweep):
-                    continue
-                if policy not in best:  # found at the first seed, kept for the others
-                    best[policy] = runs.best_target(case, policy)
-                yield runs.run(case, policy, best[policy], f"{policy}-tuned")
+    """Every trace and start delay is one part; parts run beside each other when there are several processes."""
+    parts = [(path, delay_s, options) for path in options.traces for delay_s in options.start_delays_s]
+    if options.jobs == 1 or len(parts) == 1:
+        for part in parts:
+            yield from bench.rows(part)
+        return
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for found in pool.map(bench.all_rows, parts):
+            yield from found

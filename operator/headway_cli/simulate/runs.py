@@ -9,7 +9,7 @@ from headway_cli.simulate import engines, traces
 from headway_cli.simulate.arguments import Options
 from headway_planner.model import BatchLimits
 from headway_planner.rivals.bounds import BIN_S, work_bins, work_s
-from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, WORK_BOUND, Context
+from headway_planner.rivals.catalog import CATALOG, WORK_BOUND, Context
 from headway_planner.sim.arrivals import scaled
 from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
@@ -56,7 +56,7 @@ class CaseMaker:
         self._arrivals = arrivals
         self._scale = scale
 
-    def case(self, seed: int) -> Case:
+    def case(self, seed: int, start_delay_s: float) -> Case:
         """The trace as one seed scales it, and a fleet whose upper bound no sensible policy meets."""
         options = self._options
         model = engines.load(options.engine_file or engines.BUILT_IN, options.engine)
@@ -71,7 +71,7 @@ class CaseMaker:
             limits=limits,
             initial=max(1, math.ceil(sum(begin) / (BIN_S * len(begin)) / _START_SHARE)),
             max_replicas=max(8, math.ceil(4 * peak)),
-            start_delay_s=options.start_delay_s,
+            start_delay_s=start_delay_s,
             mtbf_s=options.mtbf_hours * 3600,
             noise=options.noise,
             scrape_loss=options.scrape_loss,
@@ -86,8 +86,6 @@ def run(case: Case, policy: str, target: float | None = None, label: str | None 
     if policy == WORK_BOUND:
         return _work_bound(case)
     context = case.context
-    if policy == CLAIRVOYANT and target is None:
-        return _clairvoyant(case)
     used = CATALOG[policy].default if target is None else target
     outcome = simulate(context.setup, context.arrivals, CATALOG[policy].make(context, used), case.seed)
     row = _row(case, label or policy, outcome)
@@ -102,6 +100,11 @@ def best_target(case: Case, policy: str) -> float:
     return min(rows, key=lambda pair: _merit(pair[0]))[1]
 
 
+def meets_goals(row: Row) -> bool:
+    """Whether every class has the attainment that is asked for."""
+    return not _merit(row)[0]
+
+
 def _merit(row: Row) -> tuple[bool, float]:
     by_class, hours = row["attainment_by_class"], row["gpu_hours"]
     if not isinstance(by_class, dict) or not isinstance(hours, float):
@@ -111,11 +114,6 @@ def _merit(row: Row) -> tuple[bool, float]:
         raise TypeError("not a row of results")
     short = max(GOALS[Rank[name.upper()]] * feasible[name] - share for name, share in by_class.items())
     return (short > 0, short if short > 0 else hours)
-
-
-def _clairvoyant(case: Case) -> Row:
-    rows = [run(case, CLAIRVOYANT, share) for share in CATALOG[CLAIRVOYANT].sweep]
-    return min(rows, key=_merit)
 
 
 def _row(case: Case, label: str, outcome: Outcome) -> Row:

@@ -99,5 +99,5 @@ CATALOG: dict[str, Entry] = {
     "llmd-slo": Entry(
         lambda one, target: SloLoop(one.bounds, one.ttft_ms, one.itl_ms, target), 0.55, (0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
     ),
-    CLAIRVOYANT: Entry(_clairvoyant, 0.6, (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), rival=False),
+    CLAIRVOYANT: Entry(_clairvoyant, 0.6, (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0), rival=False),
 }

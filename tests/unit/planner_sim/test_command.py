@@ -61,3 +61,19 @@ def test_a_class_column_is_taken_and_a_wrong_one_named(tmp_path: Path, capsys: p
 def test_what_makes_no_sense_is_refused_with_its_name(flags: list[str], message: str):
     with pytest.raises(cli.CliError, match=message):
         cli.run(["simulate", *flags])
+
+
+def test_bench_runs_every_start_delay_and_tunes_each_rival_once_for_it(capsys: pytest.CaptureFixture[str]):
+    flags = ["--duration", "100", "--scale", "2", "--start-delay", "5,60", "--tuned", "--json"]
+    cli.run(["simulate", "bench", "--trace", EXCERPT, "--seeds", "0-1", "--policies", "keda", "--jobs", "2", *flags])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [(row["start_delay_s"], row["seed"], row["policy"]) for row in rows]
+    assert names == [(delay, seed, name) for delay in (5, 60) for seed in (0, 1) for name in ("keda", "keda-tuned")]
+    for delay in (5, 60):
+        targets = {row["target"] for row in rows if row["start_delay_s"] == delay and row["policy"] == "keda-tuned"}
+        assert len(targets) == 1
+
+
+def test_one_run_has_one_start_delay():
+    with pytest.raises(cli.CliError, match="one run has one start delay"):
+        cli.run(["simulate", EXCERPT, "--start-delay", "5,30"])

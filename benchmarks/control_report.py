@@ -1,0 +1,140 @@
+"""Table and plot of what `headway simulate bench --json` printed: `python benchmarks/control_report.py IMAGE.png RESULT.jsonl...`.
+
+A cell of the table: percent of the requests inside their target / GPU-hours / reversals per hour, means over the seeds. The
+last columns compare pairs of the same seed: ours over the best tuned rival that keeps at least our attainment (within 0.05
+points), and over the clairvoyant bound.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+Row = dict[str, object]
+Key = tuple[str, float]  # trace, start delay
+OURS, BOUND = "headway", "clairvoyant"
+_SAME = 0.0005  # attainment that counts as equal
+
+
+class Figures:
+    """Means of one policy on one trace and start delay."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.attainment = mean(_number(row, "attainment") for row in rows)
+        self.hours = mean(_number(row, "gpu_hours") for row in rows)
+        self.reversals = mean(_number(row, "reversals_per_hour") for row in rows)
+        self.target = rows[0].get("target")
+        self.seeds = len(rows)
+
+    def cell(self) -> str:
+        """For the table."""
+        return f"{100 * self.attainment:.2f} / {self.hours:.2f} / {self.reversals:.1f}"
+
+
+Groups = dict[Key, dict[str, Figures]]
+
+
+def read(paths: Iterable[Path]) -> list[Row]:
+    """All lines of all files."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def grouped(rows: Sequence[Row]) -> Groups:
+    """Figures by trace, start delay and policy."""
+    found: dict[Key, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[str(row["trace"]), _number(row, "start_delay_s")][str(row["policy"])].append(row)
+    return {key: {name: Figures(mine) for name, mine in by.items()} for key, by in sorted(found.items())}
+
+
+def best_rival(by: dict[str, Figures]) -> tuple[str, Figures] | None:
+    """The tuned rival of the fewest hours among those that keep at least our attainment; None: there is none."""
+    ours = by[OURS].attainment
+    able = [(name, one) for name, one in by.items() if _is_rival(name) and one.attainment >= ours - _SAME]
+    return min(able, key=lambda pair: pair[1].hours, default=None)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table: policies down, traces and start delays across; then ours against the best of the others."""
+    groups = grouped(rows)
+    names = list(dict.fromkeys(name for by in groups.values() for name in by))
+    heads = [f"{trace}, {delay:g} s" for trace, delay in groups]
+    lines = ["| policy | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
+    for name in names:
+        cells = [by[name].cell() if name in by else "-" for by in groups.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if all(OURS in by for by in groups.values()):
+        lines.append("| **hours over best tuned rival** | " + " | ".join(map(_against_rival, groups.values())) + " |")
+        lines.append("| **hours over clairvoyant** | " + " | ".join(map(_against_bound, groups.values())) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], image: Path) -> None:
+    """One panel a trace and start delay: hours over attainment. To the left and up is better."""
+    groups = grouped(rows)
+    across = min(4, len(groups))
+    down = -(-len(groups) // across)
+    figure, panels = plt.subplots(down, across, figsize=(4.6 * across, 3.9 * down), layout="constrained", squeeze=False)
+    for panel in panels.flat:
+        panel.set_visible(False)
+    for panel, ((trace, delay), by) in zip(panels.flat, groups.items(), strict=False):
+        panel.set_visible(True)
+        _panel(panel, by)
+        panel.set_title(f"{trace}, start {delay:g} s", fontsize=10)
+    image.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(image, dpi=100)
+    plt.close(figure)
+
+
+def _panel(axes: Axes, by: dict[str, Figures]) -> None:
+    for name, one in by.items():
+        if name == "work-bound":
+            axes.axvline(one.hours, color="0.6", linestyle=":", linewidth=1)
+            continue
+        colour = (
+            "tab:red" if name == OURS else "tab:green" if name == BOUND else "tab:blue" if _is_rival(name) else "0.6"
+        )
+        late = max(1e-5, 1 - one.attainment)
+        axes.scatter(one.hours, late, color=colour, s=60 if name == OURS else 25, marker="*" if name == OURS else "o")
+        axes.annotate(name, (one.hours, late), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    axes.set_yscale("log")
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.axhline(1e-3, color="0.8", linewidth=1)
+    axes.set_xlabel("GPU-hours (dotted: the work itself)")
+    axes.set_ylabel("share of requests that are late")
+    axes.grid(alpha=0.25)
+
+
+def _is_rival(name: str) -> bool:
+    return name.endswith("-tuned")
+
+
+def _against_rival(by: dict[str, Figures]) -> str:
+    found = best_rival(by)
+    return "none keeps up" if found is None else f"{by[OURS].hours / found[1].hours:.2f} ({found[0]})"
+
+
+def _against_bound(by: dict[str, Figures]) -> str:
+    return f"{by[OURS].hours / by[BOUND].hours:.2f}" if BOUND in by else "-"
+
+
+def _number(row: Row, name: str) -> float:
+    value = row[name]
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}")
+    return float(value)
+
+
+if __name__ == "__main__":
+    found = read(Path(one) for one in sys.argv[2:])
+    print(table(found))
+    draw(found, Path(sys.argv[1]))
