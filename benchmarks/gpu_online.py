@@ -14,24 +14,17 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-    from headway_engine.runtime.config import EngineConfig
-    from headway_engine.runtime.loaded import LoadedModel
+from typing import Any
 
 GOOD_SHARE = 0.99
 START_TIMEOUT_S = 120.0
 CLIENTS = 6
-KV_CACHE_MIB = 49152
 QUEUE = 8192  # requests: an open loop refuses nobody
 LATENCIES = {"TTFT": "ttft_ms", "TPOT": "tpot_ms", "gap": "gap_ms", "send lag": "send_lag_ms"}
 
@@ -63,16 +56,16 @@ def main(argv: list[str]) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Serve random weights until a signal."""
-    from headway_engine import settings  # noqa: PLC0415 - the measuring process needs no engine
+    from headway_engine import logs, settings  # noqa: PLC0415 - the measuring process needs no engine
     from headway_engine.__main__ import engine_config  # noqa: PLC0415
-    from headway_engine.server import logs, process  # noqa: PLC0415
+    from headway_engine.bench.random_model import random_model  # noqa: PLC0415
+    from headway_engine.server import process  # noqa: PLC0415
     from headway_engine.server.ports import EnginePort  # noqa: PLC0415
 
     async def start(given: settings.Settings) -> EnginePort:
-        from headway_engine.runtime.engine import AsyncEngine  # noqa: PLC0415 - brings torch along
+        from headway_engine.runtime.engine import AsyncEngine  # noqa: PLC0415
 
-        config = engine_config(given)
-        return AsyncEngine(config, await asyncio.to_thread(random_model, options, config))
+        return await AsyncEngine.start(engine_config(given), partial(random_model, options.shape, options.device))
 
     arguments = ["--model", options.shape, "--port", str(options.port), "--prefix-cache", "off"]
     arguments += ["--host", "127.0.0.1", "--control-port", "0", "--http-port", "0"]
@@ -84,40 +77,6 @@ def serve(options: argparse.Namespace) -> None:
     code = asyncio.run(process.run(settings.parse(arguments, {}), start))
     sys.stdout.flush()
     os._exit(code)
-
-
-def random_model(options: argparse.Namespace, config: "EngineConfig") -> "LoadedModel":
-    """A loaded model that was never on a disk."""
-    import torch  # noqa: PLC0415
-
-    from headway_engine.bench.shapes import MAX_MODEL_LEN, SHAPES, random_decoder  # noqa: PLC0415
-    from headway_engine.model.tokenizer import ModelTokenizer  # noqa: PLC0415
-    from headway_engine.runtime.loaded import LoadedModel, ModelFacts  # noqa: PLC0415
-    from headway_engine.runtime.loading import make_executor  # noqa: PLC0415
-
-    shape = SHAPES[options.shape]
-    decoder = random_decoder(shape, torch.device(options.device), torch.bfloat16)
-    decoder.prepare(MAX_MODEL_LEN)
-    memory = (KV_CACHE_MIB if options.device == "cuda" else 512) << 20
-    blocks = memory // (shape.kv_elements_per_token * 2 * config.block_size)
-    executor, tokens_ahead = make_executor(decoder, config, blocks, MAX_MODEL_LEN)
-    facts = ModelFacts(shape.architecture, "bfloat16", options.device, MAX_MODEL_LEN, shape.vocab_size)
-    return LoadedModel(executor, ModelTokenizer(vocabulary(shape.vocab_size), (), ""), facts, tokens_ahead)
-
-
-def vocabulary(size: int) -> "Tokenizer":
-    """A byte-level tokenizer of that many tokens: the bytes, and words of two to eight letters, every other with a space."""
-    from tokenizers import Tokenizer, decoders, models  # noqa: PLC0415
-
-    generator = random.Random(0)  # noqa: S311 - words, not secrets
-    tokens = dict.fromkeys(chr(256 + byte) for byte in range(33))
-    tokens.update(dict.fromkeys(chr(byte) for byte in range(33, 127)))
-    while len(tokens) < size:
-        word = "".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=generator.randint(2, 8)))
-        tokens[("\u0120" if len(tokens) % 2 else "") + word] = None
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
 
 
 # ---- the measuring process ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`python -m headway_engine`: parse the settings, then serve. Torch is imported when the model loads, not before."""
+"""`python -m headway_engine`: parse the settings, then serve. Torch is imported by the process that loads the model only."""
 
 import asyncio
 import logging
@@ -6,17 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from headway_engine import logs
 from headway_engine.core.limits import BatchingMode, Profile
 from headway_engine.core.prompt_policy import PromptPolicy
 from headway_engine.runtime.config import EngineConfig
-from headway_engine.server import logs, process
+from headway_engine.runtime.engine import AsyncEngine
+from headway_engine.server import process
 from headway_engine.server.ports import EnginePort
 from headway_engine.settings import Settings, SettingsError, parse
-
-if TYPE_CHECKING:
-    from headway_engine.runtime.engine import AsyncEngine
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,9 +29,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def serve(argv: Sequence[str]) -> int:
     """Parse and run; returns the exit code."""
     logs.configure()
-    # Torch's CPU threads meet many times in a step. By default each spins until the others come; where they share their
-    # CPUs with anybody else, a step of 60 ms then takes over a second. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         settings = parse(argv, os.environ)
         return asyncio.run(process.run(settings, start_engine))
@@ -47,15 +42,8 @@ def serve(argv: Sequence[str]) -> int:
 
 
 async def start_engine(settings: Settings) -> EnginePort:
-    """Load the model. Importing torch takes seconds, so it happens off the event loop."""
-    engine = await asyncio.to_thread(_engine_class)
-    return await engine.start(engine_config(settings))
-
-
-def _engine_class() -> "type[AsyncEngine]":
-    from headway_engine.runtime.engine import AsyncEngine  # noqa: PLC0415 - brings torch along
-
-    return AsyncEngine
+    """Load the model, in a process of its own."""
+    return await AsyncEngine.start(engine_config(settings))
 
 
 def engine_config(settings: Settings) -> EngineConfig:

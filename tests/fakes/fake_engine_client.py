@@ -16,6 +16,7 @@ from headway_engine.core.request import (
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.engine import AsyncEngine
 from headway_engine.runtime.loaded import LoadedModel
+from headway_engine.runtime.steps import LocalSteps
 from headway_engine.runtime.streams import TokenStream
 
 
@@ -27,7 +28,7 @@ def request(name: str, sampling: SamplingParams | None = None, *, ids: tuple[int
 async def running(
     executor: ScriptedExecutor, settings: EngineConfig | None = None, model: LoadedModel | None = None
 ) -> AsyncIterator[AsyncEngine]:
-    engine = AsyncEngine(settings or config(), model or loaded(executor))
+    engine = AsyncEngine.embed(settings or config(), model or loaded(executor))
     try:
         yield engine
     finally:
@@ -58,7 +59,8 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 def nothing_left(engine: AsyncEngine) -> bool:
-    scheduler = engine._scheduler
+    assert isinstance(engine._steps, LocalSteps)
+    scheduler = engine._steps.loop.scheduler
     loads = engine.loads()
     return (
         scheduler.pool.num_free == scheduler.pool.num_blocks

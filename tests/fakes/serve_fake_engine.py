@@ -6,8 +6,9 @@ import sys
 
 from fake_async_engine import FakeAsyncEngine
 
+from headway_engine import logs
 from headway_engine.runtime.config import ModelLoadError
-from headway_engine.server import logs, process
+from headway_engine.server import process
 from headway_engine.settings import Settings, SettingsError, parse
 
 

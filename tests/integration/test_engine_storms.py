@@ -75,7 +75,7 @@ async def one_mux(stub: EngineStub, numbers: range, generator: random.Random) ->
 @pytest.mark.timeout(240)
 async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -> None:
     settings = replace(config(max_num_seqs=32, max_num_batched_tokens=256), max_queued_requests=1024)
-    engine = AsyncEngine(settings, loaded(QuickExecutor()))  # type: ignore[arg-type]
+    engine = AsyncEngine.embed(settings, loaded(QuickExecutor()))  # type: ignore[arg-type]
     async with served(engine) as address, grpc.aio.insecure_channel(address) as channel:
         stub = EngineStub(channel)
         await stub.GetModelInfo(pb.GetModelInfoRequest())

@@ -57,7 +57,7 @@ TRIES = 400
 async def running() -> AsyncIterator[tuple[AsyncEngine, grpc.aio.Channel, grpc.aio.Channel]]:
     """An engine, and connections to its data and control ports."""
     executor = ScriptedExecutor((b"hello world, this goes on for a while",))
-    engine = AsyncEngine(config(max_queued_requests=600), loaded(executor))
+    engine = AsyncEngine.embed(config(max_queued_requests=600), loaded(executor))
     lifecycle = Lifecycle()
     ports = GrpcPorts(parse(ARGV, {}), lifecycle)
     await ports.start()

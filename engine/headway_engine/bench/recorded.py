@@ -116,6 +116,9 @@ class RecordedEngine:
         if not self._open:
             self._done.set()
 
+    def changed(self) -> None:
+        """See `runtime.loop.EventSink`."""
+
     def fail(self, message: str) -> None:
         """See `runtime.loop.EventSink`."""
         self._error = message

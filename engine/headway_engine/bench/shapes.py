@@ -220,6 +220,9 @@ class _Sink:
         if events and self._open == 0:
             self.done.set()
 
+    def changed(self) -> None:
+        """See `runtime.loop.EventSink`."""
+
     def fail(self, message: str) -> None:
         """See `runtime.loop.EventSink`."""
         self.error = message

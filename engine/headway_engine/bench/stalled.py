@@ -114,7 +114,7 @@ async def _served(pipe: Connection, step_s: float) -> None:
     setup = EngineConfig(
         Path("fixed"), capacity_max_num_seqs=1024, capacity_max_num_batched_tokens=4096, max_queued_requests=1024
     )
-    engine = AsyncEngine(setup, LoadedModel(_FixedExecutor(step_s), _LongTokens(), facts))
+    engine = AsyncEngine.embed(setup, LoadedModel(_FixedExecutor(step_s), _LongTokens(), facts))
     lifecycle = Lifecycle()
     flags = ["--model", "fixed", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"]
     ports = GrpcPorts(parse(flags, {}), lifecycle)

@@ -38,6 +38,11 @@ class ModelTokenizer:
         self._chat_template = chat_template
         self._words_apart = _words_apart(tokenizer)
 
+    @classmethod
+    def of(cls, serialized: str, eos_token_ids: tuple[int, ...], chat_template: str) -> "ModelTokenizer":
+        """The tokenizer whose `serialized` this is."""
+        return cls(Tokenizer.from_str(serialized), eos_token_ids, chat_template)
+
     @property
     def vocab_size(self) -> int:
         """Token ids are below it."""

@@ -1,8 +1,8 @@
 """The engine as the server sees it: every method is safe on the event loop and none of them waits for a step.
 
-`submit` checks a request, tokenizes it and compiles the form of its answer in worker threads, and sends it to the step loop. A caller that is cancelled while
-it waits for the tokenizer leaves nothing behind: the request becomes known to the step loop and to the streams together,
-after the last await.
+`submit` checks a request, tokenizes it and has the form of its answer compiled in worker threads, and sends it to the step
+loop. A caller that is cancelled while it waits for the tokenizer leaves nothing behind: the request becomes known to the
+step loop and to the streams together, after the last await.
 
 The queue bound counts requests in flight that hold no slot. Those that the next step could start at once do not count, so
 an idle engine takes `max_num_seqs + max_queued_requests` requests in one instant, and a full one `max_queued_requests`.
@@ -12,51 +12,48 @@ import asyncio
 import secrets
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
-from headway_engine.core.blocks import BlockPool
 from headway_engine.core.constraint import ConstraintError
-from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
+from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
-from headway_engine.runtime.grammar import GrammarCompiler
 from headway_engine.runtime.loaded import LoadedModel, ModelInfo
-from headway_engine.runtime.loop import Abort, StepLoop, Submit, UpdateLimits
+from headway_engine.runtime.loop import Abort, Submit
+from headway_engine.runtime.remote_steps import RemoteSteps
 from headway_engine.runtime.stats import Health, Intake, Loads, RejectReason, StatsSnapshot, ThroughputWindow
+from headway_engine.runtime.step_wire import LoadModel
+from headway_engine.runtime.steps import LimitsChange, LocalSteps, OpenSteps
 from headway_engine.runtime.streams import Streams, TokenStream
 from headway_engine.runtime.tokenize import TokenizerPool
 
 
 class AsyncEngine:
-    """A running engine; make it with `start`."""
+    """A running engine; make it with `start`, or with `embed` around a model of this process."""
 
-    def __init__(self, config: EngineConfig, model: LoadedModel) -> None:
-        event_loop = asyncio.get_running_loop()
-        pool = BlockPool(model.executor.num_blocks, model.executor.block_size, caching=config.prefix_cache)
-        limits = LimitsState(config.envelope(), config.baseline(), config.baseline())
-        facts = model.model_info
-        eos_token_ids = model.tokenizer.eos_token_ids
-        self._scheduler = Scheduler(
-            pool, limits.effective, facts.max_model_len, frozenset(eos_token_ids), model.tokens_ahead
-        )
-        self._streams = Streams(event_loop, self._on_delivered)
-        self._loop = StepLoop(model.executor, self._scheduler, limits, self._streams)
+    def __init__(self, config: EngineConfig, open_steps: OpenSteps) -> None:
+        self._streams = Streams(asyncio.get_running_loop(), self._on_delivered)
+        self._steps = open_steps(self._streams)
+        served = self._steps.served
+        facts, tokenizer = served.model_info, served.tokenizer
         self._bounds = AdmissionBounds(
             facts.max_model_len,
-            pool.capacity_tokens,
+            served.capacity_tokens,
             facts.vocab_size,
-            model.tokenizer.words_apart,
+            tokenizer.words_apart,
             config.prompt_policy,
         )
-        self._tokenizer = model.tokenizer
-        self._tokenizers = TokenizerPool(model.tokenizer)
-        self._grammars = GrammarCompiler(model.tokenizer, facts.vocab_size)
-        self._event_loop = event_loop
-        self._kv_capacity = pool.capacity_tokens
+        self._tokenizer = tokenizer
+        self._tokenizers = TokenizerPool(tokenizer)
+        # Prompt tokens of the requests sent that `LoopState` does not include yet, oldest first; and how many were sent.
+        self._unseen: deque[int] = deque()
+        self._sent = 0
+        self._kv_capacity = served.capacity_tokens
         # Requests in tokenization, each with the reason of an abort that came meanwhile.
         self._entering: dict[RequestId, FinishReason | None] = {}
         self._idle = asyncio.Event()
@@ -73,15 +70,18 @@ class AsyncEngine:
             device=facts.device,
             max_model_len=facts.max_model_len,
             vocab_size=facts.vocab_size,
-            eos_token_ids=eos_token_ids,
+            eos_token_ids=tokenizer.eos_token_ids,
             engine_version=version("headway"),
-            chat_template=model.tokenizer.chat_template,
+            chat_template=tokenizer.chat_template,
         )
-        self._loop.start()
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> "AsyncEngine":
-        """Load the model in a thread and start the step loop.
+    async def start(cls, config: EngineConfig, load: LoadModel | None = None) -> "AsyncEngine":
+        """Load the model and run its steps in a process of their own.
+
+        Args:
+            config: what to serve, and how.
+            load: yields the model in that process, so it must be a function that it can import; None: `config.model`'s files.
 
         Raises:
             ModelLoadError: the model cannot be served.
@@ -90,12 +90,13 @@ class AsyncEngine:
         problem = config.problem()
         if problem is not None:
             raise ValueError(problem)
-        # Here because it brings torch: everything else in this package works without.
-        from headway_engine.runtime.executor import load_executor  # noqa: PLC0415
+        steps = await RemoteSteps.start(config, load)
+        return cls(config, steps.opened)
 
-        engine = cls(config, await asyncio.to_thread(load_executor, config))
-        await asyncio.to_thread(engine._loop.wait_begun)
-        return engine
+    @classmethod
+    def embed(cls, config: EngineConfig, model: LoadedModel) -> "AsyncEngine":
+        """An engine around a model of this process, with the step loop in a thread."""
+        return cls(config, lambda sink: LocalSteps(config, model, sink))
 
     async def submit(self, request: Request) -> TokenStream | Rejected:
         """Queue a request; what cannot be served is refused here and costs no step."""
@@ -115,8 +116,7 @@ class AsyncEngine:
                 if invalid is not None:
                     return self._refuse(RejectReason.INVALID, invalid)
             if request.sampling.constraint is not None:
-                constraint = await self._grammars.compile(request.sampling.constraint)
-                request = replace(request, constraint=constraint)
+                await self._steps.prepare(request_id, request.sampling.constraint)
             return self._enter(request)
         except ConstraintError as error:
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.INVALID_ARGUMENT, str(error)))
@@ -132,7 +132,7 @@ class AsyncEngine:
             return True
         if key not in self._streams:
             return False
-        self._loop.send(Abort(key, reason))
+        self._steps.send(Abort(key, reason))
         return True
 
     def model_info(self) -> ModelInfo:
@@ -141,7 +141,7 @@ class AsyncEngine:
 
     def loads(self) -> Loads:
         """Figures of this moment."""
-        state, total = self._loop.state, self._num_in_flight()
+        state, total = self._steps.state, self._num_in_flight()
         return Loads(
             num_running=min(state.num_running, total),
             num_waiting=max(0, total - state.num_running),
@@ -151,13 +151,13 @@ class AsyncEngine:
             token_usage=state.kv_tokens / self._kv_capacity,
             gen_throughput=self._throughput.rate(time.monotonic()),
             max_running_requests=state.limits.effective.max_num_seqs,
-            waiting_prompt_tokens=state.backlog_tokens + self._loop.unseen_prompt_tokens(),
+            waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(state.requests_taken),
             draining=self._draining,
         )
 
     def stats(self) -> StatsSnapshot:
         """Counters and histograms since the process started."""
-        metrics = self._loop.state.metrics
+        metrics = self._steps.state.metrics
         return StatsSnapshot(
             boot_id=self._boot_id,
             uptime_seconds=time.monotonic() - self._started_s,
@@ -181,23 +181,13 @@ class AsyncEngine:
 
     def runtime_config(self) -> RuntimeConfigState:
         """The limits in effect."""
-        return self._loop.state.limits.view(time.monotonic())
+        return self._steps.state.limits.view(time.monotonic())
 
     async def update_limits(
         self, patch: LimitsPatch, lease_s: int, expected_revision: int | None
     ) -> RuntimeConfigState | Rejected:
         """Change limits between two steps; returns the state after the change, or why it was refused."""
-        future: asyncio.Future[RuntimeConfigState | Rejected] = self._event_loop.create_future()
-
-        def settle(result: RuntimeConfigState | Rejected) -> None:
-            if not future.done():
-                future.set_result(result)
-
-        def reply(result: RuntimeConfigState | Rejected) -> None:
-            self._event_loop.call_soon_threadsafe(settle, result)
-
-        self._loop.send(UpdateLimits(patch, lease_s, expected_revision, reply))
-        return await future
+        return await self._steps.update_limits(LimitsChange(patch, lease_s, expected_revision))
 
     def begin_drain(self) -> None:
         """Stop admission; requests in flight go on."""
@@ -214,7 +204,7 @@ class AsyncEngine:
 
     def health(self) -> Health:
         """Whether the step loop makes progress, and whether new requests are welcome."""
-        trouble = self._loop.trouble(time.monotonic())
+        trouble = self._steps.trouble(time.monotonic())
         if trouble is not None:
             return Health(alive=False, ready=False, detail=trouble)
         if self._draining:
@@ -224,13 +214,12 @@ class AsyncEngine:
     async def stop(self) -> None:
         """End what is in flight with ABORT, and the threads."""
         self._draining = True
-        await asyncio.to_thread(self._loop.stop)
+        await self._steps.stop()
         self._tokenizers.close()
-        self._grammars.close()
 
     def _refusal(self, request: Request) -> Rejected | None:
         """Why `request` is not taken, or None."""
-        trouble = self._loop.trouble(time.monotonic())
+        trouble = self._steps.trouble(time.monotonic())
         if self._draining or trouble is not None:
             message = "the engine is draining" if trouble is None else trouble
             return self._refuse(RejectReason.DRAINING, Rejected(StatusCode.UNAVAILABLE, message))
@@ -240,7 +229,7 @@ class AsyncEngine:
         if request.request_id in self._entering or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
-        state = self._loop.state
+        state = self._steps.state
         bound = state.limits.effective.max_queued_requests
         queued = self._num_in_flight() - state.num_running
         starting = state.open_slots
@@ -260,14 +249,21 @@ class AsyncEngine:
     def _enter(self, request: Request) -> TokenStream | Rejected:
         """Make the request known to the step loop and to the streams; nothing awaits in here."""
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
-        if not self._loop.send(Submit(request, seed)):
+        if not self._steps.send(Submit(request, seed)):
             return self._refuse(RejectReason.DRAINING, Rejected(StatusCode.UNAVAILABLE, "the engine has stopped"))
+        self._sent += 1
+        self._unseen.append(len(request.prompt_ids))
         stream = TokenStream(request, self._tokenizer, self.abort)
         self._streams.add(stream)
         reason = self._entering[request.request_id]
         if reason is not None:
-            self._loop.send(Abort(request.request_id, reason))
+            self._steps.send(Abort(request.request_id, reason))
         return stream
+
+    def _unseen_prompt_tokens(self, requests_taken: int) -> int:
+        while len(self._unseen) > self._sent - requests_taken:
+            self._unseen.popleft()
+        return sum(self._unseen)
 
     def _num_in_flight(self) -> int:
         return len(self._streams) + len(self._entering)

@@ -8,16 +8,16 @@ Hostile forms are harmless: `core/admission.py` bounds their size, the library's
 token, and the one worker thread keeps a slow one from everybody but other newcomers with a form.
 """
 
-import asyncio
 import json
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from headway_engine.core.constraint import Constraint, ConstraintError, ConstraintKind, ConstraintSpec
+from headway_engine.core.request import RequestId
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -59,17 +59,30 @@ class GrammarCompiler:
         # Both belong to the thread.
         self._vocabulary: LLTokenizer | None = None
         self._forms: OrderedDict[ConstraintSpec, LLMatcher] = OrderedDict()
+        self._prepared: dict[RequestId, Constraint] = {}
 
-    async def compile(self, spec: ConstraintSpec) -> Constraint:
-        """A new answer's constraint.
+    def prepare(self, request_id: RequestId, spec: ConstraintSpec) -> "Future[None]":
+        """Compile in the thread, for `take`. The future fails as `compile_here` does."""
+
+        def work() -> None:
+            self._prepared[request_id] = self.compile_here(spec)
+
+        return self._thread.submit(work)
+
+    def take(self, request_id: RequestId) -> Constraint | None:
+        """The constraint of a request whose `prepare` is done, or None when it has none."""
+        return self._prepared.pop(request_id, None)
+
+    def forget(self, request_id: RequestId) -> None:
+        """The request will not come: drop its constraint, also one that is still being compiled."""
+        self._thread.submit(self._prepared.pop, request_id, None)
+
+    def compile_here(self, spec: ConstraintSpec) -> Constraint:
+        """A new answer's constraint, compiled in the calling thread.
 
         Raises:
             ConstraintError: the form cannot be read, is too large, or asks for what cannot be enforced.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.compile_here, spec)
-
-    def compile_here(self, spec: ConstraintSpec) -> Constraint:
-        """The same in this thread."""
         form = self._forms.get(spec)
         if form is None:
             form = self._forms[spec] = self._compiled(spec)

@@ -43,6 +43,21 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the engine's front needs of a loaded model.
+
+    Attributes:
+        model_info: facts about it.
+        tokenizer: of the model.
+        capacity_tokens: what the KV cache holds.
+    """
+
+    model_info: ModelFacts
+    tokenizer: Tokenizer
+    capacity_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """`ModelFacts` and what the tokenizer adds, as clients see it."""
 

@@ -63,7 +63,7 @@ Command = Submit | Abort | UpdateLimits
 
 @dataclass(frozen=True, slots=True)
 class LoopState:
-    """Figures of the step thread at a step boundary."""
+    """Figures of the step thread at a step boundary; `requests_taken` counts the `Submit`s that they include."""
 
     num_running: int
     open_slots: int
@@ -71,13 +71,17 @@ class LoopState:
     backlog_tokens: int
     limits: LimitsState
     metrics: MetricsSnapshot
+    requests_taken: int
 
 
 class EventSink(Protocol):
-    """Where the loop puts what happened; both methods return at once."""
+    """Where the loop puts what happened; every method returns at once."""
 
     def publish(self, events: Sequence[StepEvent]) -> None:
-        """Take the events of one step."""
+        """Take the events of one step; `StepLoop.state` knows of them already."""
+
+    def changed(self) -> None:
+        """`StepLoop.state` differs in more than a step's progress."""
 
     def fail(self, message: str) -> None:
         """Every request ends with ERROR: the loop ends by a bug."""
@@ -94,7 +98,7 @@ class StepLoop:
         sink: EventSink,
     ) -> None:
         self._executor = executor
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._limits = limits
         self._sink = sink
         self._wake = threading.Condition()
@@ -104,6 +108,7 @@ class StepLoop:
         self._step_started_s: float | None = None
         self._failure = ""
         self._begun = threading.Event()
+        self._requests_taken = 0
         self._thread = threading.Thread(target=self._run, name="headway-step", daemon=True)
         self.state = self._observe(None)
 
@@ -135,11 +140,6 @@ class StepLoop:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def unseen_prompt_tokens(self) -> int:
-        """Prompt tokens of requests that the scheduler has not seen yet."""
-        with self._wake:
-            return sum(len(command.request.prompt_ids) for command in self._commands if isinstance(command, Submit))
-
     def trouble(self, now: float) -> str | None:
         """What is wrong with the loop, or None while it makes progress."""
         started = self._step_started_s
@@ -160,7 +160,7 @@ class StepLoop:
                 now = time.monotonic()
                 events = self._apply(self._taken, now)
                 self._taken = []
-                events += self._scheduler.expire(now)
+                events += self.scheduler.expire(now)
                 if events:  # an abort or a deadline is not held up by the step that follows
                     self.state = self._observe(None)
                     self._sink.publish(events)
@@ -188,7 +188,7 @@ class StepLoop:
             return commands
 
     def _next_due(self, now: float) -> float | None:
-        due = [self._scheduler.next_due(now), self._limits.lease_ends_s]
+        due = [self.scheduler.next_due(now), self._limits.lease_ends_s]
         return min((moment for moment in due if moment is not None), default=None)
 
     def _apply(self, commands: list[Command], now: float) -> list[StepEvent]:
@@ -197,9 +197,10 @@ class StepLoop:
         for command in commands:
             match command:
                 case Submit(request, seed):
-                    self._scheduler.add(request, seed)
+                    self._requests_taken += 1
+                    self.scheduler.add(request, seed)
                 case Abort(request_id, reason):
-                    event = self._scheduler.abort(request_id, reason, now)
+                    event = self.scheduler.abort(request_id, reason, now)
                     if event is not None:
                         events.append(event)
                 case UpdateLimits():
@@ -217,16 +218,16 @@ class StepLoop:
     def _set_limits(self, limits: LimitsState) -> None:
         if limits is not self._limits:
             self._limits = limits
-            self._scheduler.limits = limits.effective
-            self.state = replace(self.state, limits=limits)
+            self.scheduler.limits = limits.effective
+            self._show(replace(self.state, limits=limits))
 
     def _step(self, now: float) -> None:
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         batch = scheduler.schedule(now)
         if batch is None:
-            self.state = self._observe(None)
+            self._show(self._observe(None))
             return
-        self.state = self._observe(self.state.metrics)
+        self._show(self._observe(self.state.metrics))
         self._step_started_s = now
         try:
             results = self._executor.run(batch)
@@ -254,16 +255,22 @@ class StepLoop:
         now = time.monotonic()
         for command in self._close():
             if isinstance(command, Submit):
-                self._scheduler.add(command.request, command.seed)
+                self.scheduler.add(command.request, command.seed)
             else:
                 _refuse(command)
-        sequences = (*self._scheduler.running(), *self._scheduler.waiting())
-        ended = [self._scheduler.abort(s.request.request_id, FinishReason.ABORT, now) for s in sequences]
+        sequences = (*self.scheduler.running(), *self.scheduler.waiting())
+        ended = [self.scheduler.abort(s.request.request_id, FinishReason.ABORT, now) for s in sequences]
         self.state = self._observe(None)
         self._sink.publish([event for event in ended if event is not None])
 
+    def _show(self, state: LoopState) -> None:
+        """Publish figures without events. While a step of steady decodes runs, nothing is new that could not wait for its end."""
+        before, self.state = self.state, state
+        if _admission(before) != _admission(state):
+            self._sink.changed()
+
     def _observe(self, metrics: MetricsSnapshot | None) -> LoopState:
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         return LoopState(
             num_running=scheduler.num_running,
             open_slots=scheduler.open_slots,
@@ -271,7 +278,13 @@ class StepLoop:
             backlog_tokens=scheduler.backlog_tokens,
             limits=self._limits,
             metrics=metrics or scheduler.metrics.snapshot(),
+            requests_taken=self._requests_taken,
         )
+
+
+def _admission(state: LoopState) -> tuple[object, ...]:
+    """The figures that decide whether a newcomer is let in."""
+    return state.num_running, state.open_slots, state.backlog_tokens, state.requests_taken, state.limits
 
 
 def _refuse(command: Command) -> None:

@@ -185,6 +185,9 @@ class Streams:
         with contextlib.suppress(RuntimeError):
             self._event_loop.call_soon_threadsafe(self._deliver, events)
 
+    def changed(self) -> None:
+        """Streams have no use for figures."""
+
     def fail(self, message: str) -> None:
         """The step thread ends by a bug: so does every stream; called in the step thread."""
         with contextlib.suppress(RuntimeError):

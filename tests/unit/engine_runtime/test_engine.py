@@ -199,7 +199,7 @@ async def test_a_bug_in_the_loop_ends_every_stream_and_fails_health(monkeypatch:
         def broken(now: float) -> None:
             raise RuntimeError("planted")
 
-        monkeypatch.setattr(engine._scheduler, "schedule", broken)
+        monkeypatch.setattr(engine._steps.loop.scheduler, "schedule", broken)
         _, _, finished = await read(await submitted(engine, request("a")))
         assert (finished.reason, finished.error) == (
             FinishReason.ERROR,
@@ -232,10 +232,10 @@ async def test_a_deadline_ends_the_request_also_while_it_waits() -> None:
 async def test_stop_ends_what_is_in_flight_with_abort() -> None:
     executor = ScriptedExecutor((b"x" * 100,))
     executor.hold()
-    engine = AsyncEngine(config(max_num_seqs=1), loaded(executor))
+    engine = AsyncEngine.embed(config(max_num_seqs=1), loaded(executor))
     streams = [await submitted(engine, request(f"r{n}")) for n in range(3)]
     stopping = asyncio.create_task(engine.stop())
-    await eventually(lambda: engine._loop._stopping)
+    await eventually(lambda: engine._steps.loop._stopping)
     executor.release(2)
     await stopping
     assert [(await read(stream))[2].reason for stream in streams] == [FinishReason.ABORT] * 3
@@ -261,7 +261,7 @@ async def test_statistics_count_each_request_once() -> None:
 async def test_the_executor_begins_in_the_thread_that_runs_it_before_anybody_may_submit() -> None:
     executor = ScriptedExecutor((b"x",))
     async with running(executor) as engine:
-        await asyncio.to_thread(engine._loop.wait_begun)
+        await asyncio.to_thread(engine._steps.loop.wait_begun)
         assert executor.begun_in == "headway-step"
         await read(await submitted(engine, request("a")))
 
@@ -270,7 +270,7 @@ async def test_an_executor_that_cannot_begin_ends_the_engine_and_nobody_waits_fo
     executor = ScriptedExecutor()
     executor.begin_error = RuntimeError("no device")
     async with running(executor) as engine:
-        await asyncio.to_thread(engine._loop.wait_begun)
+        await asyncio.to_thread(engine._steps.loop.wait_begun)
         refused = await engine.submit(request("a"))
         assert isinstance(refused, Rejected)
         assert "no device" in refused.message
