@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from headway_cli import origins
 from headway_cli.cluster import Cluster, Json
 from headway_operator.api.conditions import ConditionType
 
@@ -49,8 +50,10 @@ def text(fleet: Json) -> str:
         _conditions(conditions, spec),
         _measured(status.get("slo", {}), spec.get("slo", {})),
         _actuators(spec, status),
+        origins.lines(fleet),
     ):
-        lines += [*part, ""]
+        shown = [*part]
+        lines += [*shown, ""] if shown else []
     lines += ["Last changes", *(_changes(status) or ["  none"])]
     return "\n".join(lines) + "\n"
 

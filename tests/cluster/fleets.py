@@ -20,7 +20,8 @@ def manifest(name: str, **spec: Any) -> dict[str, Any]:
                 "device": "cpu",
                 "maxModelLen": 1024,
                 "capacity": {"maxNumSeqs": 16, "maxNumBatchedTokens": 256},
-                "limits": {"maxNumSeqs": 4},
+                # Loads of the tests begin before the replicas that serve them: nobody is refused meanwhile.
+                "limits": {"maxNumSeqs": 4, "maxQueuedRequests": 256},
                 "resources": {
                     "requests": {"cpu": "200m", "memory": "700Mi"},
                     "limits": {"cpu": "700m", "memory": "2Gi"},

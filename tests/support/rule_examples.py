@@ -265,15 +265,14 @@ EXAMPLES: tuple[Example, ...] = (
     ),
     Example(
         "spec",
-        "engine.limits.maxNumSeqs (default: engine.capacity.maxNumSeqs) must lie inside tuning.bounds.maxNumSeqs",
+        "engine.limits.maxNumSeqs must lie inside tuning.bounds.maxNumSeqs",
         {**TUNED, **_bounds("maxNumSeqs", 4, 16), "spec.engine.limits.maxNumSeqs": 4},
-        {**TUNED, **_bounds("maxNumSeqs", 4, 16)},
-        "engine.limits.maxNumSeqs (default: engine.capacity.maxNumSeqs) must lie inside tuning.bounds.maxNumSeqs (4 to 16)",
+        {**TUNED, **_bounds("maxNumSeqs", 4, 16), "spec.engine.limits.maxNumSeqs": 17},
+        "engine.limits.maxNumSeqs must lie inside tuning.bounds.maxNumSeqs (4 to 16)",
     ),
     Example(
         "spec",
-        "engine.limits.maxNumBatchedTokens (default: engine.capacity.maxNumBatchedTokens) must lie inside "
-        "tuning.bounds.maxNumBatchedTokens",
+        "engine.limits.maxNumBatchedTokens must lie inside tuning.bounds.maxNumBatchedTokens",
         {**TUNED, **_bounds("maxNumBatchedTokens", 64, 512), "spec.engine.limits.maxNumBatchedTokens": 64},
         {
             **TUNED,

@@ -114,10 +114,14 @@ class TuningBounds(ApiModel):
     )
 
     max_num_seqs: Range | None = Field(
-        default=None, description="Range for the sequences that run at once. Default: 1 to the capacity."
+        default=None,
+        description="Range for the sequences that run at once. Default: 1 to 4 for class realtime, from 4 for interactive and "
+        "from 32 for batch to the capacity; always wide enough for engine.limits.",
     )
     max_num_batched_tokens: Range | None = Field(
-        default=None, description="Range for the tokens of one step. Default: 1 to the capacity."
+        default=None,
+        description="Range for the tokens of one step. Default: from 64 for class realtime, 128 for interactive and 512 for "
+        "batch to the capacity; always wide enough for engine.limits.",
     )
 
 

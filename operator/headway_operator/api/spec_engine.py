@@ -12,7 +12,6 @@ from pydantic import Field
 from headway_operator.api.base import ApiModel, Quantity, Rule
 from headway_operator.api.spec_model import PullPolicy
 
-DEFAULT_QUEUED_REQUESTS = 256
 DEFAULT_ITL_TARGET_MS = 50  # without an slo
 GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -96,34 +95,45 @@ class Limits(ApiModel):
     )
 
     max_num_seqs: int | None = Field(
-        default=None, ge=1, le=4096, description="Sequences that run at once in one engine. Default: the capacity."
+        default=None,
+        ge=1,
+        le=4096,
+        description="Sequences that run at once in one engine. Default: 4 for class realtime, else the capacity; inside "
+        "tuning.bounds.",
     )
     max_num_batched_tokens: int | None = Field(
-        default=None, ge=1, le=1048576, description="Tokens that one engine step computes. Default: the capacity."
+        default=None,
+        ge=1,
+        le=1048576,
+        description="Tokens that one engine step computes. Default: 512 for class realtime, else the capacity; inside "
+        "tuning.bounds.",
     )
     batch_wait_milliseconds: int | None = Field(
         default=None,
         ge=0,
         le=1000,
-        description="Milliseconds that requests wait for company; batchingMode says which ones. Default: 0.",
+        description="Milliseconds that requests wait for company; batchingMode says which ones. Default: 5 for class "
+        "interactive, 20 for batch, else 0.",
     )
     max_queued_requests: int | None = Field(
         default=None,
         ge=1,
         le=1048576,
         description="Requests that wait in one engine's queue before further ones are refused. "
-        f"Default: {DEFAULT_QUEUED_REQUESTS}, or the capacity when that is smaller.",
+        "Default: 8 for class realtime, 16 for interactive, 1024 for batch, 256 without an slo; never above the capacity.",
     )
-    batching_mode: BatchingMode = Field(
-        default=BatchingMode.CONTINUOUS,
+    batching_mode: BatchingMode | None = Field(
+        default=None,
         description="When waiting requests join the running ones. Continuous: at the next step; only an idle engine waits "
         "for company. Dynamic: when they fill the free slots, or after batchWaitMilliseconds. Adaptive: at once when nothing "
-        "runs; the more runs, the larger the group. Static: in groups of maxNumSeqs, each run to its end.",
+        "runs; the more runs, the larger the group. Static: in groups of maxNumSeqs, each run to its end. Default: Dynamic for "
+        "class interactive, else Continuous.",
     )
-    profile: Profile = Field(
-        default=Profile.THROUGHPUT,
+    profile: Profile | None = Field(
+        default=None,
         description="Throughput fills each step with prompt tokens up to the limit. LowTail takes only as many as keep "
-        "running streams within slo.interTokenLatency.targetMilliseconds (50 without an slo).",
+        "running streams within slo.interTokenLatency.targetMilliseconds (50 without an slo). Default: LowTail for class "
+        "realtime, else Throughput.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, JsonValue
 
+from headway_operator.api import class_defaults
 from headway_operator.api.base import ApiModel, Format, ListMap, PreserveUnknown, Rule, Timestamp
 from headway_operator.api.spec_actuators import (
     Drain,
@@ -23,7 +24,6 @@ from headway_operator.api.spec_actuators import (
 )
 from headway_operator.api.spec_engine import (
     DEFAULT_ITL_TARGET_MS,
-    DEFAULT_QUEUED_REQUESTS,
     GPU_RESOURCE,
     BatchingMode,
     Capacity,
@@ -118,6 +118,7 @@ __all__ = [
     "baseline_limits",
     "itl_target_ms",
     "ttft_target_ms",
+    "tuning_bounds",
 ]
 
 GROUP = "serving.headway.dev"
@@ -184,11 +185,11 @@ class LLMDeploymentSpec(ApiModel):
         *(
             Rule(
                 f"self.tuning.mode == 'Off' || !has(self.tuning.bounds) || !has(self.tuning.bounds.{field}) || "
-                f"[has(self.engine.limits) && has(self.engine.limits.{field}) ? self.engine.limits.{field} : "
-                f"self.engine.capacity.{field}]"
-                f".all(n, n >= self.tuning.bounds.{field}.min && n <= self.tuning.bounds.{field}.max)",
-                f"engine.limits.{field} (default: engine.capacity.{field}) must lie inside tuning.bounds.{field}",
-                f"'engine.limits.{field} (default: engine.capacity.{field}) must lie inside tuning.bounds.{field} "
+                f"!has(self.engine.limits) || !has(self.engine.limits.{field}) || "
+                f"(self.engine.limits.{field} >= self.tuning.bounds.{field}.min && "
+                f"self.engine.limits.{field} <= self.tuning.bounds.{field}.max)",
+                f"engine.limits.{field} must lie inside tuning.bounds.{field}",
+                f"'engine.limits.{field} must lie inside tuning.bounds.{field} "
                 f"(%d to %d)'.format([self.tuning.bounds.{field}.min, self.tuning.bounds.{field}.max])",
                 f".engine.limits.{field}",
             )
@@ -279,15 +280,28 @@ def itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
 
 
 def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
-    """The live limits that the spec asks for, defaults filled in: what an engine starts with and falls back to."""
-    limits, capacity = spec.engine.limits, spec.engine.capacity
-    queued = min(DEFAULT_QUEUED_REQUESTS, capacity.max_queued_requests)
+    """The live limits that the spec asks for, the class's defaults filled in: what an engine starts with and falls back to."""
+    engine, limits, defaults = spec.engine, spec.engine.limits, _class_defaults(spec)
+    wait = limits.batch_wait_milliseconds
     return LimitValues(
-        max_num_seqs=limits.max_num_seqs or capacity.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens or capacity.max_num_batched_tokens,
-        batch_wait_milliseconds=limits.batch_wait_milliseconds or 0,
-        max_queued_requests=limits.max_queued_requests or queued,
-        batching_mode=limits.batching_mode,
-        profile=limits.profile,
+        max_num_seqs=class_defaults.starting_seqs(engine, spec.tuning, defaults),
+        max_num_batched_tokens=class_defaults.starting_tokens(engine, spec.tuning, defaults),
+        batch_wait_milliseconds=defaults.batch_wait_milliseconds if wait is None else wait,
+        max_queued_requests=class_defaults.queued_requests(engine, defaults),
+        batching_mode=limits.batching_mode or defaults.batching_mode,
+        profile=limits.profile or defaults.profile,
         itl_target_milliseconds=itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS,
     )
+
+
+def tuning_bounds(spec: LLMDeploymentSpec) -> tuple[Range, Range]:
+    """Where tuning may move the sequences at once and the tokens of one step, the class's defaults filled in."""
+    capacity, defaults, start = spec.engine.capacity, _class_defaults(spec), baseline_limits(spec)
+    return (
+        class_defaults.seqs_bounds(capacity, spec.tuning, defaults, start.max_num_seqs),
+        class_defaults.tokens_bounds(capacity, spec.tuning, defaults, start.max_num_batched_tokens),
+    )
+
+
+def _class_defaults(spec: LLMDeploymentSpec) -> class_defaults.ClassDefaults:
+    return class_defaults.of_class(spec.slo.workload_class if spec.slo else None)

@@ -14,11 +14,11 @@ from headway_operator.api.v1alpha1 import (
     LimitValues,
     LLMDeployment,
     LLMDeploymentSpec,
-    Range,
     TuningChange,
     TuningMode,
     TuningStatus,
     baseline_limits,
+    tuning_bounds,
 )
 from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
@@ -49,9 +49,8 @@ def policy_config(spec: LLMDeploymentSpec) -> TuneConfig | None:
     """What the policy may do; None when it is not asked."""
     if spec.tuning.mode is TuningMode.OFF or spec.slo is None:
         return None
-    capacity, bounds = spec.engine.capacity, spec.tuning.bounds
-    seqs = bounds.max_num_seqs or Range(min=1, max=capacity.max_num_seqs)
-    tokens = bounds.max_num_batched_tokens or Range(min=1, max=capacity.max_num_batched_tokens)
+    capacity = spec.engine.capacity
+    seqs, tokens = tuning_bounds(spec)
     return TuneConfig(
         seqs_min=seqs.min,
         seqs_max=min(seqs.max, capacity.max_num_seqs),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from rule_examples import changed
+
 from headway_cli.explain import text
 
 LIMITS = {"maxNumSeqs": 4, "maxNumBatchedTokens": 512, "batchWaitMilliseconds": 0}
@@ -97,3 +99,17 @@ def test_decisions_have_their_reasons_and_changes_of_both_actuators_are_in_order
 
 def test_a_fleet_that_no_operator_has_seen_says_so() -> None:
     assert "is it running?" in text({"metadata": {"namespace": "a", "name": "b"}, "spec": {}})
+
+
+def test_each_limit_says_where_it_comes_from() -> None:
+    one = changed(
+        {"metadata.namespace": "demo", "spec.slo": {"workloadClass": "realtime"}},
+        {"spec.engine.limits": {"maxQueuedRequests": 30}},
+    )
+    found = text({**one, "status": {"conditions": [condition("Ready", "True")]}})
+    assert "  from engine.limits: maxQueuedRequests 30\n" in found
+    assert "  from class realtime: maxNumSeqs 4, maxNumBatchedTokens 512, batchWaitMilliseconds 0" in found
+    one["spec"]["slo"] = {"workloadClass": "batch", "interTokenLatency": {"targetMilliseconds": 700}}
+    found = text({**one, "status": {"conditions": [condition("Ready", "True")]}})
+    assert "  from engine.capacity: maxNumSeqs 32, maxNumBatchedTokens 512\n" in found
+    assert "  from slo.interTokenLatency: itlTargetMilliseconds 700\n" in found

@@ -20,6 +20,8 @@ from headway_operator.core.plan import (
     WriteStatus,
 )
 
+CLASS_ENGINE = {"device": "cpu", "capacity": {"maxNumSeqs": 16, "maxNumBatchedTokens": 256}}
+
 
 def settled(**overrides: object) -> World:
     world = World(spec(**overrides))
@@ -136,6 +138,19 @@ def test_limits_outside_the_tuning_bounds_are_refused():
     world.run()
     message = "spec.engine.limits.maxNumSeqs (4) must lie inside spec.tuning.bounds.maxNumSeqs (8 to 16)"
     assert world.condition("Accepted")["message"] == message
+
+
+def test_another_class_changes_running_engines_and_no_pod():
+    world = World(spec(slo={"workloadClass": "interactive"}, engine=CLASS_ENGINE))
+    world.settle()
+    pods, (engine,) = dict(world.pods), world.engines.values()
+    assert (engine.effective.max_num_seqs, engine.effective.max_queued_requests) == (16, 16)
+    world.edit(slo={"workloadClass": "realtime"})
+    world.settle()
+    assert world.pods == pods
+    assert (engine.effective.max_num_seqs, engine.effective.max_queued_requests) == (4, 8)
+    assert (engine.effective.profile, engine.effective.itl_target_ms) == ("low-tail", 50)
+    assert world.manifest["status"]["tuning"]["effective"]["profile"] == "LowTail"
 
 
 def test_unreadable_status_of_another_version_counts_as_none():

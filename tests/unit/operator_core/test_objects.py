@@ -99,7 +99,7 @@ def test_model_source_becomes_a_volume_and_a_path(model: dict, path: str, volume
 
 
 def test_rules_of_batching_reach_the_engine_and_the_default_ones_need_no_flag():
-    assert not any("batching-mode" in flag or "profile" in flag for flag in engine(pod())["args"])
+    assert not any("batching-mode" in flag or "profile" in flag for flag in engine(pod(slo=None))["args"])
     limits = {"batchingMode": "Dynamic", "profile": "LowTail"}
     slo = {"workloadClass": "interactive", "interTokenLatency": {"targetMilliseconds": 70}}
     flags = {"--batching-mode=dynamic", "--profile=low-tail", "--itl-target-ms=70"}
@@ -132,6 +132,10 @@ def revision(**overrides: object) -> str:
 def test_live_limits_do_not_change_the_revision():
     limits = {"maxNumSeqs": 9, "maxNumBatchedTokens": 99}
     assert revision(engine={**spec()["engine"], "limits": limits}) == revision()
+
+
+def test_another_class_does_not_change_the_revision():
+    assert len({revision(slo={"workloadClass": kind}) for kind in ("realtime", "interactive", "batch")}) == 1
 
 
 def test_fields_of_the_operator_alone_do_not_change_the_revision():

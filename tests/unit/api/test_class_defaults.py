@@ -1,0 +1,118 @@
+"""What a workload class fills in, and that it never touches what the user wrote."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rule_examples import changed
+
+from headway_operator.api.class_defaults import CLASS_DEFAULTS
+from headway_operator.api.v1alpha1 import (
+    BatchingMode,
+    LLMDeployment,
+    LLMDeploymentSpec,
+    Profile,
+    Range,
+    WorkloadClass,
+    baseline_limits,
+    tuning_bounds,
+)
+
+CLASSES = tuple(kind.value for kind in WorkloadClass)
+
+
+def spec(kind: str | None, limits: dict[str, Any] | None = None, **change: Any) -> LLMDeploymentSpec:
+    dotted = {path.replace("__", "."): value for path, value in change.items()}
+    slo = {"spec.slo": {"workloadClass": kind}} if kind else {}
+    capacity = {"spec.engine.capacity": {"maxNumSeqs": 64, "maxNumBatchedTokens": 2048}}
+    written = {"spec.engine.limits": limits} if limits else {}
+    manifest = changed({"metadata.namespace": "default"}, capacity, slo, written, dotted)
+    return LLMDeployment.model_validate(manifest).spec
+
+
+LIMITS: dict[str | None, tuple[object, ...]] = {
+    "realtime": (4, 512, 0, 8, BatchingMode.CONTINUOUS, Profile.LOW_TAIL, 50),
+    "interactive": (64, 2048, 5, 16, BatchingMode.DYNAMIC, Profile.THROUGHPUT, 100),
+    "batch": (64, 2048, 20, 1024, BatchingMode.CONTINUOUS, Profile.THROUGHPUT, 500),
+    None: (64, 2048, 0, 256, BatchingMode.CONTINUOUS, Profile.THROUGHPUT, 50),
+}
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_each_class_brings_its_limits(kind: str | None) -> None:
+    assert tuple(baseline_limits(spec(kind)).model_dump().values()) == LIMITS[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "seqs", "tokens"),
+    [
+        ("realtime", Range(min=1, max=4), Range(min=64, max=2048)),
+        ("interactive", Range(min=4, max=64), Range(min=128, max=2048)),
+        ("batch", Range(min=32, max=64), Range(min=512, max=2048)),
+        (None, Range(min=1, max=64), Range(min=1, max=2048)),
+    ],
+)
+def test_each_class_brings_its_bounds(kind: str | None, seqs: Range, tokens: Range) -> None:
+    assert tuning_bounds(spec(kind)) == (seqs, tokens)
+
+
+WRITTEN: dict[str, Any] = {
+    "maxNumSeqs": 7,
+    "maxNumBatchedTokens": 99,
+    "batchWaitMilliseconds": 0,
+    "maxQueuedRequests": 33,
+    "batchingMode": "Static",
+    "profile": "Throughput",
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("field", WRITTEN)
+def test_what_the_user_wrote_beats_every_class(kind: str, field: str) -> None:
+    alone = {field: WRITTEN[field]} | ({"maxNumSeqs": 7} if field == "maxNumBatchedTokens" else {})
+    found = baseline_limits(spec(kind, alone)).model_dump(mode="json", by_alias=True)
+    assert {name: found[name] for name in alone} == alone
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_written_bounds_beat_every_class_and_hold_the_start(kind: str) -> None:
+    bounds = {"maxNumSeqs": {"min": 9, "max": 11}, "maxNumBatchedTokens": {"min": 600, "max": 700}}
+    tuned = spec(kind, spec__tuning={"mode": "Auto", "bounds": bounds})
+    limits = baseline_limits(tuned)
+    assert tuning_bounds(tuned) == (Range(min=9, max=11), Range(min=600, max=700))
+    assert 9 <= limits.max_num_seqs <= 11
+    assert 600 <= limits.max_num_batched_tokens <= 700
+
+
+def test_bounds_mean_nothing_while_tuning_is_off() -> None:
+    off = spec("realtime", spec__tuning={"mode": "Off", "bounds": {"maxNumSeqs": {"min": 9, "max": 11}}})
+    assert baseline_limits(off).max_num_seqs == 4
+
+
+@given(
+    kind=st.sampled_from(WorkloadClass),
+    seqs=st.integers(1, 300),
+    extra=st.integers(0, 20_000),
+    queued=st.integers(1, 5000),
+    written=st.none() | st.integers(1, 300),
+)
+def test_defaults_always_fit_the_capacity_and_the_bounds(
+    kind: WorkloadClass, seqs: int, extra: int, queued: int, written: int | None
+) -> None:
+    capacity = {"maxNumSeqs": seqs, "maxNumBatchedTokens": seqs + extra, "maxQueuedRequests": queued}
+    limits = {"maxNumSeqs": min(written, seqs)} if written else None
+    one = spec(kind.value, limits, spec__engine__capacity=capacity, spec__tuning={"mode": "Auto"})
+    start, (seqs_range, tokens_range) = baseline_limits(one), tuning_bounds(one)
+    assert 1 <= start.max_num_seqs <= start.max_num_batched_tokens <= seqs + extra
+    assert start.max_num_seqs <= seqs
+    assert 1 <= start.max_queued_requests <= queued
+    assert 1 <= seqs_range.min <= start.max_num_seqs <= seqs_range.max <= seqs
+    assert 1 <= tokens_range.min <= start.max_num_batched_tokens <= tokens_range.max == seqs + extra
+
+
+def test_classes_stand_in_order() -> None:
+    queues = [CLASS_DEFAULTS[kind].max_queued_requests for kind in WorkloadClass]
+    waits = [CLASS_DEFAULTS[kind].batch_wait_milliseconds for kind in WorkloadClass]
+    assert queues == sorted(queues)
+    assert waits == sorted(waits)
