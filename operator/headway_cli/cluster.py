@@ -108,9 +108,12 @@ class Cluster:
 
     async def pods(self, fleet: Fleet) -> list[Pod]:
         """The fleet's pods, by name."""
+        return sorted((named_pod(item) for item in await self.pod_objects(fleet)), key=lambda pod: pod.name)
+
+    async def pod_objects(self, fleet: Fleet) -> Sequence[Json]:
+        """The same pods as the API server has them."""
         selector = urlencode({"labelSelector": f"{LABEL_FLEET}={fleet.name}"})
-        items = await self._list(f"/api/v1/namespaces/{fleet.namespace}/pods?{selector}")
-        return sorted((_pod(item) for item in items), key=lambda pod: pod.name)
+        return await self._list(f"/api/v1/namespaces/{fleet.namespace}/pods?{selector}")
 
     async def serving_pods(self, fleet: Fleet) -> list[Pod]:
         """The pods that take requests.
@@ -170,6 +173,15 @@ class Cluster:
         status, text = await self._request(method, path, body)
         if not (missing_ok and status == HTTPStatus.NOT_FOUND):
             self._must(status, path, text)
+
+    async def find_items(self, path: str) -> Sequence[Json] | None:
+        """The objects of a list; None when it does not exist here or may not be read."""
+        status, body = await self._request("GET", path)
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+            return None
+        self._must(status, path, body)
+        items: Sequence[Json] = json.loads(body)["items"]
+        return items
 
     async def _list(self, path: str) -> Sequence[Json]:
         status, body = await self._request("GET", path)
@@ -243,7 +255,8 @@ def named(item: Json) -> Fleet:
     return Fleet(item["metadata"]["namespace"], item["metadata"]["name"], not_ready)
 
 
-def _pod(item: Json) -> Pod:
+def named_pod(item: Json) -> Pod:
+    """A pod's name, and whether it takes requests."""
     metadata = item["metadata"]
     conditions = (item.get("status") or {}).get("conditions") or []
     ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

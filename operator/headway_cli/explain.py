@@ -59,13 +59,14 @@ def text(fleet: Json) -> str:
 
 
 def _conditions(conditions: Sequence[Json], spec: Json) -> Iterator[str]:
-    wrong = [one for one in conditions if not _well(one, spec)]
+    wrong = [one for one in conditions if not well(one, spec)]
     yield "What asks for something" if wrong else "All conditions are well"
     for one in wrong:
         yield f"  {one['type']}={one['status']} {one.get('reason', '')}: {one.get('message', '')}"
 
 
-def _well(condition: Json, spec: Json) -> bool:
+def well(condition: Json, spec: Json) -> bool:
+    """Whether a condition asks for nothing."""
     kind, found = condition["type"], condition["status"]
     switch = _SWITCHES.get(kind)
     if switch is not None and spec.get(switch, {}).get("mode", "Off") != "Auto":

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="stream an answer from a fleet or an address"))
     _add_top(commands.add_parser("top", help="a live table of fleets and engines"))
     _add_explain(commands.add_parser("explain", help="why a fleet is as it is: conditions, measurements, decisions"))
+    _add_diagnose(commands.add_parser("diagnose", help="what keeps a fleet from its objective, and the cure"))
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
@@ -168,6 +169,22 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         from headway_cli import explain
 
         return explain.command(options)
+
+    parser.set_defaults(command=command)
+
+
+def _add_diagnose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="an LLMDeployment (default: the only one)")
+    parser.add_argument(
+        "--seconds", type=int, default=10, metavar="N", help="ask the engines for so long (default: 10)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not text")
+    _add_where(parser)
+
+    def command(options: argparse.Namespace) -> int:
+        from headway_cli import diagnose
+
+        return diagnose.command(options)
 
     parser.set_defaults(command=command)
 

@@ -11,22 +11,18 @@ import sys
 from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from headway_cli.cluster import Cluster, Json, Pod, named
+from headway_cli.engine_stats import EngineStats
 from headway_cli.errors import CliError
-from headway_cli.forward import PORT_CONTROL, forward
 from headway_operator.core import histogram
-from headway_rpc import EngineControlStub, pb
-from headway_rpc.client import open_channel, readable
+from headway_rpc import pb
 
 WINDOW_SAMPLES = 11  # ten seconds at one a second
-ANSWER_TIMEOUT_S = 2.0
 PIPE_WIDTH = 200
 
 
@@ -132,32 +128,24 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"
 
 
-class Engines:
-    """Connections to the control ports of the pods seen so far, and their last answers."""
+class Rows:
+    """Engine rows from each pod's last answers."""
 
-    def __init__(self, cluster: Cluster, stack: AsyncExitStack) -> None:
-        self._cluster = cluster
-        self._stack = stack
-        self._stubs: dict[str, Any] = {}
+    def __init__(self, engines: EngineStats) -> None:
+        self._engines = engines
         self._answers: dict[str, deque[pb.Stats]] = {}
 
-    async def rows(self, pods: list[Pod]) -> list[EngineRow]:
+    async def now(self, pods: list[Pod]) -> list[EngineRow]:
         """Ask every pod at once."""
-        return list(await asyncio.gather(*(self._row(pod) for pod in pods)))
+        answers = await self._engines.ask(pods)
+        return [self._row(pod.name, answer) for pod, answer in zip(pods, answers, strict=True)]
 
-    async def _row(self, pod: Pod) -> EngineRow:
-        try:
-            if pod.name not in self._stubs:
-                address = await self._stack.enter_async_context(forward(self._cluster, pod, PORT_CONTROL))
-                self._stubs[pod.name] = EngineControlStub(await self._stack.enter_async_context(open_channel(address)))
-            answer = await self._stubs[pod.name].GetStats(pb.GetStatsRequest(), timeout=ANSWER_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            return EngineRow(pod.name, error=f"no answer: {readable(error).message}"[:60])
-        except CliError as error:
-            return EngineRow(pod.name, error=str(error)[:60])
-        answers = self._answers.setdefault(pod.name, deque(maxlen=WINDOW_SAMPLES))
+    def _row(self, pod: str, answer: pb.Stats | str) -> EngineRow:
+        if isinstance(answer, str):
+            return EngineRow(pod, error=answer)
+        answers = self._answers.setdefault(pod, deque(maxlen=WINDOW_SAMPLES))
         answers.append(answer)
-        return engine_row(pod.name, answers[0], answer)
+        return engine_row(pod, answers[0], answer)
 
 
 def command(options: argparse.Namespace) -> int:
@@ -171,7 +159,7 @@ async def _run(options: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(await Cluster.connect(options.context))
-        engines = Engines(cluster, stack)
+        rows = Rows(EngineStats(cluster, stack))
         # A terminal is redrawn in place; a pipe gets one picture after another.
         live = stack.enter_context(Live(console=console, auto_refresh=False)) if console.is_terminal else None
         remaining = options.iterations
@@ -184,7 +172,7 @@ async def _run(options: argparse.Namespace) -> None:
             if not fleets and remaining is not None:
                 raise CliError("no LLMDeployment to show; apply one first")
             pods = [pod for fleet in fleets for pod in await cluster.pods(named(fleet))]
-            picture = Group(fleet_table(fleets), "", engine_table(await engines.rows(pods)))
+            picture = Group(fleet_table(fleets), "", engine_table(await rows.now(pods)))
             if live is not None:
                 live.update(picture, refresh=True)
             else:

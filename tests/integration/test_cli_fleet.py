@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import struct
@@ -14,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from fake_async_engine import FakeAsyncEngine
+from fleet_world import spec
 
 from headway_engine.server.grpc_ports import GrpcPorts
 from headway_engine.server.lifecycle import Lifecycle
@@ -38,6 +40,20 @@ class FakeApi:
     async def list_pods(self, request: web.Request) -> web.Response:
         assert request.query["labelSelector"] == "serving.headway.dev/fleet=chat"
         return web.json_response({"items": self.pods})
+
+    async def list_autoscalers(self, request: web.Request) -> web.Response:
+        targets = [{"kind": "Deployment", "name": "chat"}, {"kind": "LLMDeployment", "name": "chat"}]
+        items = [
+            {"metadata": {"name": f"hpa-{index}"}, "spec": {"scaleTargetRef": target}}
+            for index, target in enumerate(targets)
+        ]
+        return web.json_response({"items": items})
+
+    async def list_events(self, request: web.Request) -> web.Response:
+        assert "involvedObject.name=chat" in request.query["fieldSelector"]
+        times = ("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z")
+        items = [{"metadata": {}, "eventTime": time, "reason": "Unschedulable", "message": "no room"} for time in times]
+        return web.json_response({"items": items})
 
     async def forward(self, request: web.Request) -> web.WebSocketResponse:
         self.forwarded.append(request.match_info["pod"])
@@ -79,8 +95,8 @@ def fleet(name: str, ready: str = "True", message: str = "") -> dict[str, object
 def pod(name: str, ready: str = "True", serving: str = "true") -> dict[str, object]:
     labels = {"serving.headway.dev/serving": serving}
     return {
-        "metadata": {"namespace": "default", "name": name, "labels": labels},
-        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        "metadata": {"namespace": "default", "name": name, "labels": labels, "uid": name},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}]},
     }
 
 
@@ -97,6 +113,8 @@ async def api() -> AsyncIterator[FakeApi]:
     app.router.add_get("/apis/serving.headway.dev/v1alpha1/llmdeployments", api.list_fleets)
     app.router.add_get("/api/v1/namespaces/default/pods", api.list_pods)
     app.router.add_get("/api/v1/namespaces/default/pods/{pod}/portforward", api.forward)
+    app.router.add_get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", api.list_autoscalers)
+    app.router.add_get("/api/v1/namespaces/default/events", api.list_events)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -159,6 +177,30 @@ async def test_top_shows_the_fleets_and_the_engines_behind_them(api: FakeApi, tm
     assert rows["chat-a-0"][:3] == ["0", "0", "0%"], "running, waiting, KV cache"
     assert all(limit.isdigit() and int(limit) > 0 for limit in rows["chat-a-0"][-2:]), "its two live limits"
     assert rows["chat-a-1"][:2] == ["no", "answer:"], "it keeps its row, with the reason"
+
+
+async def test_diagnose_asks_the_engines_and_ends_with_1_when_it_finds_something(api: FakeApi, tmp_path: Path) -> None:
+    api.fleets = [{**fleet("chat"), "spec": spec(replicas=2)}]
+    api.pods = [pod("chat-a-0"), pod("chat-a-1")]
+    api.unreachable = {"chat-a-1"}
+    code, out, err = await headway(api.url, tmp_path, "diagnose", "chat", "--seconds", "1")
+    assert (code, err) == (1, "")
+    assert out.startswith("default/chat\n  1 of 2 engines answer, 0 requests in 1 s")
+    assert "WARNING SomeEnginesSilent\n  the engine of pod chat-a-1 does not answer" in out
+    assert "WARNING RivalWriter\n  HorizontalPodAutoscaler hpa-1 targets this fleet" in out
+    assert "Note: no request ran, waited or arrived in 1 s" in out
+    assert out.endswith(
+        "  2026-01-01T00:00:02Z  Unschedulable: no room\n  2026-01-01T00:00:01Z  Unschedulable: no room\n"
+    )
+
+
+async def test_diagnose_of_a_healthy_fleet_ends_with_0(api: FakeApi, tmp_path: Path) -> None:
+    external = spec(replicas=1, scaling={"mode": "External"})
+    api.fleets = [{**fleet("chat"), "spec": external}]
+    api.pods = [pod("chat-a-0")]
+    code, out, err = await headway(api.url, tmp_path, "diagnose", "--seconds", "1", "--json")
+    assert (code, err) == (0, "")
+    assert (json.loads(out)["healthy"], json.loads(out)["findings"]) == (True, [])
 
 
 async def test_no_ready_pod_gives_the_fleets_own_reason(api: FakeApi, tmp_path: Path) -> None:

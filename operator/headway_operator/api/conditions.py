@@ -110,6 +110,17 @@ class Reason(StrEnum):
     # Paused
     PAUSED = "Paused"
     NOT_PAUSED = "NotPaused"
+    # Symptoms: what keeps a fleet from its objective, see core/symptoms.py
+    PROMPTS_TOO_LONG = "PromptsTooLong"  # prefill alone exceeds the target, on an idle engine
+    BATCH_WAIT_TOO_LONG = "BatchWaitTooLong"  # requests wait for company while slots are free
+    QUEUE_TOO_LONG = "QueueTooLong"  # most of a late first token is queue wait
+    PREFILL_TOO_SLOW = "PrefillTooSlow"  # most of a late first token is compute
+    STEPS_TOO_LONG = "StepsTooLong"  # the time between tokens exceeds its target
+    BATCHES_TOO_SMALL = "BatchesTooSmall"  # the limit binds while latencies have room
+    KV_CACHE_FULL = "KVCacheFull"  # the KV cache binds, not the limits
+    QUEUE_FULL = "QueueFull"  # requests are refused
+    COLD_START_TOO_SLOW = "ColdStartTooSlow"  # demand grows faster than replicas start
+    RIVAL_WRITER = "RivalWriter"  # somebody else writes what the operator owns
 
 
 @dataclass(frozen=True, slots=True)

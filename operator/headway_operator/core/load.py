@@ -16,8 +16,15 @@ from headway_operator.core.observed import EngineSample
 from headway_operator.core.pods import STALE_S
 from headway_planner.policy import Latency, LoadView
 
-COUNTERS = ("requests_received", "requests_finished", "prompt_tokens", "generation_tokens")
-HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl")
+COUNTERS = (
+    "requests_received",
+    "requests_finished",
+    "prompt_tokens",
+    "generation_tokens",
+    "preemptions",
+    "queue_full",
+)
+HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,9 @@ class FleetLoad:
     queue_depth: int
     last_sample_s: float | None
     silent: tuple[str, ...]  # serving pods that do not report
+    preemptions: int
+    queue_full: int  # requests that were refused because the queue was full
+    step: Latency  # engine steps, at the percentile of the time between tokens
 
 
 def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:
@@ -117,6 +127,9 @@ def fleet_load(
         queue_depth=sum(sample.num_waiting for sample in latest),
         last_sample_s=max((sample.taken_s for sample in latest), default=None),
         silent=tuple(name for name in serving if windows[name] is None),
+        preemptions=counts["preemptions"],
+        queue_full=counts["queue_full"],
+        step=_latency(pooled["step"], percentiles[1]),
     )
 
 

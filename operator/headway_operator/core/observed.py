@@ -41,6 +41,7 @@ class EngineSample:
     effective: LimitsPatch  # every field set
     baseline: LimitsPatch  # every field set
     lease_remaining_s: float
+    queue_full: int = 0  # of requests_rejected: the queue was full
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
         effective=limits_of(stats.config.effective),
         baseline=limits_of(stats.config.baseline),
         lease_remaining_s=stats.config.lease_remaining_seconds,
+        queue_full=stats.requests_rejected.get("queue_full", 0),
     )
 
 

@@ -54,7 +54,7 @@ def test_every_field_of_the_wire_reaches_the_sample() -> None:
         step=pb.Histogram(buckets=[5]),
         requests_received=6,
         requests_finished={"stop": 7},
-        requests_rejected={"invalid": 8},
+        requests_rejected={"invalid": 3, "queue_full": 5},
         prompt_tokens=9,
         generation_tokens=10,
         preemptions=11,
@@ -92,6 +92,7 @@ def test_every_field_of_the_wire_reaches_the_sample() -> None:
         effective=LimitsPatch(max_num_seqs=13),
         baseline=LimitsPatch(None, 14, 0, 15),
         lease_remaining_s=16.5,
+        queue_full=5,
     )
 
 

@@ -1,0 +1,199 @@
+"""What `headway diagnose` concludes from what was read of a fleet.
+
+The rules are those that the operator judges a fleet by; beside them stands what only somebody outside can see: an operator
+that is silent, an autoscaler whose writes are refused.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from headway_cli.cluster import Json
+from headway_cli.explain import well
+from headway_operator.api.conditions import ConditionType, Reason
+from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, baseline_limits
+from headway_operator.core import diagnose, histogram, pods, schedule, validation
+from headway_operator.core.evidence import MIN_REQUESTS, Evidence, gather
+from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core.observed import Defaults, EngineSample, Observed, PodView
+from headway_operator.core.symptoms import Severity, symptoms
+from headway_operator.core.validation import Refused
+
+# What a symptom explains, or what is a fleet's normal life.
+_EXPLAINED = frozenset({ConditionType.SLO_MET, ConditionType.PROGRESSING, ConditionType.DRAINING})
+_GRAVE = frozenset({ConditionType.READY, ConditionType.ACCEPTED, ConditionType.MODEL_AVAILABLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was read of one fleet.
+
+    Attributes:
+        manifest: the LLMDeployment.
+        pods: its engine pods.
+        samples: per pod the engine's answers, oldest first; times on the clock of `monotonic_s`.
+        silent: per serving pod that did not answer, why.
+        autoscalers: names of the HorizontalPodAutoscalers that target the fleet.
+    """
+
+    manifest: Json
+    pods: tuple[PodView, ...]
+    samples: Mapping[str, tuple[EngineSample, ...]]
+    silent: Mapping[str, str]
+    autoscalers: tuple[str, ...]
+    now: datetime
+    monotonic_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. `cure` is empty where the words hold it."""
+
+    severity: Severity
+    name: str
+    words: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The outcome: what was measured, what is wrong (the worst first), and what the reader should know beside it."""
+
+    measured: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+def conclude(facts: Facts) -> Diagnosis:
+    """Judge one fleet."""
+    fleet = validation.parse(facts.manifest)
+    refused = fleet if isinstance(fleet, Refused) else validation.check(fleet)
+    found = [*_conditions(facts), *_pods(facts), *_silent(facts)]
+    if isinstance(fleet, Refused) or refused is not None:
+        words = refused.message if refused is not None else ""
+        found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, f"the operator cannot act on the spec: {words}"))
+        return Diagnosis("nothing was measured", _ordered(found), ())
+    evidence = _evidence(facts, fleet)
+    found += [Finding(one.severity, one.name, one.words, one.cure) for one in symptoms(evidence)]
+    found += _autoscalers(facts, fleet)
+    return Diagnosis(_measured(evidence), _ordered(found), tuple(_notes(facts, evidence)))
+
+
+def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
+    current = fleet.model_copy(update={"spec": schedule.effective(fleet.spec, facts.now).spec})
+    observed = Observed(
+        manifest=facts.manifest,
+        pods=facts.pods,
+        children=(),
+        samples=facts.samples,
+        now=facts.now,
+        monotonic_s=facts.monotonic_s,
+        defaults=Defaults(engine_image=""),
+    )
+    tuning = fleet.status.tuning
+    limits = tuning.effective if tuning is not None and tuning.effective is not None else baseline_limits(current.spec)
+    return gather(observed, current, limits, _load(facts, current))
+
+
+def _load(facts: Facts, fleet: LLMDeployment) -> FleetLoad:
+    slo = fleet.spec.slo
+    shares = (
+        (slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100) if slo else (0.95, 0.95)
+    )
+    serving = [pod.name for pod in facts.pods if pods.serving(pod)]
+    first_s = min((series[0].taken_s for series in facts.samples.values() if series), default=facts.monotonic_s)
+    return fleet_load(serving, facts.samples, facts.monotonic_s, facts.monotonic_s - first_s, shares)
+
+
+def _conditions(facts: Facts) -> Iterator[Finding]:
+    conditions = (facts.manifest.get("status") or {}).get("conditions") or []
+    if not conditions:
+        words = (
+            "the operator has not written anything about this fleet: is it running, and does it watch this namespace?"
+        )
+        yield Finding(Severity.CRITICAL, "OperatorSilent", words)
+    for one in conditions:
+        kind, reason = one["type"], one.get("reason", "")
+        if kind in _EXPLAINED or well(one, facts.manifest["spec"]):
+            continue
+        severity = Severity.CRITICAL if kind in _GRAVE else Severity.WARNING
+        yield Finding(severity, reason, f"{kind} is {one['status']}: {one.get('message') or reason}")
+
+
+def _pods(facts: Facts) -> Iterator[Finding]:
+    """Why a pod does not serve, from the pods themselves: the status may be old."""
+    trouble = diagnose.worst(facts.pods, facts.now)
+    told = {one.get("reason") for one in (facts.manifest.get("status") or {}).get("conditions") or []}
+    if trouble is not None and trouble.reason not in told:
+        yield Finding(Severity.CRITICAL, trouble.reason, trouble.message)
+
+
+def _silent(facts: Facts) -> Iterator[Finding]:
+    for pod, why in sorted(facts.silent.items()):
+        cure = f"`kubectl logs {pod}`; a NetworkPolicy must let the operator reach its control port"
+        yield Finding(
+            Severity.WARNING, Reason.SOME_ENGINES_SILENT, f"the engine of pod {pod} does not answer: {why}", cure
+        )
+
+
+def _autoscalers(facts: Facts, fleet: LLMDeployment) -> Iterator[Finding]:
+    mode = fleet.spec.scaling.mode
+    if not facts.autoscalers or mode is ScalingMode.EXTERNAL:
+        return
+    refused = ": the API server refuses its writes" if mode is ScalingMode.AUTO else ", which is meant for people"
+    yield Finding(
+        Severity.WARNING,
+        Reason.RIVAL_WRITER,
+        f"HorizontalPodAutoscaler {', '.join(facts.autoscalers)} targets this fleet, but spec.scaling.mode is {mode.value}"
+        f"{refused}",
+        "delete it, or hand the count over with spec.scaling.mode External and spec.replicas",
+    )
+
+
+def _measured(evidence: Evidence) -> str:
+    view, load = evidence.view, evidence.load
+    if view.reporting == 0:
+        return f"{view.reporting} of {view.serving} engines answer: nothing was measured"
+    parts = [f"{view.reporting} of {view.serving} engines answer", f"{view.arrivals} requests in {view.span_s:.0f} s"]
+    for name, latency, target in (
+        ("TTFT", view.ttft, evidence.ttft_target_ms),
+        ("time between tokens", view.itl, evidence.itl_target_ms),
+    ):
+        if latency.high_ms is not None:
+            aim = f" (target {target:.0f})" if target is not None else ""
+            parts.append(f"{name} {latency.high_ms:.0f} ms{aim}")
+    parts += [f"{load.tokens_per_s:.0f} tokens/s", f"{view.waiting:.1f} waiting", f"KV cache {view.kv_usage:.0%}"]
+    return ", ".join(parts)
+
+
+def _notes(facts: Facts, evidence: Evidence) -> Iterator[str]:
+    view, spec = evidence.view, evidence.spec
+    if spec.paused:
+        yield "spec.paused is true: the operator changes nothing"
+    if spec.slo is None:
+        yield "spec.slo is not set: latencies are judged by no target"
+    if view.reporting and not view.active:
+        yield (
+            f"no request ran, waited or arrived in {view.span_s:.0f} s: the rules about latencies have nothing to judge. "
+            f"{_since_start(facts)}. `headway bench online --fleet {facts.manifest['metadata']['name']}` sends some"
+        )
+    elif view.reporting and view.ttft.count < MIN_REQUESTS:
+        yield (
+            f"{view.ttft.count} first tokens in {view.span_s:.0f} s are too few to judge latencies by, {MIN_REQUESTS} are "
+            "needed: look for longer with --seconds"
+        )
+
+
+def _since_start(facts: Facts) -> str:
+    latest = [series[-1] for series in facts.samples.values() if series]
+    received = sum(sample.requests_received for sample in latest)
+    if received == 0:
+        return "These engines have had no request since they started"
+    ttft = histogram.quantile(histogram.merge(sample.ttft for sample in latest), 0.95)
+    refused = sum(sample.queue_full for sample in latest)
+    late = "unknown" if ttft is None else f"{ttft:.0f} ms"
+    return f"Since they started: {received} requests, p95 TTFT {late}, {refused} refused by a full queue"
+
+
+def _ordered(found: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(dict.fromkeys(found), key=lambda one: one.severity is not Severity.CRITICAL))

@@ -1,0 +1,162 @@
+"""What a diagnosis rests on: one fleet's load, limits and supply, and the tests that every rule asks of them.
+
+A threshold is an edge with width. A symptom that is reported already stays while the value is within a tenth of the edge,
+so a value that wavers there does not make it come and go.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+
+from headway_operator.api.v1alpha1 import LimitValues, LLMDeployment, LLMDeploymentSpec, baseline_limits
+from headway_operator.core import pods, rivals
+from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core.observed import Observed
+from headway_planner.policy import LoadView
+
+MIN_REQUESTS = 8  # fewer first tokens say nothing about a percentile
+MIN_TOKENS = 20
+EASE = 0.1  # width of an edge, as a share of it
+BINDS = 0.9  # share of maxNumSeqs from which on it holds requests back
+KV_BINDS = 0.9
+CLEAR_MAJORITY = 0.5  # share of the time to first token that makes a part of it the cause
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Replicas on their way.
+
+    Attributes:
+        warming: pods that start and will serve.
+        blocked: pods that no node takes.
+        start_s: median time of the serving pods from creation to ready; None when none is known.
+        oldest_warming_s: age of the pod that has been starting for longest.
+    """
+
+    warming: int = 0
+    blocked: int = 0
+    start_s: float | None = None
+    oldest_warming_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One fleet over one window.
+
+    Attributes:
+        spec: with its open windows laid over.
+        limits: in force.
+        load: over the window of the objective.
+        growth: change of the arrivals, in requests/s per second; None when the window is too short to tell.
+        rivals: one sentence for each foreign write that was seen.
+    """
+
+    spec: LLMDeploymentSpec
+    limits: LimitValues
+    load: FleetLoad
+    supply: Supply = Supply()
+    growth: float | None = None
+    rivals: tuple[str, ...] = ()
+
+    @property
+    def view(self) -> LoadView:
+        """The pooled window."""
+        return self.load.view
+
+    @property
+    def window_s(self) -> float:
+        """Length of the window in seconds, as far as it was observed."""
+        return self.load.view.span_s
+
+    def late(self, was: bool) -> bool:
+        """Whether first tokens miss their target, on enough requests."""
+        target, ttft = self.ttft_target_ms, self.view.ttft
+        if target is None or ttft.high_ms is None or ttft.count < MIN_REQUESTS:
+            return False
+        return above(ttft.high_ms, target, was)
+
+    @property
+    def ttft_target_ms(self) -> float | None:
+        """Target of the time to first token."""
+        return float(self.spec.slo.ttft_target.target_milliseconds) if self.spec.slo else None
+
+    @property
+    def itl_target_ms(self) -> float | None:
+        """Target of the time between tokens."""
+        return float(self.spec.slo.inter_token_latency_target.target_milliseconds) if self.spec.slo else None
+
+    @property
+    def queue_share(self) -> float:
+        """Queue wait as a share of queue wait and prefill, both at the objective's percentile; 0..1."""
+        queue, prefill = self.view.queue_wait.high_ms or 0.0, self.view.prefill.high_ms or 0.0
+        return queue / (queue + prefill) if queue + prefill > 0 else 0.0
+
+    def slots_bind(self, was: bool) -> bool:
+        """Whether the busiest engine runs as many sequences as it may."""
+        return above(self.view.busiest_running, BINDS * self.limits.max_num_seqs, was)
+
+    def kv_binds(self, was: bool) -> bool:
+        """Whether the KV cache holds requests back: it is full, or running sequences give way."""
+        if self.load.preemptions > 0 and self.load.preemptions * 20 >= self.view.finished:
+            return True
+        crowded = above(self.view.kv_usage, KV_BINDS, was) and self.view.waiting >= 1
+        return crowded and not self.slots_bind(False)
+
+    @property
+    def rate_each(self) -> float | None:
+        """Requests/s that one reporting replica finishes; None on too few."""
+        if self.view.finished < MIN_REQUESTS or self.window_s <= 0 or self.view.reporting == 0:
+            return None
+        return self.view.finished / self.window_s / self.view.reporting
+
+
+def above(value: float, edge: float, was: bool) -> bool:
+    """`value >= edge`, eased for a symptom that is reported already."""
+    return value >= edge * (1 - EASE if was else 1.0)
+
+
+def below(value: float, edge: float, was: bool) -> bool:
+    """`value <= edge`, eased for a symptom that is reported already."""
+    return value <= edge * (1 + EASE if was else 1.0)
+
+
+def supply(observed: Observed) -> Supply:
+    """How long this fleet's pods take to start, and which are at it."""
+    warming = [pod for pod in observed.pods if pods.warming(pod)]
+    starts = [
+        (pod.ready_since - pod.created).total_seconds()
+        for pod in observed.pods
+        if pods.serving(pod) and pod.ready_since is not None
+    ]
+    return Supply(
+        warming=len(warming),
+        blocked=sum(1 for pod in observed.pods if pods.blocked(pod)),
+        start_s=median(starts) if starts else None,
+        oldest_warming_s=max((pods.age_s(pod, observed.now) for pod in warming), default=0.0),
+    )
+
+
+def growth(observed: Observed, serving: list[str], load: FleetLoad) -> float | None:
+    """The change of the arrivals between the two halves of the window, in requests/s per second."""
+    half_s = load.view.span_s / 2
+    if half_s < 4:
+        return None
+    late = fleet_load(serving, observed.samples, observed.monotonic_s, half_s).view
+    early_s = load.view.span_s - late.span_s
+    if late.span_s <= 0 or early_s <= 0:
+        return None
+    before = (load.view.arrivals - late.arrivals) / early_s
+    return (late.arrivals / late.span_s - before) / (load.view.span_s / 2)
+
+
+def gather(observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad) -> Evidence:
+    """The evidence of one pass. `fleet`: with its open windows laid over; `load`: over the window of the objective."""
+    serving = [pod.name for pod in observed.pods if pods.serving(pod)]
+    found = supply(observed)
+    return Evidence(
+        spec=fleet.spec,
+        limits=limits,
+        load=load,
+        supply=found,
+        growth=growth(observed, serving, load) if found.warming else None,
+        rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),
+    )

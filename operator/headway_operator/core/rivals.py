@@ -1,0 +1,115 @@
+"""Foreign writers: who else moves the limits of the engines, or the count of a fleet whose count is not theirs.
+
+An engine's limits are foreign when they are none that this operator ever decided: not the spec's, not the ones in force,
+none of the last changes. What an engine was started with is not foreign, which its first revision tells. A single foreign
+write is put right like any drift; an engine whose limits somebody changes again and again is left to them, so that two
+writers do not take turns.
+
+The count is foreign when an autoscaler wrote it through the scale subresource in a mode that does not hand it over, or when
+it has two owners in mode External. The API server keeps both in `metadata.managedFields`.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
+
+from headway_operator.api.v1alpha1 import LimitValues, LLMDeployment, ScalingMode
+from headway_operator.core import pods, tuning
+from headway_operator.core.observed import EngineSample, Observed
+from headway_operator.core.plan import Json, LimitsPatch, Manifest
+
+RECENT_S = 45.0  # a foreign write is remembered for so long
+CONTESTED = 2  # so many foreign writes in that time are a rival, not a slip
+FIRST_REVISION = 1  # of an engine that runs with its start's limits
+HUMANS = ("kubectl",)  # `kubectl scale` is a person's own decision
+
+
+def known_limits(fleet: LLMDeployment, *decided: LimitValues) -> tuple[LimitsPatch, ...]:
+    """Every set of limits that the operator has asked for lately."""
+    memory = fleet.status.tuning
+    asked = [*decided]
+    if memory is not None:
+        asked += [memory.effective] if memory.effective is not None else []
+        asked += [limits for change in memory.history for limits in (change.from_, change.to)]
+    return tuple(dict.fromkeys(tuning.patch(limits) for limits in asked))
+
+
+def sentences(observed: Observed, fleet: LLMDeployment, known: Collection[LimitsPatch]) -> tuple[str, ...]:
+    """One sentence for each foreign writer that shows."""
+    return (*_of_limits(observed, known), *_of_replicas(observed.manifest, fleet.spec.scaling.mode))
+
+
+def contested(observed: Observed, known: Collection[LimitsPatch]) -> frozenset[str]:
+    """Pods whose limits somebody else keeps changing: writing ours would only make two writers take turns."""
+    return frozenset(
+        name
+        for name, series in observed.samples.items()
+        if len(_foreign(series, known, observed.monotonic_s)) >= CONTESTED
+    )
+
+
+def _foreign(series: Sequence[EngineSample], known: Collection[LimitsPatch], now_s: float) -> tuple[EngineSample, ...]:
+    """The samples that show a new foreign set of limits."""
+    recent = [sample for sample in series if sample.taken_s >= now_s - RECENT_S]
+    found: list[EngineSample] = []
+    if recent and _is_foreign(recent[0], known):
+        found.append(recent[0])
+    found += [
+        new
+        for old, new in pairwise(recent)
+        if new.boot_id == old.boot_id and new.revision != old.revision and _is_foreign(new, known)
+    ]
+    return tuple(found)
+
+
+def _is_foreign(sample: EngineSample, known: Collection[LimitsPatch]) -> bool:
+    if sample.revision <= FIRST_REVISION:
+        return False
+    return not any(sample.effective.agrees(limits) for limits in known)
+
+
+def _of_limits(observed: Observed, known: Collection[LimitsPatch]) -> Iterator[str]:
+    live = {pod.name for pod in observed.pods if pods.live(pod)}
+    found = {
+        name: writes
+        for name, series in observed.samples.items()
+        if name in live and (writes := _foreign(series, known, observed.monotonic_s))
+    }
+    if not found:
+        return
+    name = min(found)
+    limits, more = found[name][-1].effective, len(found) - 1
+    others = f" (and {more} more)" if more else ""
+    yield (
+        f"somebody else set the limits of pod {name}{others} to maxNumSeqs {limits.max_num_seqs}, maxNumBatchedTokens "
+        f"{limits.max_num_batched_tokens} ({len(found[name])} times in {RECENT_S:.0f} s): the operator never asked for these"
+    )
+
+
+def _of_replicas(manifest: Manifest, mode: ScalingMode) -> Iterator[str]:
+    writers = tuple(_writers_of_replicas(manifest))
+    through_scale = [manager for manager, scale in writers if scale and not manager.startswith(HUMANS)]
+    others = [manager for manager, scale in writers if not scale]
+    if mode is not ScalingMode.EXTERNAL and through_scale:
+        yield (
+            f"{', '.join(through_scale)} writes spec.replicas through the scale subresource, but spec.scaling.mode is "
+            f"{mode.value}"
+        )
+    if mode is ScalingMode.EXTERNAL and through_scale and others:
+        yield (
+            f"spec.replicas belongs to {', '.join(through_scale)} (scale subresource) and to {', '.join(others)} as well: "
+            "leave it out of the manifest that is applied"
+        )
+
+
+def _writers_of_replicas(manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Managers that own spec.replicas, and whether they wrote it through the scale subresource."""
+    metadata = manifest.get("metadata")
+    entries = metadata.get("managedFields") if isinstance(metadata, dict) else None
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and _owns_replicas(entry.get("fieldsV1")):
+            yield str(entry.get("manager", "")), entry.get("subresource") == "scale"
+
+
+def _owns_replicas(fields: Json) -> bool:
+    spec = fields.get("f:spec") if isinstance(fields, dict) else None
+    return isinstance(spec, dict) and "f:replicas" in spec

@@ -1,0 +1,150 @@
+"""Symptoms of the two latencies: why first tokens are late, why tokens come slowly.
+
+Each rule answers with what was measured and the cure, or None. `was`: the symptom is reported already, see `evidence`.
+"""
+
+from headway_operator.api.v1alpha1 import BatchingMode, Profile
+from headway_operator.core.cures import more_replicas, more_sequences
+from headway_operator.core.evidence import CLEAR_MAJORITY, MIN_REQUESTS, MIN_TOKENS, Evidence, above, below
+from headway_planner.policy import Latency
+
+ALONE = 1.5  # sequences that the busiest engine runs on average, from which on a request is not alone with it
+NO_QUEUE = 0.1  # share of the target that queue wait may have on an idle engine
+WAIT_COUNTS = 0.25  # share of the time to first token from which on batchWaitMilliseconds matters
+HEADROOM = 1.2  # a recommended target lies so far above what was measured
+MOSTLY_PROMPTS = 0.5  # share of prompt tokens from which on prefill makes the steps long
+
+
+def prompts_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
+    """Prefill alone exceeds the target although the engine has nothing else to do: no actuator can meet it."""
+    view, target = evidence.view, evidence.ttft_target_ms
+    prefill, queue = view.prefill, view.queue_wait.high_ms or 0.0
+    if target is None or prefill.high_ms is None or prefill.count < MIN_REQUESTS:
+        return None
+    idle = below(queue, NO_QUEUE * target, was) and below(view.busiest_running, ALONE, was)
+    if not (idle and above(prefill.high_ms, target, was)):
+        return None
+    least = _round_up(HEADROOM * prefill.high_ms)
+    words = (
+        f"{_p95(evidence)} prefill alone takes {_ms(prefill)} > TTFT target {target:.0f} ms on engines with nothing else to "
+        f"do ({view.busiest_running:.1f} sequences on average, queue wait {queue:.0f} ms): the objective is infeasible, "
+        "no count of replicas and no limit reaches it"
+    )
+    cure = (
+        f"raise spec.slo.ttft.targetMilliseconds to {least} or more, cut prompts (spec.engine.maxModelLen with "
+        "promptPolicy), or use a faster device"
+    )
+    return words, cure
+
+
+def batch_wait_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
+    """First tokens are late, tokens/s keep up: requests wait for company while slots are free."""
+    view, limits = evidence.view, evidence.limits
+    queue, ttft = view.queue_wait, view.ttft.high_ms or 0.0
+    if (
+        not evidence.late(was)
+        or queue.median_ms is None
+        or above(view.busiest_running, 0.9 * limits.max_num_seqs, False)
+    ):
+        return None
+    target = evidence.ttft_target_ms or 0.0
+    head = (
+        f"{_p95(evidence)} TTFT {ttft:.0f} ms > {target:.0f} ms with tokens/s steady at {evidence.load.tokens_per_s:.0f}: "
+        f"requests wait {queue.median_ms:.0f} ms (median) for company while {view.busiest_running:.1f} of "
+        f"{limits.max_num_seqs} sequences run"
+    )
+    if limits.batching_mode is BatchingMode.STATIC and above(evidence.queue_share, CLEAR_MAJORITY, was):
+        return f"{head}; batchingMode is Static", "set spec.engine.limits.batchingMode Continuous (live)"
+    wait = limits.batch_wait_milliseconds
+    matters = wait > 0 and above(wait, WAIT_COUNTS * ttft, was)
+    explains = above(queue.median_ms, 0.5 * wait, was) and below(queue.high_ms or 0.0, 2.0 * wait, was)
+    if not (matters and explains):
+        return None
+    compute = view.prefill.high_ms or 0.0
+    room = int(max(0.0, 0.5 * (target - compute)))
+    return (
+        f"{head}; batchWaitMilliseconds is {wait}",
+        f"lower spec.engine.limits.batchWaitMilliseconds from {wait} to {min(room, wait // 2)} (live, no pod restarts)",
+    )
+
+
+def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
+    """First tokens are late, and most of that time is queue wait."""
+    if not (evidence.late(was) and above(evidence.queue_share, CLEAR_MAJORITY, was)) or evidence.kv_binds(was):
+        return None
+    view, itl, target = evidence.view, evidence.view.itl.high_ms, evidence.itl_target_ms
+    words = (
+        f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is queue wait: {_ms(view.queue_wait)} "
+        f"against {_ms(view.prefill)} of compute; {view.waiting:.1f} requests wait, {view.busiest_running:.1f} of "
+        f"{evidence.limits.max_num_seqs} sequences run in the busiest engine"
+    )
+    tokens_have_room = itl is None or target is None or below(itl, 0.7 * target, was)
+    if evidence.slots_bind(was) and tokens_have_room:
+        return words, f"maxNumSeqs binds and ITL has room: {more_sequences(evidence)}"
+    return words, f"the engines are busy: {more_replicas(evidence)}"
+
+
+def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
+    """First tokens are late, and most of that time is compute."""
+    if not evidence.late(was) or above(evidence.queue_share, CLEAR_MAJORITY, False):
+        return None
+    view, limits = evidence.view, evidence.limits
+    words = (
+        f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is compute: {_ms(view.prefill)} of prefill "
+        f"against {_ms(view.queue_wait)} of queue wait, beside {view.busiest_running:.1f} running sequences in the busiest "
+        "engine; scaling on the queue does not see it"
+    )
+    if limits.profile is Profile.LOW_TAIL:
+        return words, (
+            "profile LowTail holds prompts back beside running streams: set spec.engine.limits.profile Throughput, or "
+            f"raise spec.slo.interTokenLatency.targetMilliseconds above {limits.itl_target_milliseconds}"
+        )
+    budget, most = limits.max_num_batched_tokens, evidence.spec.engine.capacity.max_num_batched_tokens
+    wider = (
+        f"raise maxNumBatchedTokens from {budget} (capacity {most}), so that a prompt needs fewer steps"
+        if budget < most
+        else f"raise spec.engine.capacity.maxNumBatchedTokens above {most}, so that a prompt needs fewer steps"
+    )
+    return words, f"{wider}; lower maxNumSeqs from {limits.max_num_seqs}, so that fewer share a step"
+
+
+def steps_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
+    """Tokens come slower than the objective: each step takes too long."""
+    view, target = evidence.view, evidence.itl_target_ms
+    itl, limits = view.itl, evidence.limits
+    if target is None or itl.high_ms is None or itl.count < MIN_TOKENS or not above(itl.high_ms, 1.01 * target, was):
+        return None
+    words = (
+        f"p{_itl_percentile(evidence)} time between tokens {_ms(itl)} > {target:.0f} ms: steps take {_ms(evidence.load.step)} "
+        f"with {view.busiest_running:.1f} sequences in the busiest engine, {view.prompt_share:.0%} of their tokens are prompt"
+    )
+    if below(view.busiest_running, ALONE, was) and view.prompt_share < MOSTLY_PROMPTS:
+        return words, (
+            f"one sequence alone is too slow: raise spec.slo.interTokenLatency.targetMilliseconds to "
+            f"{_round_up(HEADROOM * itl.high_ms)} or more, or use a faster device"
+        )
+    if view.prompt_share >= MOSTLY_PROMPTS and limits.profile is not Profile.LOW_TAIL:
+        return words, (
+            "prompts interrupt running streams: set spec.engine.limits.profile LowTail, or lower maxNumBatchedTokens "
+            f"from {limits.max_num_batched_tokens} (live)"
+        )
+    return words, f"lower maxNumSeqs from {limits.max_num_seqs} (live), and {more_replicas(evidence)}"
+
+
+def _p95(evidence: Evidence) -> str:
+    slo = evidence.spec.slo
+    return f"p{slo.ttft_target.percentile if slo else 95}"
+
+
+def _itl_percentile(evidence: Evidence) -> int:
+    slo = evidence.spec.slo
+    return slo.inter_token_latency_target.percentile if slo else 95
+
+
+def _ms(latency: Latency) -> str:
+    return "an unknown time" if latency.high_ms is None else f"{latency.high_ms:.0f} ms"
+
+
+def _round_up(value: float) -> int:
+    """To the next 10 ms."""
+    return -int(-value // 10) * 10

@@ -1,0 +1,169 @@
+"""What `headway diagnose` concludes from a fleet, its pods and its engines' answers, and how it prints it."""
+
+import json
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from engine_samples import buckets, sample
+from fleet_world import spec
+
+from headway_cli import diagnose
+from headway_cli.cluster import Fleet
+from headway_cli.diagnosis import Diagnosis, Facts, conclude
+from headway_cli.errors import CliError
+from headway_operator.core.observed import ContainerState, EngineSample, PodView
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+READY = {"type": "Ready", "status": "True", "reason": "AllReplicas", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+NAME = Fleet("demo", "chat", "")
+
+
+def pod(**changes: Any) -> PodView:
+    fields: dict[str, Any] = {
+        "name": "chat-0",
+        "uid": "u",
+        "labels": {},
+        "annotations": {},
+        "phase": "Running",
+        "ready": True,
+        "ip": "10.0.0.1",
+        "node": "n",
+        "created": NOW,
+        "deleting": False,
+        "ready_since": NOW,
+    }
+    return PodView(**{**fields, **changes})
+
+
+def facts(
+    *series: EngineSample,
+    pods: tuple[PodView, ...] = (pod(),),
+    conditions: list[dict[str, str]] | None = None,
+    silent: dict[str, str] | None = None,
+    autoscalers: tuple[str, ...] = (),
+    **overrides: Any,
+) -> Facts:
+    manifest = {
+        "metadata": {"namespace": "demo", "name": "chat"},
+        "spec": spec(**overrides),
+        "status": {"conditions": [READY] if conditions is None else conditions},
+    }
+    return Facts(manifest, pods, {"chat-0": series} if series else {}, silent or {}, autoscalers, NOW, 10.0)
+
+
+IDLE = (sample(taken_s=0.0), sample(taken_s=10.0))
+LATE = (
+    sample(4, taken_s=0.0, num_waiting=3),
+    sample(
+        4,
+        taken_s=10.0,
+        num_waiting=9,
+        requests_received=30,
+        requests_finished=20,
+        ttft=buckets(*[2500.0] * 20),
+        queue_wait=buckets(*[2300.0] * 20),
+        prefill=buckets(*[200.0] * 20),
+        itl=buckets(*[60.0] * 200),
+    ),
+)
+
+
+def names(found: Diagnosis) -> list[str]:
+    return [one.name for one in found.findings]
+
+
+def test_engines_under_load_are_judged_by_the_operators_rules() -> None:
+    found = conclude(facts(*LATE))
+    assert names(found) == ["QueueTooLong"]
+    assert "is queue wait: " in found.findings[0].words
+    assert "1 of 1 engines answer, 30 requests in 10 s, TTFT 2673 ms (target 1500)" in found.measured
+
+
+def test_a_fleet_without_traffic_has_no_finding_and_a_note_with_what_its_engines_remember() -> None:
+    found = conclude(facts(*IDLE))
+    assert found.findings == ()
+    assert "no request ran, waited or arrived in 10 s" in found.notes[0]
+    assert "have had no request since they started. `headway bench online --fleet chat`" in found.notes[0]
+    worked = {"requests_received": 40, "ttft": buckets(*[900.0] * 40), "queue_full": 2}
+    (note,) = conclude(facts(sample(taken_s=0.0, **worked), sample(taken_s=10.0, **worked))).notes
+    assert "Since they started: 40 requests, p95 TTFT 9" in note
+    assert "2 refused by a full queue" in note
+
+
+def test_few_requests_are_told_as_such() -> None:
+    few = sample(taken_s=10.0, requests_received=3, ttft=buckets(9000.0, 9000.0, 9000.0))
+    found = conclude(facts(IDLE[0], few))
+    assert found.findings == ()
+    assert "3 first tokens in 10 s are too few to judge latencies by, 8 are needed" in found.notes[0]
+
+
+def test_conditions_that_ask_for_something_are_findings_and_normal_life_is_none() -> None:
+    found = conclude(
+        facts(
+            *IDLE,
+            conditions=[
+                {**READY, "status": "False", "reason": "Starting", "message": "1 of 2 replicas are ready"},
+                {**READY, "type": "Progressing", "reason": "ScalingOut"},
+                {**READY, "type": "ScalingLimited", "reason": "MaxReplicas", "message": "3 is the most"},
+                {**READY, "type": "SLOMet", "status": "False", "reason": "TargetMissed"},
+            ],
+        )
+    )
+    assert [(one.severity, one.name, one.words) for one in found.findings] == [
+        ("critical", "Starting", "Ready is False: 1 of 2 replicas are ready"),
+        ("warning", "MaxReplicas", "ScalingLimited is True: 3 is the most"),
+    ]
+
+
+def test_an_operator_that_is_silent_is_a_finding_and_the_pods_speak_for_themselves() -> None:
+    killed = ContainerState(False, 3, terminated_reason="OOMKilled", terminated_exit_code=137)
+    found = conclude(facts(conditions=[], pods=(pod(ready=False, container=killed),)))
+    assert names(found) == ["OperatorSilent", "OutOfMemory"]
+    assert "raise spec.engine.resources.limits.memory" in found.findings[1].words
+
+
+def test_an_engine_that_does_not_answer_is_named_with_the_reason() -> None:
+    found = conclude(facts(silent={"chat-0": "no answer: timed out"}))
+    assert names(found) == ["SomeEnginesSilent"]
+    assert "pod chat-0 does not answer: no answer: timed out" in found.findings[0].words
+    assert "nothing was measured" in found.measured
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({"mode": "Auto", "maxReplicas": 3}, "scaling.mode is Auto: the API server refuses its writes"),
+        ({"mode": "Off"}, "scaling.mode is Off, which is meant for people"),
+        ({"mode": "External"}, None),
+    ],
+)
+def test_an_autoscaler_is_a_rival_unless_the_count_is_handed_over(scaling: dict[str, Any], words: str | None) -> None:
+    replicas = {} if scaling["mode"] == "Auto" else {"replicas": 1}
+    found = conclude(facts(*IDLE, autoscalers=("web",), scaling=scaling, **replicas))
+    assert [words in one.words for one in found.findings] == ([True] if words else [])
+
+
+def test_a_spec_that_the_operator_refuses_is_said_with_its_reason() -> None:
+    found = conclude(facts(*IDLE, engine={"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}}))
+    assert names(found) == ["InvalidSpec"]
+    assert "maxNumBatchedTokens (4) must be at least maxNumSeqs" in found.findings[0].words
+
+
+def test_text_and_json_say_the_same() -> None:
+    found = conclude(facts(*LATE))
+    page = diagnose.text(NAME, found, ["2026-01-01T00:00:00Z  Unschedulable: no room"])
+    assert page.startswith("demo/chat\n  1 of 1 engines answer")
+    assert "\nWARNING QueueTooLong\n  p95 TTFT" in page
+    assert "\n  cure: maxNumSeqs binds and ITL has room: raise spec.engine.limits.maxNumSeqs from 4 to 8" in page
+    assert page.endswith("Last warnings\n  2026-01-01T00:00:00Z  Unschedulable: no room\n")
+    body = json.loads(diagnose.as_json(NAME, found, []))
+    assert (body["fleet"], body["healthy"], body["findings"][0]["name"]) == ("demo/chat", False, "QueueTooLong")
+    assert "Nothing found" in diagnose.text(NAME, conclude(facts(*IDLE)), [])
+
+
+@pytest.mark.parametrize("seconds", [0, 601])
+def test_time_to_look_has_bounds(seconds: int) -> None:
+    with pytest.raises(CliError, match="--seconds must lie in 1 to 600"):
+        diagnose.command(Namespace(seconds=seconds))
