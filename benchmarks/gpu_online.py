@@ -106,7 +106,13 @@ def measure(options: argparse.Namespace) -> None:
                 values |= {f"{label} {share}": ("ms", value) for share, value in found[key].items()}
             name = f"{prefix} r={rate:g}"
             figures += [report.Figure(f"{name} {label}", unit, v, (v,)) for label, (unit, v) in values.items()]
-            print(name, found["statuses"], {label: round(v, 2) for label, (_, v) in values.items()}, flush=True)
+            print(
+                name,
+                found["statuses"],
+                found["errors"],
+                {label: round(v, 2) for label, (_, v) in values.items()},
+                flush=True,
+            )
             if found["good_share"] < GOOD_SHARE:
                 break
             capacity = rate

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from headway_engine.core.batch import DeviceLostError, Executor
+from headway_engine.core.batch import Batch, DeviceLostError, Executor, StepFailure, StepResult
 from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.metrics import MetricsSnapshot
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
@@ -237,6 +237,7 @@ class StepLoop:
             logger.exception("a step of %d requests failed", len(batch.chunks))
             events = scheduler.fail(batch, _first_line(error), time.monotonic())
         else:
+            _report_failures(batch, results)
             events = scheduler.commit(batch, results, time.monotonic())
         scheduler.metrics.step.record((time.monotonic() - now) * 1000)
         self._step_started_s = None
@@ -285,6 +286,28 @@ class StepLoop:
 def _admission(state: LoopState) -> tuple[object, ...]:
     """The figures that decide whether a newcomer is let in."""
     return state.num_running, state.open_slots, state.backlog_tokens, state.requests_taken, state.limits
+
+
+def _report_failures(batch: Batch, results: Sequence[StepResult]) -> None:
+    """Log what a step looked like in which answers went wrong: it cannot be had again from the requests alone."""
+    if not any(isinstance(result, StepFailure) for result in results):
+        return
+    sampled = [chunk for chunk in batch.chunks if chunk.sample]
+    failed = [
+        {
+            "row": row,
+            "context": chunk.start + len(chunk.token_ids),
+            "prompt": len(chunk.token_ids),
+            "why": result.message,
+        }
+        for row, (chunk, result) in enumerate(zip(sampled, results, strict=True))
+        if isinstance(result, StepFailure)
+    ]
+    lengths = [len(chunk.token_ids) for chunk in batch.chunks]
+    logger.error(
+        "%d of %d answers failed in one step of %d tokens", len(failed), len(sampled), sum(lengths),
+        extra={"chunks": len(lengths), "prompts": [n for n in lengths if n > 1], "failed": failed[:16]},
+    )  # fmt: skip
 
 
 def _refuse(command: Command) -> None:

@@ -106,6 +106,7 @@ class LoadClient:
             tokens=answer.tokens,
             gaps_ms=tuple((after - before) * 1000 for before, after in pairwise(answer.times)),
             status=answer.status,
+            error=answer.error,
             engine=engine.address,
             retries=len(tried) - 1,
         )
@@ -113,22 +114,23 @@ class LoadClient:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one engine sent: when tokens came, how many, and how it ended."""
+    """What one engine sent: when tokens came, how many, and how it ended; `error` is the engine's message, if it gave one."""
 
     times: list[float]
     tokens: int
     status: str
+    error: str
 
 
 async def _listen(engine: Engine, request: pb.GenerateRequest, start_s: float) -> _Answer:
     times: list[float] = []
     tokens = 0
-    status = "UNKNOWN"
+    status, problem = "UNKNOWN", ""
     try:
         async with aclosing(engine.send(request)) as answer:
             async for message in answer:
                 if isinstance(message, pb.GenerateComplete):
-                    status = _status(message)
+                    status, problem = _status(message), message.error
                     new_tokens = message.completion_tokens - tokens
                 else:
                     new_tokens = len(message.token_ids)
@@ -136,8 +138,8 @@ async def _listen(engine: Engine, request: pb.GenerateRequest, start_s: float) -
                     tokens += new_tokens
                     times.append(time.monotonic() - start_s)
     except EngineError as error:
-        status = error.code.name
-    return _Answer(times, tokens, status)
+        status, problem = error.code.name, str(error)
+    return _Answer(times, tokens, status, problem)
 
 
 def _request(share: Share, arrival: Arrival) -> pb.GenerateRequest:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+MAX_ERRORS = 5
 SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
@@ -24,6 +25,7 @@ class Record:
         tokens: tokens received.
         gaps_ms: gaps between messages with tokens.
         status: `OK`, or the gRPC status or finish reason that ended it.
+        error: the engine's message, where it gave one.
         engine: address of the engine that had it last.
         retries: engines that would not take it before.
     """
@@ -35,6 +37,7 @@ class Record:
     tokens: int
     gaps_ms: tuple[float, ...]
     status: str
+    error: str = ""
     engine: str = ""
     retries: int = 0
 
@@ -63,7 +66,8 @@ class Objective:
 class Report:
     """The figures. A percentile of nothing is None.
 
-    `failed` are the requests without a full answer; `cut` are those of them that had begun to answer.
+    `failed` are the requests without a full answer; `cut` are those of them that had begun to answer. `errors` are the
+    engines' most frequent messages and how often each came.
     """
 
     requests: int
@@ -73,6 +77,7 @@ class Report:
     retried: int
     engines: int
     statuses: dict[str, int]
+    errors: dict[str, int]
     good_share: float
     objective: Objective
     ttft_ms: dict[str, float | None]
@@ -105,6 +110,7 @@ def summarize(records: Sequence[Record], objective: Objective) -> Report:
         retried=sum(record.retries > 0 for record in records),
         engines=len({record.engine for record in answered}),
         statuses=dict(sorted(Counter(record.status for record in records).items())),
+        errors=dict(Counter(record.error for record in records if record.error).most_common(MAX_ERRORS)),
         good_share=sum(_good(record, objective) for record in records) / len(records) if records else 0.0,
         objective=objective,
         ttft_ms=_percentiles([value for record in answered if (value := record.ttft_ms) is not None]),
@@ -128,6 +134,7 @@ def as_text(report: Report) -> str:
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     lines = [
         f"requests     {report.requests} ({statuses}); {report.cut} cut, {report.retried} retried, {report.engines} engines",
+        *(f"error        {count} x {message}" for message, count in report.errors.items()),
         f"good         {report.good_share:.1%} (TTFT <= {objective.ttft_ms:g} ms and TPOT <= {objective.tpot_ms:g} ms)",
         f"output       {report.output_tokens_per_s:,.1f} tok/s ({report.output_tokens:,} tokens in {report.wall_s:.1f} s)",
         f"{'ms':<12}" + "".join(f"{name:>10}" for name in SHARES),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from headway_cli.bench.report import Objective, Record, as_json, as_text, percentile, summarize
@@ -49,3 +51,10 @@ def test_an_empty_test_has_a_report_too() -> None:
     report = summarize([], OBJECTIVE)
     assert "requests     0 (none)" in as_text(report)
     assert as_json(report)["ttft_ms"] == {"p50": None, "p95": None, "p99": None}
+
+
+def test_what_engines_said_about_failures_is_reported_most_frequent_first() -> None:
+    records = [replace(record(), status="ERROR", error=text) for text in ("a", "b", "b")] + [record()]
+    report = summarize(records, OBJECTIVE)
+    assert list(report.errors.items()) == [("b", 2), ("a", 1)]
+    assert "error        2 x b" in as_text(report)

@@ -183,7 +183,7 @@ async def test_a_failed_step_ends_its_batch_with_error_and_the_loop_lives() -> N
         assert nothing_left(engine)
 
 
-async def test_a_failed_chunk_ends_one_request_and_the_others_go_on() -> None:
+async def test_a_failed_chunk_ends_one_request_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     executor = ScriptedExecutor((b"hello",))
     executor.bad_seeds.add(7)
     async with running(executor) as engine:
@@ -191,6 +191,8 @@ async def test_a_failed_chunk_ends_one_request_and_the_others_go_on() -> None:
         bad = await submitted(engine, request("bad", SamplingParams(seed=7)))
         assert (await read(bad))[2].error == "logits are not finite"
         assert (await read(good))[0] == "hello"
+    assert "1 of " in caplog.text
+    assert "answers failed in one step of " in caplog.text
 
 
 async def test_a_bug_in_the_loop_ends_every_stream_and_fails_health(monkeypatch: pytest.MonkeyPatch) -> None:
