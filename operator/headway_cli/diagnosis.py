@@ -11,16 +11,19 @@ from datetime import datetime
 from headway_cli.cluster import Json
 from headway_cli.explain import well
 from headway_operator.api.conditions import ConditionType, Reason
-from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, baseline_limits
+from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, SymptomStatus, baseline_limits
 from headway_operator.core import diagnose, histogram, pods, schedule, validation
 from headway_operator.core.evidence import MIN_REQUESTS, Evidence, gather
 from headway_operator.core.load import FleetLoad, fleet_load
 from headway_operator.core.observed import Defaults, EngineSample, Observed, PodView
 from headway_operator.core.symptoms import Severity, symptoms
 from headway_operator.core.validation import Refused
+from headway_operator.core.watch import known
 
 # What a symptom explains, or what is a fleet's normal life.
-_EXPLAINED = frozenset({ConditionType.SLO_MET, ConditionType.PROGRESSING, ConditionType.DRAINING})
+_EXPLAINED = frozenset(
+    {ConditionType.SLO_MET, ConditionType.PROGRESSING, ConditionType.DRAINING, ConditionType.HEALTHY}
+)
 _GRAVE = frozenset({ConditionType.READY, ConditionType.ACCEPTED, ConditionType.MODEL_AVAILABLE})
 
 
@@ -74,7 +77,7 @@ def conclude(facts: Facts) -> Diagnosis:
         found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, f"the operator cannot act on the spec: {words}"))
         return Diagnosis("nothing was measured", _ordered(found), ())
     evidence = _evidence(facts, fleet)
-    found += [Finding(one.severity, one.name, one.words, one.cure) for one in symptoms(evidence)]
+    found += _symptoms(evidence, fleet.status.symptoms)
     found += _autoscalers(facts, fleet)
     return Diagnosis(_measured(evidence), _ordered(found), tuple(_notes(facts, evidence)))
 
@@ -103,6 +106,17 @@ def _load(facts: Facts, fleet: LLMDeployment) -> FleetLoad:
     serving = [pod.name for pod in facts.pods if pods.serving(pod)]
     first_s = min((series[0].taken_s for series in facts.samples.values() if series), default=facts.monotonic_s)
     return fleet_load(serving, facts.samples, facts.monotonic_s, facts.monotonic_s - first_s, shares)
+
+
+def _symptoms(evidence: Evidence, reported: Sequence[SymptomStatus]) -> Iterator[Finding]:
+    """What shows now, and what the operator saw in its longer window."""
+    live = symptoms(evidence, [name for one in reported if (name := known(one.name)) is not None])
+    for one in live:
+        yield Finding(one.severity, one.name, one.words, one.cure)
+    for seen in reported:
+        if seen.name not in {one.name for one in live}:
+            words = f"{seen.message} (seen by the operator since {seen.since:%Y-%m-%dT%H:%M:%SZ}, not in these seconds)"
+            yield Finding(Severity(seen.severity), seen.name, words, seen.cure)
 
 
 def _conditions(facts: Facts) -> Iterator[Finding]:

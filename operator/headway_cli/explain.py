@@ -23,6 +23,7 @@ _WELL_WHEN_TRUE = frozenset(
         ConditionType.SLO_MET,
         ConditionType.SCALING_ACTIVE,
         ConditionType.TUNING_APPLIED,
+        ConditionType.HEALTHY,
     }
 )
 _SWITCHES = {ConditionType.SCALING_ACTIVE: "scaling", ConditionType.TUNING_APPLIED: "tuning"}

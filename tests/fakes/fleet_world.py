@@ -327,12 +327,14 @@ class World:
             engine.baseline = limits
         engine.lease_until_s = self.now_s + action.lease_s if action.lease_s else 0.0
         if action.pod in self.samples:  # the shell does the same with the engine's answer
-            self.samples[action.pod][-1] = replace(
-                self.samples[action.pod][-1],
-                revision=engine.revision,
-                effective=engine.effective,
-                baseline=engine.baseline,
-                lease_remaining_s=float(action.lease_s),
+            self.samples[action.pod].append(
+                replace(
+                    self.samples[action.pod][-1],
+                    revision=engine.revision,
+                    effective=engine.effective,
+                    baseline=engine.baseline,
+                    lease_remaining_s=float(action.lease_s),
+                )
             )
 
 

@@ -35,6 +35,7 @@ class ConditionType(StrEnum):
     TUNING_APPLIED = "TuningApplied"
     DRAINING = "Draining"
     PAUSED = "Paused"
+    HEALTHY = "Healthy"
 
 
 MEANINGS: Mapping[ConditionType, str] = {
@@ -49,6 +50,7 @@ MEANINGS: Mapping[ConditionType, str] = {
     ConditionType.TUNING_APPLIED: "Every ready engine runs with the limits in status.tuning.effective.",
     ConditionType.DRAINING: "At least one pod finishes its streams before it goes.",
     ConditionType.PAUSED: "spec.paused is true: nothing is changed.",
+    ConditionType.HEALTHY: "No symptom keeps the fleet from its objective. False: status.symptoms has them with their cures.",
 }
 
 
@@ -110,7 +112,9 @@ class Reason(StrEnum):
     # Paused
     PAUSED = "Paused"
     NOT_PAUSED = "NotPaused"
-    # Symptoms: what keeps a fleet from its objective, see core/symptoms.py
+    # Healthy
+    NO_SYMPTOM = "NoSymptom"
+    # Healthy, symptoms: what keeps a fleet from its objective, see core/symptoms.py
     PROMPTS_TOO_LONG = "PromptsTooLong"  # prefill alone exceeds the target, on an idle engine
     BATCH_WAIT_TOO_LONG = "BatchWaitTooLong"  # requests wait for company while slots are free
     QUEUE_TOO_LONG = "QueueTooLong"  # most of a late first token is queue wait

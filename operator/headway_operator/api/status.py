@@ -136,6 +136,21 @@ class ScheduleStatus(ApiModel):
     next_change_time: Timestamp | None = Field(default=None, description="When a window begins or ends next.")
 
 
+class SymptomStatus(ApiModel):
+    """One thing that keeps the fleet from its objective."""
+
+    name: str = Field(min_length=1, max_length=63, description="Which, in one CamelCase word.")
+    severity: Annotated[str, Field(pattern="^(critical|warning)$")] = Field(
+        description="critical: requests are refused, or the objective cannot be met as it is. warning: anything else."
+    )
+    message: str = Field(description="What was measured, with the numbers and the bounds.")
+    cure: str = Field(description="What to change, from which value.")
+    since: Timestamp = Field(description="When it was first seen.")
+    quiet_since: Timestamp | None = Field(
+        default=None, description="Since when it has not shown again; 60 s of that end it."
+    )
+
+
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed and decided."""
 
@@ -154,6 +169,9 @@ class LLMDeploymentStatus(ApiModel):
     scaling: ScalingStatus | None = Field(default=None, description="The replica actuator.")
     tuning: TuningStatus | None = Field(default=None, description="The batch limit actuator.")
     schedule: ScheduleStatus | None = Field(default=None, description="The windows of spec.schedules.")
+    symptoms: Annotated[tuple[SymptomStatus, ...], ListMap("name")] = Field(
+        default=(), max_length=16, description="What keeps the fleet from its objective, the worst first."
+    )
     conditions: Annotated[tuple[Condition, ...], ListMap("type")] = Field(
         default=(), max_length=32, description="Aspects of the fleet's state, one per type."
     )

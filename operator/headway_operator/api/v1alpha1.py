@@ -56,6 +56,7 @@ from headway_operator.api.status import (
     ScheduleStatus,
     ScheduleWindow,
     SloStatus,
+    SymptomStatus,
     TuningChange,
     TuningStatus,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "ScheduleWindow",
     "Slo",
     "SloStatus",
+    "SymptomStatus",
     "Tuning",
     "TuningBounds",
     "TuningChange",

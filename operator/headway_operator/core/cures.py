@@ -2,7 +2,7 @@
 
 import math
 
-from headway_operator.api.v1alpha1 import ScalingMode, TuningMode
+from headway_operator.api.v1alpha1 import ScalingMode, TuningMode, tuning_bounds
 from headway_operator.core.evidence import Evidence
 
 UTILIZATION = 0.9  # of the measured rate that a recommended count plans with
@@ -11,7 +11,7 @@ UTILIZATION = 0.9  # of the measured rate that a recommended count plans with
 def more_sequences(evidence: Evidence) -> str:
     """Let each engine run more sequences at once."""
     spec, limit = evidence.spec, evidence.limits.max_num_seqs
-    capacity, bound = spec.engine.capacity.max_num_seqs, spec.tuning.bounds.max_num_seqs
+    capacity = spec.engine.capacity.max_num_seqs
     if limit >= capacity:
         return (
             f"raise spec.engine.capacity.maxNumSeqs above {capacity} (pods are replaced one by one), or "
@@ -23,7 +23,7 @@ def more_sequences(evidence: Evidence) -> str:
             f"raise spec.engine.limits.maxNumSeqs from {limit} to {wanted} (live, no pod restarts), or set "
             "spec.tuning.mode Auto"
         )
-    most = min(bound.max, capacity) if bound is not None else capacity
+    most = min(tuning_bounds(spec)[0].max, capacity)
     if limit >= most:
         return f"raise spec.tuning.bounds.maxNumSeqs.max above {most} (capacity {capacity}; live)"
     cooldown_s = spec.tuning.cooldown_seconds

@@ -135,8 +135,8 @@ def _run(situation: Situation) -> Plan:
         actions += _children(situation)
         actions += _pods(situation)
         targets = [pod for pod in situation.live if pod.ip]
-        lease_s = fleet.spec.tuning.lease_seconds
-        actions += tuning.actions(situation.limits, targets, situation.samples, lease_s)
+        calls = tuning.actions(situation.limits, targets, situation.samples, fleet.spec.tuning.lease_seconds)
+        actions += [call for call in calls if call.pod not in situation.contested]
     wait_s = _requeue_s(situation)
     change = situation.schedule.next_change_time if situation.schedule else None
     if change is not None:

@@ -15,7 +15,13 @@ WARNED = (ConditionType.ACCEPTED, ConditionType.READY, ConditionType.METRICS_AVA
 
 def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emit, ...]:
     """The Events of one pass."""
-    return (*_windows(before, after), *_scaled(before, after), *_tuned(before, after), *_conditions(before, after))
+    return (
+        *_windows(before, after),
+        *_scaled(before, after),
+        *_tuned(before, after),
+        *_conditions(before, after),
+        *_symptoms(before, after),
+    )
 
 
 def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
@@ -25,6 +31,14 @@ def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterabl
         yield Emit("Normal", "ScheduleEnded", f"window {name} has ended, its overrides are gone")
     for name in sorted(new.keys() - old.keys()):
         yield Emit("Normal", "ScheduleBegan", f"window {name} is open until {new[name].until:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _symptoms(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
+    old, new = ({one.name: one for one in status.symptoms} for status in (before, after))
+    for name in sorted(new.keys() - old.keys()):
+        yield Emit("Warning", name, f"{new[name].message}. Cure: {new[name].cure}")
+    for name in sorted(old.keys() - new.keys()):
+        yield Emit("Normal", "SymptomEnded", f"{name} has not shown again; it began at {old[name].since:%H:%M:%SZ}")
 
 
 def _scaled(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:

@@ -49,10 +49,14 @@ def contested(observed: Observed, known: Collection[LimitsPatch]) -> frozenset[s
 
 def _foreign(series: Sequence[EngineSample], known: Collection[LimitsPatch], now_s: float) -> tuple[EngineSample, ...]:
     """The samples that show a new foreign set of limits."""
+    if not series:
+        return ()
+    latest = series[-1]
+    # Nearly every engine of a large fleet: its limits have been the same for as long as it is known.
+    if latest.revision == series[0].revision and not _is_foreign(latest, known):
+        return ()
     recent = [sample for sample in series if sample.taken_s >= now_s - RECENT_S]
-    found: list[EngineSample] = []
-    if recent and _is_foreign(recent[0], known):
-        found.append(recent[0])
+    found = [sample for sample in recent[:1] if _is_foreign(sample, known)]
     found += [
         new
         for old, new in pairwise(recent)
@@ -62,7 +66,7 @@ def _foreign(series: Sequence[EngineSample], known: Collection[LimitsPatch], now
 
 
 def _is_foreign(sample: EngineSample, known: Collection[LimitsPatch]) -> bool:
-    if sample.revision <= FIRST_REVISION:
+    if sample.revision <= FIRST_REVISION or sample.effective in known:
         return False
     return not any(sample.effective.agrees(limits) for limits in known)
 

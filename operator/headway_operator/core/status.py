@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from headway_operator.api.conditions import ConditionType, Finding, set_conditions
 from headway_operator.api.v1alpha1 import Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
-from headway_operator.core import desired, findings, names, scaling, tuning
+from headway_operator.core import desired, findings, names, scaling, tuning, watch
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.plan import Json
 from headway_operator.core.view import Situation
@@ -28,6 +28,7 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
     before = fleet.status
     slo = _slo(before.slo, situation.load, now - timedelta(seconds=_sample_age_s(situation)), now)
     refresh = slo != before.slo
+    symptoms = watch.symptoms_of(situation, refresh)
     confirmed = tuning.applied(situation.limits, situation.serving, situation.samples)
     return LLMDeploymentStatus(
         observed_generation=fleet.metadata.generation,
@@ -41,7 +42,8 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
         scaling=scaling.status_of(fleet, situation.replicas, now, refresh),
         tuning=tuning.status_of(fleet, situation.limits, len(confirmed), now, refresh),
         schedule=situation.schedule,
-        conditions=with_findings(fleet, findings.findings(situation, slo), now),
+        symptoms=symptoms,
+        conditions=with_findings(fleet, (*findings.findings(situation, slo), watch.healthy(situation, symptoms)), now),
     )
 
 

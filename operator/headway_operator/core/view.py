@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from headway_operator.api.v1alpha1 import LLMDeployment, ScheduleStatus
-from headway_operator.core import pods
+from headway_operator.core import pods, rivals
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.rollout import Steps
@@ -58,6 +58,12 @@ class Situation:
     def draining(self) -> tuple[PodView, ...]:
         """Pods that finish their streams."""
         return tuple(pod for pod in self.observed.pods if pods.draining(pod) and not pod.deleting)
+
+    @cached_property
+    def contested(self) -> frozenset[str]:
+        """Pods whose limits somebody else keeps changing: they are left to them."""
+        known = rivals.known_limits(self.fleet, self.limits.effective, self.limits.baseline)
+        return rivals.contested(self.observed, known)
 
     @property
     def rolling(self) -> bool:

@@ -128,7 +128,7 @@ class Engines:
             config = await engine.stub.UpdateRuntimeConfig(request, timeout=RPC_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise EngineError(error.code().name, error.details() or "") from error
-        engine.history.replace_config(config)
+        engine.history.add_config(config)
 
     async def start_drain(self, pod: PodView, deadline_s: int) -> None:
         """See `EngineControl`. The engine goes on draining after the stream of progress is cancelled."""

@@ -58,15 +58,20 @@ class History:
             self._samples.popleft()
         self._thin(sample.taken_s - DENSE_S)
 
-    def replace_config(self, config: "pb.RuntimeConfig") -> None:
-        """Take over the limits that an update just returned, so that the next decision does not repeat it."""
+    def add_config(self, config: "pb.RuntimeConfig") -> None:
+        """Take over the limits that an update just returned, so that the next decision does not repeat it.
+
+        The sample that led to the update is kept before it: it may show what somebody else had written.
+        """
         if self._samples:
-            self._samples[-1] = replace(
-                self._samples[-1],
-                revision=config.revision,
-                effective=limits_of(config.effective),
-                baseline=limits_of(config.baseline),
-                lease_remaining_s=config.lease_remaining_seconds,
+            self._samples.append(
+                replace(
+                    self._samples[-1],
+                    revision=config.revision,
+                    effective=limits_of(config.effective),
+                    baseline=limits_of(config.baseline),
+                    lease_remaining_s=config.lease_remaining_seconds,
+                )
             )
 
     def _thin(self, dense_from_s: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_a_fleet_without_traffic_has_no_finding_and_a_note_with_what_its_engines
     (note,) = conclude(facts(sample(taken_s=0.0, **worked), sample(taken_s=10.0, **worked))).notes
     assert "Since they started: 40 requests, p95 TTFT 9" in note
     assert "2 refused by a full queue" in note
+
+
+def test_what_the_operator_saw_in_its_longer_window_is_told_with_its_time() -> None:
+    seen = {
+        "name": "QueueFull",
+        "severity": "critical",
+        "message": "31 of 120 requests were refused",
+        "cure": "more replicas",
+        "since": "2026-01-01T00:00:00Z",
+    }
+    quiet = facts(*IDLE)
+    before = replace(quiet, manifest={**quiet.manifest, "status": {"conditions": [READY], "symptoms": [seen]}})
+    (found,) = conclude(before).findings
+    assert (found.severity, found.name, found.cure) == ("critical", "QueueFull", "more replicas")
+    assert "refused (seen by the operator since 2026-01-01T00:00:00Z, not in these seconds)" in found.words
 
 
 def test_few_requests_are_told_as_such() -> None:
