@@ -10,6 +10,7 @@ from pathlib import Path
 from headway_engine import logs
 from headway_engine.core.limits import BatchingMode, Profile
 from headway_engine.core.prompt_policy import PromptPolicy
+from headway_engine.core.request import Priority
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.engine import AsyncEngine
 from headway_engine.server import process
@@ -64,6 +65,9 @@ def engine_config(settings: Settings) -> EngineConfig:
         batching_mode=BatchingMode(settings.batching_mode),
         profile=Profile(settings.profile),
         itl_target_ms=settings.itl_target_ms,
+        reserved_percent=settings.reserved_percent,
+        default_class=Priority[settings.default_class.upper()],
+        max_queued_batch_requests=settings.max_queued_batch_requests,
         kv_cache_memory_mib=settings.kv_cache_memory_mib,
         block_size=settings.block_size,
         threads=settings.threads,

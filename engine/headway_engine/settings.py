@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NoReturn
 
-from headway_engine.core.limits import DEFAULT_ITL_TARGET_MS, ITL_TARGET_BOUNDS, BatchingMode, Profile
+from headway_engine.core.limits import DEFAULT_ITL_TARGET_MS, ITL_TARGET_BOUNDS, RESERVED_BOUNDS, BatchingMode, Profile
 from headway_engine.core.prompt_policy import PromptPolicy
+from headway_engine.core.request import Priority
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MODES = tuple(BatchingMode)
 PROFILES = tuple(Profile)
 POLICIES = tuple(PromptPolicy)
+CLASSES = tuple(kind.name.lower() for kind in Priority)
 ENV_PREFIX = "HEADWAY_"
 # A pod serves its cluster; the operator's NetworkPolicy narrows who may reach it.
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -47,6 +49,9 @@ class Settings:
         batching_mode: when waiting requests join, at start.
         profile: what a step is built for, at start.
         itl_target_ms: the gap that the low-tail profile aims at, at start.
+        reserved_percent: slots and KV blocks that batch work leaves free for better classes, at start.
+        default_class: class of requests that name none, at start.
+        max_queued_batch_requests: the queue's bound for batch work, at start; 0 is max_queued_requests.
         kv_cache_memory_mib: size of the KV cache; None is decided by the device.
         block_size: tokens per KV block.
         host: address that all three ports listen on.
@@ -75,6 +80,9 @@ class Settings:
     batching_mode: str = "continuous"
     profile: str = "throughput"
     itl_target_ms: int = DEFAULT_ITL_TARGET_MS
+    reserved_percent: int = 0
+    default_class: str = "interactive"
+    max_queued_batch_requests: int = 0
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     host: str = ANY_ADDRESS
@@ -120,6 +128,15 @@ _INTEGERS: Mapping[str, _Flag] = {
         "gap between two tokens that profile low-tail aims at, at start, ms",
         DEFAULT_ITL_TARGET_MS,
     ),
+    "reserved_percent": _Flag(
+        RESERVED_BOUNDS.min,
+        RESERVED_BOUNDS.max,
+        "slots and KV blocks that batch work leaves free for better classes, at start, percent; 0 = it is only served last",
+        0,
+    ),
+    "max_queued_batch_requests": _Flag(
+        0, 1_000_000, "waiting requests at which batch work is refused, at start; 0 = as --max-queued-requests", 0
+    ),
     "kv_cache_memory_mib": _Flag(
         1, 16_777_216, "size of the KV cache, MiB (default: cpu 512; cuda 0.9 of the free memory)", None
     ),
@@ -138,6 +155,7 @@ _TEXTS: Mapping[str, tuple[str, tuple[str, ...] | None, str]] = {
     "device": ("auto", DEVICES, "where the model runs"),
     "dtype": ("auto", DTYPES, "number format (auto: bfloat16 on cuda, float32 on cpu)"),
     "batching_mode": ("continuous", MODES, "when waiting requests join the running ones, at start"),
+    "default_class": ("interactive", CLASSES, "workload class of requests that name none, at start"),
     "profile": ("throughput", PROFILES, "steps full of prompt tokens, or short gaps for running streams, at start"),
     "prompt_policy": ("reject", POLICIES, "what becomes of a prompt that is longer than the model takes"),
     "prefix_cache": ("on", ("on", "off"), "keep KV blocks of ended requests for prompts that begin alike"),

@@ -41,15 +41,16 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """= interactive"""
+    """the engine's limits.default_class"""
     PRIORITY_REALTIME: _Priority.ValueType  # 1
     PRIORITY_INTERACTIVE: _Priority.ValueType  # 2
     PRIORITY_BATCH: _Priority.ValueType  # 3
 
-class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper): ...
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """The workload class of a request: better ones are served first, batch work waits for their slack."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""= interactive"""
+"""the engine's limits.default_class"""
 PRIORITY_REALTIME: Priority.ValueType  # 1
 PRIORITY_INTERACTIVE: Priority.ValueType  # 2
 PRIORITY_BATCH: Priority.ValueType  # 3
@@ -954,6 +955,7 @@ class Stats(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
     """changes when the process restarts: counters began at zero"""
     uptime_seconds: _builtins.float
@@ -1002,6 +1004,10 @@ class Stats(_message.Message):
 
     @_builtins.property
     def config(self) -> Global___RuntimeConfig: ...
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassStats]:
+        """of the classes that had requests"""
+
     def __init__(
         self,
         *,
@@ -1023,14 +1029,51 @@ class Stats(_message.Message):
         steps: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
         config: Global___RuntimeConfig | None = ...,
+        classes: _abc.Iterable[Global___ClassStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "e2e", b"e2e", "itl", b"itl", "loads", b"loads", "prefill", b"prefill", "queue_wait", b"queue_wait", "step", b"step", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cached_prompt_tokens", b"cached_prompt_tokens", "config", b"config", "e2e", b"e2e", "generation_tokens", b"generation_tokens", "itl", b"itl", "loads", b"loads", "preemptions", b"preemptions", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queue_wait", b"queue_wait", "requests_finished", b"requests_finished", "requests_received", b"requests_received", "requests_rejected", b"requests_rejected", "step", b"step", "steps", b"steps", "ttft", b"ttft", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cached_prompt_tokens", b"cached_prompt_tokens", "classes", b"classes", "config", b"config", "e2e", b"e2e", "generation_tokens", b"generation_tokens", "itl", b"itl", "loads", b"loads", "preemptions", b"preemptions", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queue_wait", b"queue_wait", "requests_finished", b"requests_finished", "requests_received", b"requests_received", "requests_rejected", b"requests_rejected", "step", b"step", "steps", b"steps", "ttft", b"ttft", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stats: _TypeAlias = Stats  # noqa: Y015
+
+@_typing.final
+class ClassStats(_message.Message):
+    """The requests of one workload class since boot; histograms as in Stats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_CLASS_FIELD_NUMBER: _builtins.int
+    TTFT_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_FIELD_NUMBER: _builtins.int
+    ITL_FIELD_NUMBER: _builtins.int
+    REQUESTS_FINISHED_FIELD_NUMBER: _builtins.int
+    workload_class: Global___Priority.ValueType
+    requests_finished: _builtins.int
+    @_builtins.property
+    def ttft(self) -> Global___Histogram: ...
+    @_builtins.property
+    def queue_wait(self) -> Global___Histogram: ...
+    @_builtins.property
+    def itl(self) -> Global___Histogram: ...
+    def __init__(
+        self,
+        *,
+        workload_class: Global___Priority.ValueType = ...,
+        ttft: Global___Histogram | None = ...,
+        queue_wait: Global___Histogram | None = ...,
+        itl: Global___Histogram | None = ...,
+        requests_finished: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "ttft", b"ttft"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "requests_finished", b"requests_finished", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassStats: _TypeAlias = ClassStats  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
@@ -1045,6 +1088,9 @@ class Limits(_message.Message):
     BATCHING_MODE_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
+    RESERVED_PERCENT_FIELD_NUMBER: _builtins.int
+    DEFAULT_CLASS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
     max_num_seqs: _builtins.int
     """running sequences"""
     max_num_batched_tokens: _builtins.int
@@ -1058,7 +1104,17 @@ class Limits(_message.Message):
     batching_mode: Global___BatchingMode.ValueType
     profile: Global___Profile.ValueType
     itl_target_ms: _builtins.int
-    """the gap between two tokens that PROFILE_LOW_TAIL aims at"""
+    """the gap between two tokens that PROFILE_LOW_TAIL and batch work keep to"""
+    reserved_percent: _builtins.int
+    """Percent of the slots and KV blocks that batch work leaves free for better classes. Above 0, batch work also joins
+    streams of better classes one at a time, only while their steps end within itl_target_ms. 0: it is only served last.
+    """
+    default_class: Global___Priority.ValueType
+    """of requests that name none"""
+    max_queued_batch_requests: _builtins.int
+    """Waiting requests in all beyond which batch work is RESOURCE_EXHAUSTED; 0: max_queued_requests. Where it is set, better
+    classes have max_queued_requests for themselves.
+    """
     def __init__(
         self,
         *,
@@ -1069,29 +1125,40 @@ class Limits(_message.Message):
         batching_mode: Global___BatchingMode.ValueType | None = ...,
         profile: Global___Profile.ValueType | None = ...,
         itl_target_ms: _builtins.int | None = ...,
+        reserved_percent: _builtins.int | None = ...,
+        default_class: Global___Priority.ValueType | None = ...,
+        max_queued_batch_requests: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_wait_ms: _TypeAlias = _typing.Literal["batch_wait_ms"]  # noqa: Y015
     _WhichOneofArgType__batch_wait_ms: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms"]  # noqa: Y015
     _WhichOneofReturnType__batching_mode: _TypeAlias = _typing.Literal["batching_mode"]  # noqa: Y015
     _WhichOneofArgType__batching_mode: _TypeAlias = _typing.Literal["_batching_mode", b"_batching_mode"]  # noqa: Y015
+    _WhichOneofReturnType__default_class: _TypeAlias = _typing.Literal["default_class"]  # noqa: Y015
+    _WhichOneofArgType__default_class: _TypeAlias = _typing.Literal["_default_class", b"_default_class"]  # noqa: Y015
     _WhichOneofReturnType__itl_target_ms: _TypeAlias = _typing.Literal["itl_target_ms"]  # noqa: Y015
     _WhichOneofArgType__itl_target_ms: _TypeAlias = _typing.Literal["_itl_target_ms", b"_itl_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_num_batched_tokens: _TypeAlias = _typing.Literal["max_num_batched_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_num_batched_tokens: _TypeAlias = _typing.Literal["_max_num_batched_tokens", b"_max_num_batched_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_num_seqs: _TypeAlias = _typing.Literal["max_num_seqs"]  # noqa: Y015
     _WhichOneofArgType__max_num_seqs: _TypeAlias = _typing.Literal["_max_num_seqs", b"_max_num_seqs"]  # noqa: Y015
+    _WhichOneofReturnType__max_queued_batch_requests: _TypeAlias = _typing.Literal["max_queued_batch_requests"]  # noqa: Y015
+    _WhichOneofArgType__max_queued_batch_requests: _TypeAlias = _typing.Literal["_max_queued_batch_requests", b"_max_queued_batch_requests"]  # noqa: Y015
     _WhichOneofReturnType__max_queued_requests: _TypeAlias = _typing.Literal["max_queued_requests"]  # noqa: Y015
     _WhichOneofArgType__max_queued_requests: _TypeAlias = _typing.Literal["_max_queued_requests", b"_max_queued_requests"]  # noqa: Y015
     _WhichOneofReturnType__profile: _TypeAlias = _typing.Literal["profile"]  # noqa: Y015
     _WhichOneofArgType__profile: _TypeAlias = _typing.Literal["_profile", b"_profile"]  # noqa: Y015
+    _WhichOneofReturnType__reserved_percent: _TypeAlias = _typing.Literal["reserved_percent"]  # noqa: Y015
+    _WhichOneofArgType__reserved_percent: _TypeAlias = _typing.Literal["_reserved_percent", b"_reserved_percent"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_wait_ms) -> _WhichOneofReturnType__batch_wait_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batching_mode) -> _WhichOneofReturnType__batching_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_class) -> _WhichOneofReturnType__default_class | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__itl_target_ms) -> _WhichOneofReturnType__itl_target_ms | None: ...
     @_typing.overload
@@ -1099,9 +1166,13 @@ class Limits(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_num_seqs) -> _WhichOneofReturnType__max_num_seqs | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queued_batch_requests) -> _WhichOneofReturnType__max_queued_batch_requests | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queued_requests) -> _WhichOneofReturnType__max_queued_requests | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__profile) -> _WhichOneofReturnType__profile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reserved_percent) -> _WhichOneofReturnType__reserved_percent | None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
@@ -1138,6 +1209,8 @@ class Envelope(_message.Message):
     BATCH_WAIT_MS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
     ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
+    RESERVED_PERCENT_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_num_seqs(self) -> Global___Bounds: ...
     @_builtins.property
@@ -1148,6 +1221,10 @@ class Envelope(_message.Message):
     def max_queued_requests(self) -> Global___Bounds: ...
     @_builtins.property
     def itl_target_ms(self) -> Global___Bounds: ...
+    @_builtins.property
+    def reserved_percent(self) -> Global___Bounds: ...
+    @_builtins.property
+    def max_queued_batch_requests(self) -> Global___Bounds: ...
     def __init__(
         self,
         *,
@@ -1156,10 +1233,12 @@ class Envelope(_message.Message):
         batch_wait_ms: Global___Bounds | None = ...,
         max_queued_requests: Global___Bounds | None = ...,
         itl_target_ms: Global___Bounds | None = ...,
+        reserved_percent: Global___Bounds | None = ...,
+        max_queued_batch_requests: Global___Bounds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_requests", b"max_queued_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

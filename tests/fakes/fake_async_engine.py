@@ -13,13 +13,14 @@ from headway_engine.core.admission import AdmissionBounds, validate
 from headway_engine.core.histogram import HistogramRecorder
 from headway_engine.core.limits import Bounds, Envelope, Limits, LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.logprobs import Candidate, TokenLogprobs
-from headway_engine.core.request import Finished, FinishReason, Rejected, Request, StatusCode
+from headway_engine.core.metrics import ClassSnapshot
+from headway_engine.core.request import Finished, FinishReason, Priority, Rejected, Request, StatusCode
 from headway_engine.runtime.loaded import ModelInfo
 from headway_engine.runtime.stats import Health, Loads, StatsSnapshot
 
 MAX_MODEL_LEN = 2048
 VOCAB_SIZE = 1000
-ENVELOPE = Envelope(Bounds(1, 64), Bounds(64, 2048), Bounds(0, 1000), Bounds(1, 1024))
+ENVELOPE = Envelope(Bounds(1, 64), Bounds(64, 2048), Bounds(0, 1000), Bounds(1, 1024), Bounds(0, 1024))
 LIMITS = Limits(64, 2048, 0, 256)
 
 
@@ -163,6 +164,7 @@ class FakeAsyncEngine:
             preemptions=3,
             steps=4,
             config=self.runtime_config(),
+            classes={Priority.REALTIME: ClassSnapshot(self.ttft.snapshot(), empty, empty, 2)},
         )
 
     def runtime_config(self) -> RuntimeConfigState:

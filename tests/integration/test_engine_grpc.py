@@ -349,6 +349,8 @@ async def test_stats_carry_counters_histograms_and_the_config(served: Served) ->
     assert stats.cached_prompt_tokens == 7
     assert dict(stats.requests_rejected) == {"queue_full": 1}
     assert stats.config.effective.max_num_batched_tokens == 2048
+    (one,) = stats.classes
+    assert (one.workload_class, one.ttft.count, one.itl.count, one.requests_finished) == (pb.PRIORITY_REALTIME, 1, 0, 2)
 
 
 async def test_an_oversized_message_is_refused_and_the_next_call_succeeds(served: Served) -> None:

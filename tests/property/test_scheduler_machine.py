@@ -24,6 +24,7 @@ EOS = 0
 BLOCK_SIZE = 4
 MAX_MODEL_LEN = 40
 MAX_STEPS_TO_END = 20_000
+RESERVED = [0, 0, 25, 90]  # percent that batch work leaves free
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Answer:
 
 
 def moved_up(sequence: Sequence) -> bool:
-    return sequence.priority is not sequence.request.priority
+    return sequence.priority is not sequence.workload_class
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -58,10 +59,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         budget=st.integers(8, 32),
         mode=st.sampled_from(BatchingMode),
         profile=st.sampled_from(Profile),
+        reserved=st.sampled_from(RESERVED),
     )
-    def boot(self, num_blocks: int, seqs: int, budget: int, mode: BatchingMode, profile: Profile) -> None:
+    def boot(
+        self, num_blocks: int, seqs: int, budget: int, mode: BatchingMode, profile: Profile, reserved: int
+    ) -> None:
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
-        limits = Limits(seqs, budget, 0, 100, mode, profile, itl_target_ms=20)
+        limits = Limits(seqs, budget, 0, 100, mode, profile, itl_target_ms=20, reserved_percent=reserved)
         self.scheduler = Scheduler(self.pool, limits, MAX_MODEL_LEN, frozenset([EOS]))
 
     # ---- rules ------------------------------------------------------------------------------------------------------
@@ -125,10 +129,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         wait_ms=st.sampled_from([0, 0, 500]),
         mode=st.sampled_from(BatchingMode),
         profile=st.sampled_from(Profile),
+        reserved=st.sampled_from(RESERVED),
     )
-    def limits_change(self, seqs: int, extra: int, wait_ms: int, mode: BatchingMode, profile: Profile) -> None:
+    def limits_change(
+        self, seqs: int, extra: int, wait_ms: int, mode: BatchingMode, profile: Profile, reserved: int
+    ) -> None:
         preemptions = self.scheduler.metrics.preemptions
-        self.scheduler.limits = Limits(seqs, seqs + extra, wait_ms, 100, mode, profile)
+        self.scheduler.limits = Limits(seqs, seqs + extra, wait_ms, 100, mode, profile, reserved_percent=reserved)
         assert self.scheduler.metrics.preemptions == preemptions
 
     @rule()
@@ -144,7 +151,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def schedule(self) -> None:
         scheduler = self.scheduler
         before = scheduler.num_running
+        ran = set(scheduler.running())
         self.batch = scheduler.schedule(self.now)
+        self.batch_work_took_only_slack(set(scheduler.running()) - ran)
         assert scheduler.num_running <= max(before, scheduler.limits.max_num_seqs)
         if self.batch is not None:
             self.check_batch(self.batch)
@@ -261,6 +270,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ended_in_flight.clear()
         self.now += 0.01
         self.take(self.scheduler.commit(batch, results, self.now))
+
+    def batch_work_took_only_slack(self, joined: set[Sequence]) -> None:
+        limits, running = self.scheduler.limits, self.scheduler.running()
+        batch = [sequence for sequence in joined if sequence.in_slack]
+        if not batch or not limits.reserved_percent:
+            return
+        assert not any(sequence.priority < Priority.BATCH for sequence in self.scheduler.waiting())
+        assert len(running) + limits.max_num_seqs * limits.reserved_percent // 100 <= limits.max_num_seqs
+        assert len(batch) == 1 or all(sequence.workload_class is Priority.BATCH for sequence in running)
 
     def check_batch(self, batch: Batch) -> None:
         running = {sequence.sequence_id: sequence for sequence in self.scheduler.running()}

@@ -39,18 +39,20 @@ class Histogram:
 class HistogramRecorder:
     """Records durations; written by one thread, whose `snapshot` any thread may keep."""
 
-    __slots__ = ("_buckets", "_count", "_sum_ms", "_used")
+    __slots__ = ("_buckets", "_count", "_frozen", "_sum_ms", "_used")
 
     def __init__(self) -> None:
         self._buckets = [0] * NUM_BUCKETS
         self._count = 0
         self._used = 0  # buckets up to the last one that is not empty
         self._sum_ms = 0.0
+        self._frozen: Histogram | None = Histogram()
 
     def record(self, value_ms: float) -> None:
         """Count one duration; a negative one (a clock that was read in another order) counts as 0."""
         index = bisect_right(_EDGES, value_ms)
         self._buckets[index] += 1
+        self._frozen = None
         self._count += 1
         if index >= self._used:
             self._used = index + 1
@@ -58,5 +60,7 @@ class HistogramRecorder:
             self._sum_ms += value_ms
 
     def snapshot(self) -> Histogram:
-        """The counts now."""
-        return Histogram(tuple(self._buckets[: self._used]), self._count, self._sum_ms)
+        """The counts now; one snapshot is taken after each step, and most recorders have nothing new then."""
+        if self._frozen is None:
+            self._frozen = Histogram(tuple(self._buckets[: self._used]), self._count, self._sum_ms)
+        return self._frozen

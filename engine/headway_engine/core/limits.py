@@ -11,7 +11,7 @@ moves its end. A state is frozen: the step thread holds the current one, and any
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
-from headway_engine.core.request import Rejected, StatusCode
+from headway_engine.core.request import Priority, Rejected, StatusCode
 
 MAX_LEASE_S = 86_400
 DEFAULT_ITL_TARGET_MS = 50  # twenty tokens a second read as a steady stream
@@ -48,7 +48,10 @@ class Limits:
         max_queued_requests: waiting requests; more are refused.
         batching_mode: when waiting requests join.
         profile: what a step is built for.
-        itl_target_ms: the longest gap between two tokens of a stream that LOW_TAIL aims at.
+        itl_target_ms: the longest gap between two tokens of a stream that LOW_TAIL and batch work keep to.
+        reserved_percent: slots and blocks that batch work leaves free for better classes; 0 turns `slack` off.
+        default_class: the class of requests that name none.
+        max_queued_batch_requests: waiting requests in all beyond which batch ones are refused; 0 is max_queued_requests.
     """
 
     max_num_seqs: int
@@ -58,6 +61,9 @@ class Limits:
     batching_mode: BatchingMode = BatchingMode.CONTINUOUS
     profile: Profile = Profile.THROUGHPUT
     itl_target_ms: int = DEFAULT_ITL_TARGET_MS
+    reserved_percent: int = 0
+    default_class: Priority = Priority.INTERACTIVE
+    max_queued_batch_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,9 @@ class LimitsPatch:
     batching_mode: BatchingMode | None = None
     profile: Profile | None = None
     itl_target_ms: int | None = None
+    reserved_percent: int | None = None
+    default_class: Priority | None = None
+    max_queued_batch_requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,7 @@ class Bounds:
 
 
 ITL_TARGET_BOUNDS = Bounds(1, 60_000)
+RESERVED_BOUNDS = Bounds(0, 90)  # batch work always keeps a slot: floor(0.9 N) < N
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,9 @@ class Envelope:
     max_num_batched_tokens: Bounds
     batch_wait_ms: Bounds
     max_queued_requests: Bounds
+    max_queued_batch_requests: Bounds
     itl_target_ms: Bounds = ITL_TARGET_BOUNDS
+    reserved_percent: Bounds = RESERVED_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,36 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from headway_engine.core.histogram import Histogram, HistogramRecorder
-from headway_engine.core.request import FinishReason
+from headway_engine.core.request import FinishReason, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSnapshot:
+    """The requests of one workload class; histograms as in `MetricsSnapshot`."""
+
+    ttft: Histogram
+    queue_wait: Histogram
+    itl: Histogram
+    finished: int
+
+    @property
+    def seen(self) -> bool:
+        """Whether there were any."""
+        return self.queue_wait.count > 0 or self.finished > 0
+
+
+@dataclass(slots=True)
+class ClassMetrics:
+    """The recorders of one workload class."""
+
+    ttft: HistogramRecorder = field(default_factory=HistogramRecorder)
+    queue_wait: HistogramRecorder = field(default_factory=HistogramRecorder)
+    itl: HistogramRecorder = field(default_factory=HistogramRecorder)
+    finished: int = 0
+
+    def snapshot(self) -> ClassSnapshot:
+        """The figures now."""
+        return ClassSnapshot(self.ttft.snapshot(), self.queue_wait.snapshot(), self.itl.snapshot(), self.finished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +56,7 @@ class MetricsSnapshot:
     generation_tokens: int
     preemptions: int
     steps: int
+    classes: tuple[ClassSnapshot, ...]  # by `Priority`
 
 
 @dataclass(slots=True)
@@ -45,6 +75,29 @@ class Metrics:
     generation_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
+    classes: tuple[ClassMetrics, ...] = field(default_factory=lambda: tuple(ClassMetrics() for _ in Priority))
+
+    def prefill_began(self, kind: Priority, waited_s: float) -> None:
+        """A request's first prompt tokens are computed."""
+        self.queue_wait.record(waited_s * 1000)
+        self.classes[kind].queue_wait.record(waited_s * 1000)
+
+    def first_token(self, kind: Priority, since_arrival_s: float, since_prefill_s: float) -> None:
+        """A request's first token came."""
+        self.ttft.record(since_arrival_s * 1000)
+        self.prefill.record(since_prefill_s * 1000)
+        self.classes[kind].ttft.record(since_arrival_s * 1000)
+
+    def next_token(self, kind: Priority, gap_s: float) -> None:
+        """A further token came."""
+        self.itl.record(gap_s * 1000)
+        self.classes[kind].itl.record(gap_s * 1000)
+
+    def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float) -> None:
+        """A request ended."""
+        self.finished[reason] += 1
+        self.e2e.record(since_arrival_s * 1000)
+        self.classes[kind].finished += 1
 
     def snapshot(self) -> MetricsSnapshot:
         """The figures now."""
@@ -61,4 +114,5 @@ class Metrics:
             generation_tokens=self.generation_tokens,
             preemptions=self.preemptions,
             steps=self.steps,
+            classes=tuple(one.snapshot() for one in self.classes),
         )

@@ -115,7 +115,7 @@ class Request:
         text: the prompt, when it still has to be tokenized; otherwise None.
         prompt_ids: the prompt's tokens; empty while `text` is set.
         sampling: see `SamplingParams`.
-        priority: workload class.
+        priority: workload class; None is the engine's default.
         arrival_s: monotonic time when the engine received it.
         deadline_s: monotonic time after which nobody waits for the answer; None = no limit.
         cache_salt: the prefix cache is shared by requests of the same salt only.
@@ -128,7 +128,7 @@ class Request:
     text: str | None = None
     prompt_ids: tuple[int, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    priority: Priority = Priority.INTERACTIVE
+    priority: Priority | None = None
     deadline_s: float | None = None
     cache_salt: str = ""
     truncated_tokens: int = 0

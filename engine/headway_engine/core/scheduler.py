@@ -5,7 +5,7 @@ steps it adds, aborts, expires and sets limits. One step mixes decodes and prefi
 
 1. Waiting sequences are admitted when the mode dispatches them (`batching`), best class first and in order of arrival, while
    there is a slot, the budget leaves them a token, and their blocks fit above a watermark. A better class may take the
-   place of a worse one that runs.
+   place of a worse one that runs, and batch work may have to wait for the slack of better ones (`slack`).
 2. Each decoding sequence gets room for its next token. When the pool is empty, the running sequence that is last in rank
    (lowest class, then latest arrival) gives its blocks back and waits again; it keeps its tokens and recomputes them.
 3. Chunks are cut: decodes first, then prefills in the order of the profile, until the budget is used up.
@@ -22,7 +22,7 @@ A sequence that ends while its step is in flight keeps its blocks until `commit`
 
 from dataclasses import dataclass, replace
 
-from headway_engine.core import batching
+from headway_engine.core import batching, slack
 from headway_engine.core.batch import Batch, Chunk, StepFailure, StepResult
 from headway_engine.core.batching import QueueView
 from headway_engine.core.blocks import BlockPool
@@ -33,7 +33,7 @@ from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.metrics import Metrics
 from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
 from headway_engine.core.room import find_room
-from headway_engine.core.sequence import Phase, Sequence
+from headway_engine.core.sequence import Bounds, Phase, Sequence
 from headway_engine.core.step_time import StepTime
 from headway_engine.core.waiting import WaitingQueue
 
@@ -63,7 +63,7 @@ class Scheduler:
         self.limits = limits
         self.metrics = Metrics()
         self.max_len = min(max_model_len, pool.capacity_tokens)
-        self._eos = eos_token_ids
+        self._bounds = Bounds(self.max_len, eos_token_ids)
         self._watermark = int(pool.num_blocks * WATERMARK)
         self._waiting = WaitingQueue()
         self._running: dict[int, Sequence] = {}
@@ -92,6 +92,11 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sequences that wait, preempted ones included."""
         return len(self._waiting)
+
+    @property
+    def num_waiting_batch(self) -> int:
+        """Of those, batch work that waits for slack."""
+        return self._waiting.num_batch
 
     @property
     def kv_tokens(self) -> int:
@@ -138,7 +143,7 @@ class Scheduler:
         prompt_len = len(request.prompt_ids)
         if not 1 <= prompt_len < self.max_len or request.request_id in self._by_request:
             raise ValueError(f"request {request.request_id}: {prompt_len} prompt tokens, or its id is in flight")
-        sequence = Sequence.of(request, self._next_id, seed, self.max_len, self._eos)
+        sequence = Sequence.of(request, self._next_id, seed, self.limits.default_class, self._bounds)
         self._next_id += 1
         self._newest_s = max(self._newest_s, request.arrival_s)
         self._waiting.push(sequence)
@@ -165,7 +170,7 @@ class Scheduler:
         """
         if self._in_flight:
             raise RuntimeError("schedule was called before commit")
-        self._waiting.age(now)
+        self._waiting.age(now, slack.to_age(self.limits, self._running.values(), self._waiting, now))
         self._group = batching.group(self.limits, self._queue(now), self._group)
         if not self._running and not self._group:
             return None
@@ -222,22 +227,15 @@ class Scheduler:
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _queue(self, now: float) -> QueueView:
-        return QueueView(
-            now=now,
-            waiting=len(self._waiting),
-            running=len(self._running),
-            backlog=self._backlog,
-            oldest_s=self._waiting.oldest_arrival_s() or 0.0,
-            newest_s=self._newest_s,
-        )
+        oldest_s = self._waiting.oldest_arrival_s() or 0.0
+        return QueueView(now, len(self._waiting), len(self._running), self._backlog, oldest_s, self._newest_s)
 
     def _prompt_budget(self, room: int) -> int:
         """Prompt tokens of this step: what the decodes leave, or less where running streams shall not wait longer."""
-        if self.limits.profile is Profile.THROUGHPUT or not any(
-            sequence.decoding and sequence.priority < Priority.BATCH for sequence in self._in_flight.values()
-        ):
-            return room
-        return min(room, self._step_time.prompt_tokens_within(self.limits.itl_target_ms))
+        return room if self.limits.profile is Profile.THROUGHPUT else min(room, self._tokens_beside())
+
+    def _tokens_beside(self) -> int:
+        return slack.tokens_beside(self._in_flight.values(), self.limits, self._step_time)
 
     def _admit(self, decoding: list[Sequence]) -> None:
         """Move waiting sequences to the running ones while there is room."""
@@ -251,14 +249,17 @@ class Scheduler:
         if len(self._running) > len(decoding):
             for sequence in self._running.values():
                 ahead[sequence.priority] += sequence.backlog
-        self._blocked = self._prompts_follow = False
+        self._blocked = self._prompts_follow = batch_joined = False
         while (head := self._waiting.head()) is not None:
             if not self._group:
                 self._blocked = True
                 return
             priority = head.priority
             over_budget = not low_tail and sum(ahead[: priority + 1]) >= budget
-            if over_budget or not self._take_room(head, growing):
+            in_turn = not head.in_slack or slack.admits(
+                self.limits, self._running.values(), self._step_time, batch_joined
+            )
+            if over_budget or not in_turn or not self._take_room(head, growing):
                 self._blocked, self._prompts_follow = True, over_budget
                 return
             self._waiting.remove(head)
@@ -266,6 +267,7 @@ class Scheduler:
             head.phase = Phase.RUNNING
             self._running[head.sequence_id] = head
             ahead[priority] += head.backlog
+            batch_joined |= head.in_slack
 
     def _take_room(self, head: Sequence, growing: int) -> bool:
         """Give `head` its blocks if it can run now."""
@@ -273,6 +275,8 @@ class Scheduler:
         if slots_short > 1:  # the limit was lowered, and that alone never preempts
             return False
         reserve = growing + self._watermark if self._running else 0
+        if head.in_slack and self._running:
+            reserve += slack.kept_free(self.pool.num_blocks, self.limits)
         room = find_room(self.pool, self._running.values(), head, slots_short, reserve)
         if room is None:
             return False
@@ -305,17 +309,20 @@ class Scheduler:
         prefilling = [sequence for sequence in self._running.values() if not sequence.decoding]
         low_tail = self.limits.profile is Profile.LOW_TAIL
         prefilling.sort(key=self._shortest_first if low_tail else lambda sequence: sequence.rank)
-        chunks = []
+        chunks: list[Chunk] = []
+        beside = self._tokens_beside() if self.limits.reserved_percent and prefilling else budget
         for sequence in prefilling:
+            if sequence.in_slack:  # they come last
+                budget = min(budget, beside)
             if budget < sequence.backlog:
                 self._prompts_follow = True
             if budget <= 0:
                 break
             num_tokens = min(budget, sequence.backlog)
-            budget -= num_tokens
+            budget, beside = budget - num_tokens, beside - num_tokens
             if sequence.started_s is None:
                 sequence.started_s = now
-                self.metrics.queue_wait.record((now - sequence.request.arrival_s) * 1000)
+                self.metrics.prefill_began(sequence.workload_class, now - sequence.request.arrival_s)
                 self.metrics.prompt_tokens += len(sequence.request.prompt_ids)
                 self.metrics.cached_prompt_tokens += sequence.cached_tokens or 0
             chunks.append(self._launch(sequence, num_tokens))
@@ -349,10 +356,9 @@ class Scheduler:
         if sequence.first_token_s is None:
             sequence.first_token_s = now
             started = now if sequence.started_s is None else sequence.started_s
-            metrics.ttft.record((now - sequence.request.arrival_s) * 1000)
-            metrics.prefill.record((now - started) * 1000)
+            metrics.first_token(sequence.workload_class, now - sequence.request.arrival_s, now - started)
         else:
-            metrics.itl.record((now - sequence.last_token_s) * 1000)
+            metrics.next_token(sequence.workload_class, now - sequence.last_token_s)
         sequence.last_token_s = now
         try:
             reason, problem = sequence.accept(token), ""
@@ -385,8 +391,7 @@ class Scheduler:
         if sequence.sequence_id not in self._in_flight:
             self._release(sequence)
         self._deadlines.tidy(len(self._by_request))
-        self.metrics.finished[reason] += 1
-        self.metrics.e2e.record((now - request.arrival_s) * 1000)
+        self.metrics.ended(sequence.workload_class, reason, now - request.arrival_s)
         return StepEvent(request.request_id, (), sequence.finished(reason, now, error))
 
     def _release(self, sequence: Sequence) -> None:

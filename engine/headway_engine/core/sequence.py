@@ -24,6 +24,14 @@ class Phase(Enum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where every sequence of an engine ends: prompt and answer together at `max_len` tokens, an answer at a token of `eos`."""
+
+    max_len: int
+    eos: frozenset[int]
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The scheduler's record of a request.
@@ -36,7 +44,8 @@ class Sequence:
         max_len: prompt and answer together never exceed it.
         tokens: prompt and answer so far.
         prefill_end: tokens to compute before the next one is sampled.
-        priority: its class: the request's own, or a better one after a long wait.
+        workload_class: the request's own, or the default one.
+        priority: the class that it is served as: its own, or a better one after a long wait.
         class_since_s: when it came into that class.
         num_computed: tokens whose keys and values are in the cache.
         cached_tokens: prompt tokens that were in the prefix cache when it was first admitted.
@@ -55,6 +64,7 @@ class Sequence:
     max_len: int
     tokens: list[int]
     prefill_end: int
+    workload_class: Priority
     priority: Priority
     class_since_s: float
     phase: Phase = Phase.WAITING
@@ -69,19 +79,21 @@ class Sequence:
     _table: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, request: Request, sequence_id: int, seed: int, longest: int, eos: frozenset[int]) -> Self:
-        """The record of a new arrival; `longest`: prompt and answer that a sequence may have at most."""
+    def of(cls, request: Request, sequence_id: int, seed: int, kind: Priority, bounds: Bounds) -> Self:
+        """The record of a new arrival; `kind`: its class when it names none."""
         sampling, prompt_len = request.sampling, len(request.prompt_ids)
-        stop_ids = frozenset(sampling.stop_token_ids)
+        stop_ids, longest = frozenset(sampling.stop_token_ids), bounds.max_len
+        own = kind if request.priority is None else request.priority
         return cls(
             sequence_id=sequence_id,
             request=request,
             seed=seed,
-            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | eos,
+            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | bounds.eos,
             max_len=longest if sampling.max_tokens is None else min(longest, prompt_len + sampling.max_tokens),
             tokens=list(request.prompt_ids),
             prefill_end=prompt_len,
-            priority=request.priority,
+            workload_class=own,
+            priority=own,
             class_since_s=request.arrival_s,
             prefix=request.cache_salt,
         )
@@ -105,6 +117,11 @@ class Sequence:
     def num_generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def in_slack(self) -> bool:
+        """Whether it is batch work that has to wait for the slack of better classes: it has not moved up."""
+        return self.priority is Priority.BATCH
 
     def move_up(self, now: float) -> None:
         """Count as one of the next better class from now on."""

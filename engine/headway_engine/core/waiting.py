@@ -2,6 +2,7 @@
 
 Nobody waits for ever behind better classes: who has waited `AGEING_S` moves up one class, and again after as long. So a
 request of the batch class stands among realtime ones, and before those that came later, after twice that time at the latest.
+Where batch work waits for slack (`slack`), that holds for one batch request at a time, while no other one runs.
 """
 
 from bisect import insort
@@ -40,10 +41,14 @@ class WaitingQueue:
         """Take a sequence out, wherever it is."""
         self._classes[sequence.priority].remove(sequence)
 
-    def age(self, now: float) -> None:
-        """Move those up that have waited long enough."""
+    def age(self, now: float, batch: int | None = None) -> None:
+        """Move those up that have waited long enough; of the batch class at most `batch`, where that is not None."""
         for members in self._classes[1:]:
             while members and now - members[0].class_since_s >= AGEING_S:
+                if batch is not None and members[0].in_slack:
+                    if batch == 0:
+                        break
+                    batch -= 1
                 sequence = members.pop(0)
                 sequence.move_up(now)
                 self.push(sequence)
@@ -51,6 +56,21 @@ class WaitingQueue:
     def head(self) -> Sequence | None:
         """The sequence to serve next."""
         return next((members[0] for members in self._classes if members), None)
+
+    @property
+    def num_batch(self) -> int:
+        """Sequences of the batch class that have not moved up."""
+        return len(self._classes[Priority.BATCH])
+
+    def batch_is_due(self, now: float) -> bool:
+        """Whether the batch request that waits longest would move up now."""
+        members = self._classes[Priority.BATCH]
+        return bool(members) and now - members[0].class_since_s >= AGEING_S
+
+    def has_moved_up_batch(self) -> bool:
+        """Whether a batch request waits among better classes."""
+        better = (members for members in self._classes[: Priority.BATCH])
+        return any(one.workload_class is Priority.BATCH for members in better for one in members)
 
     def oldest_arrival_s(self) -> float | None:
         """When the sequence that waits longest arrived."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headway_engine.core.limits import DEFAULT_ITL_TARGET_MS, BatchingMode, Bounds, Envelope, Limits, Profile, check
 from headway_engine.core.prompt_policy import PromptPolicy
+from headway_engine.core.request import Priority
 
 # Nobody waits longer than this for company: beyond it the wait itself would miss any latency objective.
 MAX_BATCH_WAIT_MS = 1000
@@ -38,6 +39,9 @@ class EngineConfig:
         batching_mode: baseline of when waiting requests join.
         profile: baseline of what a step is built for.
         itl_target_ms: baseline of the gap that the low-tail profile aims at.
+        reserved_percent: baseline of the slots and blocks that batch work leaves free.
+        default_class: baseline of the class of requests that name none.
+        max_queued_batch_requests: baseline of the queue's bound for batch work; 0 means max_queued_requests.
         kv_cache_memory_mib: size of the KV cache; None means 512 on cpu and 0.9 of the free memory on cuda.
         block_size: tokens per KV block.
         threads: torch threads on cpu; None means the cgroup's CPU limit.
@@ -60,6 +64,9 @@ class EngineConfig:
     batching_mode: BatchingMode = BatchingMode.CONTINUOUS
     profile: Profile = Profile.THROUGHPUT
     itl_target_ms: int = DEFAULT_ITL_TARGET_MS
+    reserved_percent: int = 0
+    default_class: Priority = Priority.INTERACTIVE
+    max_queued_batch_requests: int = 0
     kv_cache_memory_mib: int | None = None
     block_size: int = 16
     threads: int | None = None
@@ -81,6 +88,7 @@ class EngineConfig:
             max_num_batched_tokens=Bounds(1, self.capacity_max_num_batched_tokens),
             batch_wait_ms=Bounds(0, MAX_BATCH_WAIT_MS),
             max_queued_requests=Bounds(1, self.capacity_max_queued_requests),
+            max_queued_batch_requests=Bounds(0, self.capacity_max_queued_requests),
         )
 
     def baseline(self) -> Limits:
@@ -97,6 +105,9 @@ class EngineConfig:
             batching_mode=self.batching_mode,
             profile=self.profile,
             itl_target_ms=self.itl_target_ms,
+            reserved_percent=self.reserved_percent,
+            default_class=self.default_class,
+            max_queued_batch_requests=self.max_queued_batch_requests,
         )
 
     def problem(self) -> str | None:

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
 from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
-from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
+from headway_engine.core.request import FinishReason, Priority, Rejected, Request, RequestId, StatusCode
 from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loaded import LoadedModel, ModelInfo
@@ -177,6 +177,7 @@ class AsyncEngine:
             preemptions=metrics.preemptions,
             steps=metrics.steps,
             config=self.runtime_config(),
+            classes={kind: one for kind, one in zip(Priority, metrics.classes, strict=True) if one.seen},
         )
 
     def runtime_config(self) -> RuntimeConfigState:
@@ -229,18 +230,27 @@ class AsyncEngine:
         if request.request_id in self._entering or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
+        full = self._queue_full(request)
+        return None if full is None else self._refuse(RejectReason.QUEUE_FULL, full)
+
+    def _queue_full(self, request: Request) -> Rejected | None:
+        """Why there is no room in the queue. Batch work that waits for slack takes none from better classes."""
         state = self._steps.state
-        bound = state.limits.effective.max_queued_requests
-        queued = self._num_in_flight() - state.num_running
+        limits, queued = state.limits.effective, self._num_in_flight() - state.num_running
+        kind = limits.default_class if request.priority is None else request.priority
+        apart = limits.max_queued_batch_requests > 0
+        if apart and kind is Priority.BATCH:
+            name, bound = "limits.max_queued_batch_requests", limits.max_queued_batch_requests
+        else:
+            name, bound = "limits.max_queued_requests", limits.max_queued_requests
+            queued -= state.num_waiting_batch if apart else 0
         starting = state.open_slots
-        if queued >= bound + starting:
-            wait_ms = state.metrics.queue_wait.quantile(0.5) or 0.0
-            message = f"{queued - starting} requests wait for a slot, limits.max_queued_requests is {bound}"
-            retry_after_ms = int(min(max(wait_ms, 100.0), 10_000.0))
-            return self._refuse(
-                RejectReason.QUEUE_FULL, Rejected(StatusCode.RESOURCE_EXHAUSTED, message, retry_after_ms)
-            )
-        return None
+        if queued < bound + starting:
+            return None
+        own = state.metrics.classes[kind].queue_wait
+        wait_ms = (own if own.count else state.metrics.queue_wait).quantile(0.5) or 0.0
+        message = f"{queued - starting} requests wait for a slot, {name} is {bound}"
+        return Rejected(StatusCode.RESOURCE_EXHAUSTED, message, int(min(max(wait_ms, 100.0), 10_000.0)))
 
     def _refuse(self, reason: RejectReason, rejected: Rejected) -> Rejected:
         self._intake.rejected[reason] += 1

@@ -66,6 +66,7 @@ class LoopState:
     """Figures of the step thread at a step boundary; `requests_taken` counts the `Submit`s that they include."""
 
     num_running: int
+    num_waiting_batch: int  # as far as it waits for the slack of better classes
     open_slots: int
     kv_tokens: int
     backlog_tokens: int
@@ -274,6 +275,7 @@ class StepLoop:
         scheduler = self.scheduler
         return LoopState(
             num_running=scheduler.num_running,
+            num_waiting_batch=scheduler.num_waiting_batch,
             open_slots=scheduler.open_slots,
             kv_tokens=scheduler.kv_tokens,
             backlog_tokens=scheduler.backlog_tokens,
@@ -285,7 +287,8 @@ class StepLoop:
 
 def _admission(state: LoopState) -> tuple[object, ...]:
     """The figures that decide whether a newcomer is let in."""
-    return state.num_running, state.open_slots, state.backlog_tokens, state.requests_taken, state.limits
+    waiting_batch, taken = state.num_waiting_batch, state.requests_taken
+    return state.num_running, waiting_batch, state.open_slots, state.backlog_tokens, taken, state.limits
 
 
 def _report_failures(batch: Batch, results: Sequence[StepResult]) -> None:

@@ -5,12 +5,15 @@ so that nobody reads a half-written one. `ThroughputWindow` and `Intake` live on
 """
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import floor
 
 from headway_engine.core.histogram import Histogram
 from headway_engine.core.limits import RuntimeConfigState
+from headway_engine.core.metrics import ClassSnapshot
+from headway_engine.core.request import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class StatsSnapshot:
     preemptions: int
     steps: int
     config: RuntimeConfigState
+    classes: Mapping[Priority, ClassSnapshot] = field(default_factory=dict)  # of those that had requests
 
 
 @dataclass(frozen=True, slots=True)

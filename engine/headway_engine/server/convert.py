@@ -26,8 +26,7 @@ from headway_engine.runtime.stats import Loads
 from headway_engine.server.ports import StreamItemView
 from headway_rpc import pb
 
-_PRIORITIES = {
-    pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+CLASSES = {
     pb.PRIORITY_REALTIME: Priority.REALTIME,
     pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     pb.PRIORITY_BATCH: Priority.BATCH,
@@ -60,7 +59,7 @@ def to_request(message: pb.GenerateRequest, arrival: Arrival, served_model: str)
     """Turn a wire request into a core one, or say which field is wrong."""
     if message.model not in ("", served_model):
         return _invalid(f"model must be empty or {served_model!r}, got {message.model[:64]!r}")
-    if message.priority not in _PRIORITIES:
+    if message.priority not in (pb.PRIORITY_UNSPECIFIED, *CLASSES):
         return _invalid(f"priority must be one of {', '.join(pb.Priority.keys())}, got {message.priority}")
     prompt = _prompt(message)
     if isinstance(prompt, Rejected):
@@ -75,7 +74,7 @@ def to_request(message: pb.GenerateRequest, arrival: Arrival, served_model: str)
         text=text,
         prompt_ids=prompt_ids,
         sampling=_sampling(message.sampling_params),
-        priority=_PRIORITIES[message.priority],
+        priority=CLASSES.get(message.priority),
         deadline_s=None if timeout_s is None else arrival.now_s + timeout_s,
         cache_salt=message.cache_salt,
     )

@@ -1,7 +1,6 @@
 """Statistics and limits between protobuf and the core, for the control port."""
 
 from collections.abc import Iterable
-from enum import StrEnum
 
 from headway_engine.core.histogram import Histogram
 from headway_engine.core.limits import (
@@ -13,9 +12,10 @@ from headway_engine.core.limits import (
     Profile,
     RuntimeConfigState,
 )
-from headway_engine.core.request import Rejected, StatusCode
+from headway_engine.core.metrics import ClassSnapshot
+from headway_engine.core.request import Priority, Rejected, StatusCode
 from headway_engine.runtime.stats import StatsSnapshot
-from headway_engine.server.convert import to_loads
+from headway_engine.server.convert import CLASSES, to_loads
 from headway_rpc import pb
 
 _MODES = {
@@ -28,6 +28,7 @@ _PROFILES = {
     pb.PROFILE_THROUGHPUT: Profile.THROUGHPUT,
     pb.PROFILE_LOW_TAIL: Profile.LOW_TAIL,
 }
+_CLASS_NUMBERS = {kind: number for number, kind in CLASSES.items()}
 _MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
 _PROFILE_NUMBERS = {profile: number for number, profile in _PROFILES.items()}
 
@@ -53,6 +54,17 @@ def to_stats(stats: StatsSnapshot) -> pb.Stats:
         preemptions=stats.preemptions,
         steps=stats.steps,
         config=to_runtime_config(stats.config),
+        classes=(_to_class(kind, one) for kind, one in stats.classes.items()),
+    )
+
+
+def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
+    return pb.ClassStats(
+        workload_class=_CLASS_NUMBERS[kind],
+        ttft=to_histogram(one.ttft),
+        queue_wait=to_histogram(one.queue_wait),
+        itl=to_histogram(one.itl),
+        requests_finished=one.finished,
     )
 
 
@@ -80,6 +92,10 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
     profile = _PROFILES.get(limits.profile)
     if limits.HasField("profile") and profile is None:
         return _unknown("profile", limits.profile, _PROFILES.values())
+    kind = CLASSES.get(limits.default_class)
+    if limits.HasField("default_class") and kind is None:
+        return _unknown("default_class", limits.default_class, (kind.name.lower() for kind in Priority))
+    batch = limits.max_queued_batch_requests if limits.HasField("max_queued_batch_requests") else None
     return LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
@@ -88,10 +104,13 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
         batching_mode=mode,
         profile=profile,
         itl_target_ms=limits.itl_target_ms if limits.HasField("itl_target_ms") else None,
+        reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
+        default_class=kind,
+        max_queued_batch_requests=batch,
     )
 
 
-def _unknown(field: str, number: int, known: Iterable[StrEnum]) -> Rejected:
+def _unknown(field: str, number: int, known: Iterable[str]) -> Rejected:
     return Rejected(StatusCode.INVALID_ARGUMENT, f"limits.{field} is {number}, it must be one of {', '.join(known)}")
 
 
@@ -104,6 +123,9 @@ def _to_limits(limits: Limits) -> pb.Limits:
         batching_mode=_MODE_NUMBERS[limits.batching_mode],
         profile=_PROFILE_NUMBERS[limits.profile],
         itl_target_ms=limits.itl_target_ms,
+        reserved_percent=limits.reserved_percent,
+        default_class=_CLASS_NUMBERS[limits.default_class],
+        max_queued_batch_requests=limits.max_queued_batch_requests,
     )
 
 
@@ -114,6 +136,8 @@ def _to_envelope(envelope: Envelope) -> pb.Envelope:
         batch_wait_ms=_to_bounds(envelope.batch_wait_ms),
         max_queued_requests=_to_bounds(envelope.max_queued_requests),
         itl_target_ms=_to_bounds(envelope.itl_target_ms),
+        reserved_percent=_to_bounds(envelope.reserved_percent),
+        max_queued_batch_requests=_to_bounds(envelope.max_queued_batch_requests),
     )
 
 

@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 
 from headway_engine.core.histogram import GROWTH, SMALLEST_MS, Histogram
 from headway_engine.core.limits import RuntimeConfigState
+from headway_engine.core.metrics import ClassSnapshot
+from headway_engine.core.request import Priority
 from headway_engine.runtime.stats import StatsSnapshot
 
 PREFIX = "headway_engine_"
@@ -94,7 +96,36 @@ def _families(stats: StatsSnapshot) -> Iterator[Metric]:
     yield _counter("admission_rejections", "Requests refused, by reason", stats.requests_rejected, "reason")
     yield _counter("preemptions", "Requests put back to the queue to free memory", {"": stats.preemptions})
     yield _counter("steps", "Engine steps", {"": stats.steps})
+    yield from _classes(stats.classes)
     yield from _limits(stats.config)
+
+
+def _classes(classes: Mapping[Priority, ClassSnapshot]) -> Iterator[Metric]:
+    """The latencies of each workload class apart; the families above have all of them together."""
+    parts = (
+        (
+            "class_time_to_first_token_seconds",
+            "Arrival to first token, by workload class",
+            "ttft",
+            _FIRST_TOKEN_BOUNDS_S,
+        ),
+        (
+            "class_request_queue_time_seconds",
+            "Arrival to first prefill step, by class",
+            "queue_wait",
+            _FIRST_TOKEN_BOUNDS_S,
+        ),
+        ("class_inter_token_latency_seconds", "Gap between two tokens of a request, by class", "itl", _TOKEN_BOUNDS_S),
+    )
+    for name, text, part, bounds_s in parts:
+        family = HistogramMetricFamily(PREFIX + name, text, labels=["workload_class"])
+        for kind, one in classes.items():
+            histogram: Histogram = getattr(one, part)
+            buckets = cumulative_buckets(histogram, bounds_s)
+            family.add_metric([kind.name.lower()], buckets, histogram.sum_ms / 1000)
+        yield family
+    finished = {kind.name.lower(): one.finished for kind, one in classes.items()}
+    yield _counter("class_requests_finished", "Requests that ended, by workload class", finished, "workload_class")
 
 
 def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
@@ -108,6 +139,16 @@ def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
         yield _gauge(f"{kind}_max_queued_requests", f"{shown} limit: waiting requests", limits.max_queued_requests)
         yield _gauge(
             f"{kind}_itl_target_ms", f"{shown} limit: gap that the low-tail profile aims at", limits.itl_target_ms
+        )
+        yield _gauge(
+            f"{kind}_max_queued_batch_requests",
+            f"{shown} limit: waiting requests at which batch work is refused; 0: as max_queued_requests",
+            limits.max_queued_batch_requests,
+        )
+        yield _gauge(
+            f"{kind}_reserved_percent",
+            f"{shown} limit: slots and KV blocks that batch work leaves free, percent",
+            limits.reserved_percent,
         )
         rules = GaugeMetricFamily(
             f"{PREFIX}{kind}_rules", f"{shown} batching mode and profile; always 1", labels=["batching_mode", "profile"]

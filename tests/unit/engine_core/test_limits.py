@@ -3,7 +3,7 @@ import pytest
 from headway_engine.core.limits import Bounds, Envelope, Limits, LimitsPatch, LimitsState
 from headway_engine.core.request import Rejected, StatusCode
 
-ENVELOPE = Envelope(Bounds(1, 64), Bounds(1, 2048), Bounds(0, 1000), Bounds(1, 1024))
+ENVELOPE = Envelope(Bounds(1, 64), Bounds(1, 2048), Bounds(0, 1000), Bounds(1, 1024), Bounds(0, 1024))
 BASE = Limits(16, 512, 0, 256)
 START = LimitsState(ENVELOPE, BASE, BASE)
 

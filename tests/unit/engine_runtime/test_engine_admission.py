@@ -11,6 +11,7 @@ from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
 from headway_engine.core.prompt_policy import PromptPolicy
 from headway_engine.core.request import (
     FinishReason,
+    Priority,
     Rejected,
     Request,
     RequestId,
@@ -135,6 +136,46 @@ async def test_a_full_queue_refuses_with_a_retry_hint() -> None:
         for stream in streams:
             await read(stream)
         assert engine.stats().requests_rejected == {"queue_full": 1}
+
+
+async def test_batch_work_that_waits_takes_no_room_in_the_queue_from_better_classes() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    limits = replace(config(max_num_seqs=1, max_queued_requests=2), max_queued_batch_requests=4, reserved_percent=10)
+    async with running(executor, limits) as engine:
+        first = await submitted(engine, request("first"))
+        await eventually(lambda: engine.loads().num_running == 1)
+        heap = [await submitted(engine, replace(request(f"b{n}"), priority=Priority.BATCH)) for n in range(4)]
+        refused = await engine.submit(replace(request("b4"), priority=Priority.BATCH))
+        assert isinstance(refused, Rejected)
+        assert refused.message == "4 requests wait for a slot, limits.max_queued_batch_requests is 4"
+        executor.release()  # one step, after which the step loop has seen the heap
+        await eventually(lambda: engine._steps.state.num_waiting_batch == 4)
+        chats = [await submitted(engine, request(f"c{n}")) for n in range(2)]
+        refused = await engine.submit(request("c2"))
+        assert isinstance(refused, Rejected)
+        assert refused.message == "2 requests wait for a slot, limits.max_queued_requests is 2"
+        executor.release(50)
+        for stream in (first, *heap, *chats):
+            await read(stream)
+        classes = engine.stats().classes
+        assert {kind: one.finished for kind, one in classes.items()} == {Priority.INTERACTIVE: 3, Priority.BATCH: 4}
+
+
+async def test_a_request_without_a_class_is_refused_by_the_bound_of_the_default_one() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    limits = replace(
+        config(max_num_seqs=1, max_queued_requests=9), max_queued_batch_requests=1, default_class=Priority.BATCH
+    )
+    async with running(executor, limits) as engine:
+        streams = [await submitted(engine, request(f"r{n}")) for n in range(2)]
+        refused = await engine.submit(request("one too many"))
+        assert isinstance(refused, Rejected)
+        assert refused.message == "1 requests wait for a slot, limits.max_queued_batch_requests is 1"
+        executor.release(20)
+        for stream in streams:
+            await read(stream)
 
 
 async def test_a_bad_request_is_refused_before_the_scheduler_sees_it() -> None:

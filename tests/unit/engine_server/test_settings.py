@@ -1,6 +1,7 @@
 import pytest
 
 from headway_engine.__main__ import engine_config
+from headway_engine.core.request import Priority
 from headway_engine.settings import SettingsError, parse
 
 
@@ -20,6 +21,33 @@ def test_mode_profile_and_target_reach_the_engine() -> None:
     assert (baseline.batching_mode, baseline.profile, baseline.itl_target_ms) == ("static", "low-tail", 30)
     with pytest.raises(SettingsError, match="--batching-mode must be one of continuous, static, dynamic, adaptive"):
         parse(["--model", "m", "--batching-mode", "clever"], {})
+
+
+def test_class_reserve_and_queue_of_batch_work_reach_the_engine() -> None:
+    argv = [
+        "--model",
+        "m",
+        "--default-class",
+        "batch",
+        "--reserved-percent",
+        "20",
+        "--max-queued-batch-requests",
+        "500",
+    ]
+    baseline = engine_config(parse(argv, {})).baseline()
+    assert (baseline.default_class, baseline.reserved_percent, baseline.max_queued_batch_requests) == (
+        Priority.BATCH,
+        20,
+        500,
+    )
+    with pytest.raises(
+        SettingsError, match="--default-class must be one of realtime, interactive, batch, got 'urgent'"
+    ):
+        parse(["--model", "m", "--default-class", "urgent"], {})
+    with pytest.raises(SettingsError, match="--reserved-percent must be between 0 and 90, got 91"):
+        parse(["--model", "m", "--reserved-percent", "91"], {})
+    problem = engine_config(parse([*argv, "--capacity-max-queued-requests", "400"], {})).problem()
+    assert problem == "limits.max_queued_batch_requests is 500, the envelope allows 0 to 400"
 
 
 def test_a_directory_keeps_its_dots_in_the_served_name() -> None:

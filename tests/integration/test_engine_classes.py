@@ -1,0 +1,100 @@
+"""Workload classes over real gRPC, with the real scheduler behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import pytest
+from fake_engine_model import ScriptedExecutor, config, loaded
+
+from headway_engine.runtime.engine import AsyncEngine
+from headway_engine.server.grpc_ports import GrpcPorts
+from headway_engine.server.lifecycle import Lifecycle
+from headway_engine.settings import parse
+from headway_rpc import EngineControlStub, pb
+from headway_rpc.client import EngineClient
+
+ARGV = ["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--control-port", "0"]
+
+
+@dataclass
+class Served:
+    client: EngineClient
+    control: EngineControlStub
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    lifecycle = Lifecycle()
+    ports = GrpcPorts(parse(ARGV, {}), lifecycle)
+    await ports.start()
+    engine = AsyncEngine.embed(config(), loaded(ScriptedExecutor((b"yes",))))
+    lifecycle.loaded(engine)
+    async with (
+        EngineClient(f"127.0.0.1:{ports.data_port}") as client,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports.control_port}") as control,
+    ):
+        yield Served(client, EngineControlStub(control))
+    await engine.stop()
+    await ports.stop(0)
+
+
+async def answer(client: EngineClient, priority: "pb.Priority") -> None:
+    sampling = pb.SamplingParams(max_tokens=3, seed=0)
+    wanted = pb.GenerateRequest(tokenized=pb.TokenizedInput(input_ids=[7]), priority=priority, sampling_params=sampling)
+    async for _ in client.generate(wanted):
+        pass
+
+
+async def finished(served: Served) -> dict[int, tuple[int, int, int]]:
+    stats = await served.control.GetStats(pb.GetStatsRequest())
+    return {one.workload_class: (one.requests_finished, one.ttft.count, one.itl.count) for one in stats.classes}
+
+
+async def test_requests_count_in_the_class_that_they_name_or_else_in_the_default_one(served: Served) -> None:
+    asked = (pb.PRIORITY_REALTIME, pb.PRIORITY_BATCH, pb.PRIORITY_UNSPECIFIED, pb.PRIORITY_UNSPECIFIED)
+    await asyncio.gather(*(answer(served.client, priority) for priority in asked))
+    assert await finished(served) == {
+        pb.PRIORITY_REALTIME: (1, 1, 2),
+        pb.PRIORITY_INTERACTIVE: (2, 2, 4),
+        pb.PRIORITY_BATCH: (1, 1, 2),
+    }
+    limits = pb.Limits(default_class=pb.PRIORITY_BATCH)
+    await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=limits))
+    await answer(served.client, pb.PRIORITY_UNSPECIFIED)
+    assert (await finished(served))[pb.PRIORITY_BATCH] == (2, 2, 4)
+
+
+async def test_default_class_reserve_and_queue_of_batch_work_change_live(served: Served) -> None:
+    before = await served.control.GetRuntimeConfig(pb.GetRuntimeConfigRequest())
+    assert before.effective.default_class == pb.PRIORITY_INTERACTIVE
+    wanted = pb.Limits(default_class=pb.PRIORITY_BATCH, reserved_percent=20, max_queued_batch_requests=900)
+    after = await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=wanted))
+    changed = after.effective.default_class, after.effective.reserved_percent, after.effective.max_queued_batch_requests
+    assert changed == (pb.PRIORITY_BATCH, 20, 900)
+    assert after.effective.max_num_seqs == before.effective.max_num_seqs
+    assert (after.envelope.reserved_percent.max, after.envelope.max_queued_batch_requests.max) == (90, 1024)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            pb.Limits(default_class=pb.PRIORITY_UNSPECIFIED),
+            "limits.default_class is 0, it must be one of realtime, interactive, batch",
+        ),
+        (pb.Limits(reserved_percent=91), "limits.reserved_percent is 91, the envelope allows 0 to 90"),
+        (
+            pb.Limits(max_queued_batch_requests=1025),
+            "limits.max_queued_batch_requests is 1025, the envelope allows 0 to 1024",
+        ),
+    ],
+)
+async def test_a_class_or_a_share_that_cannot_be_is_refused_by_name(
+    served: Served, limits: pb.Limits, words: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=limits))
+    assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, words)
