@@ -207,7 +207,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert scheduler.kv_tokens == min(computed, (self.pool.num_blocks - self.pool.num_free) * BLOCK_SIZE)
         assert {sequence.request.request_id for sequence in alive} == self.answers.keys()
         metrics = scheduler.metrics
-        assert metrics.ttft.snapshot().count == metrics.prefill.snapshot().count == self.first_tokens
+        assert metrics.snapshot().ttft.count == metrics.prefill.snapshot().count == self.first_tokens
         assert sum(metrics.finished.values()) == self.added - len(self.answers)
 
     @invariant()

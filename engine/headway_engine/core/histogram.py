@@ -6,7 +6,9 @@ within 5 %.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 NUM_BUCKETS = 170
 SMALLEST_MS = 0.1
@@ -34,6 +36,15 @@ class Histogram:
             if bucket and seen >= rank:
                 return float(SMALLEST_MS * GROWTH ** (index + 0.5))
         return float(SMALLEST_MS * GROWTH ** (len(self.buckets) - 0.5))
+
+
+def total(parts: Iterable[Histogram]) -> Histogram:
+    """The sum of histograms; the one that is not empty, as it is, when there are no others."""
+    found = [part for part in parts if part.count]
+    if len(found) < 2:
+        return found[0] if found else Histogram()
+    buckets = tuple(map(sum, zip_longest(*(part.buckets for part in found), fillvalue=0)))
+    return Histogram(buckets, sum(part.count for part in found), sum(part.sum_ms for part in found))
 
 
 class HistogramRecorder:

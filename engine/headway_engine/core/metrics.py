@@ -7,7 +7,7 @@ publish one after each step and readers need no lock.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from headway_engine.core.histogram import Histogram, HistogramRecorder
+from headway_engine.core.histogram import Histogram, HistogramRecorder, total
 from headway_engine.core.request import FinishReason, Priority
 
 
@@ -61,12 +61,12 @@ class MetricsSnapshot:
 
 @dataclass(slots=True)
 class Metrics:
-    """The recorders; times are given in seconds and recorded in milliseconds."""
+    """The recorders; times are given in seconds and recorded in milliseconds.
 
-    ttft: HistogramRecorder = field(default_factory=HistogramRecorder)
-    queue_wait: HistogramRecorder = field(default_factory=HistogramRecorder)
+    What is counted by class is recorded there alone, for it comes with every token; the totals are sums.
+    """
+
     prefill: HistogramRecorder = field(default_factory=HistogramRecorder)
-    itl: HistogramRecorder = field(default_factory=HistogramRecorder)
     e2e: HistogramRecorder = field(default_factory=HistogramRecorder)
     step: HistogramRecorder = field(default_factory=HistogramRecorder)
     finished: Counter[FinishReason] = field(default_factory=Counter)
@@ -79,18 +79,15 @@ class Metrics:
 
     def prefill_began(self, kind: Priority, waited_s: float) -> None:
         """A request's first prompt tokens are computed."""
-        self.queue_wait.record(waited_s * 1000)
         self.classes[kind].queue_wait.record(waited_s * 1000)
 
     def first_token(self, kind: Priority, since_arrival_s: float, since_prefill_s: float) -> None:
         """A request's first token came."""
-        self.ttft.record(since_arrival_s * 1000)
         self.prefill.record(since_prefill_s * 1000)
         self.classes[kind].ttft.record(since_arrival_s * 1000)
 
     def next_token(self, kind: Priority, gap_s: float) -> None:
         """A further token came."""
-        self.itl.record(gap_s * 1000)
         self.classes[kind].itl.record(gap_s * 1000)
 
     def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float) -> None:
@@ -101,11 +98,12 @@ class Metrics:
 
     def snapshot(self) -> MetricsSnapshot:
         """The figures now."""
+        classes = tuple(one.snapshot() for one in self.classes)
         return MetricsSnapshot(
-            ttft=self.ttft.snapshot(),
-            queue_wait=self.queue_wait.snapshot(),
+            ttft=total(one.ttft for one in classes),
+            queue_wait=total(one.queue_wait for one in classes),
             prefill=self.prefill.snapshot(),
-            itl=self.itl.snapshot(),
+            itl=total(one.itl for one in classes),
             e2e=self.e2e.snapshot(),
             step=self.step.snapshot(),
             finished=tuple(self.finished.items()),
@@ -114,5 +112,5 @@ class Metrics:
             generation_tokens=self.generation_tokens,
             preemptions=self.preemptions,
             steps=self.steps,
-            classes=tuple(one.snapshot() for one in self.classes),
+            classes=classes,
         )

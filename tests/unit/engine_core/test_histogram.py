@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway_engine.core.histogram import NUM_BUCKETS, Histogram, HistogramRecorder
+from headway_engine.core.histogram import NUM_BUCKETS, Histogram, HistogramRecorder, total
 
 
 def recorded(*values: float) -> Histogram:
@@ -12,6 +12,13 @@ def recorded(*values: float) -> Histogram:
     for value in values:
         recorder.record(value)
     return recorder.snapshot()
+
+
+@given(st.lists(st.lists(st.floats(0, 1e6), max_size=5), max_size=4))
+def test_a_total_is_what_one_recorder_would_have_counted(parts: list[list[float]]) -> None:
+    found, alone = total(recorded(*part) for part in parts), recorded(*(value for part in parts for value in part))
+    assert (found.buckets, found.count) == (alone.buckets, alone.count)
+    assert found.sum_ms == pytest.approx(alone.sum_ms)
 
 
 @given(st.floats(0.1, 1e6))

@@ -210,7 +210,7 @@ def test_the_first_token_of_a_preempted_request_counts_once() -> None:
         bench.step()
     metrics = bench.scheduler.metrics
     assert metrics.preemptions == 1
-    assert metrics.ttft.snapshot().count == metrics.queue_wait.snapshot().count == 2
+    assert metrics.snapshot().ttft.count == metrics.snapshot().queue_wait.count == 2
     assert metrics.generation_tokens == 16
     assert metrics.prompt_tokens == 28
 
@@ -367,10 +367,10 @@ def test_latencies_are_measured_from_arrival() -> None:
     bench.step()
     bench.step()
     bench.step(EOS)
-    metrics = bench.scheduler.metrics
-    sums = [recorder.snapshot().sum_ms for recorder in (metrics.queue_wait, metrics.prefill, metrics.ttft)]
+    metrics = bench.scheduler.metrics.snapshot()
+    sums = [histogram.sum_ms for histogram in (metrics.queue_wait, metrics.prefill, metrics.ttft)]
     assert sums == [2000, 2000, 4000]
-    assert (metrics.itl.snapshot().sum_ms, metrics.e2e.snapshot().sum_ms) == (1000, 5000)
+    assert (metrics.itl.sum_ms, metrics.e2e.sum_ms) == (1000, 5000)
 
 
 def test_schedule_before_commit_is_a_bug_of_the_caller() -> None:
