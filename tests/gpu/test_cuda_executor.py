@@ -209,6 +209,22 @@ def test_answers_do_not_depend_on_arrivals_aborts_and_preemptions_beside_them(ti
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
 
 
+def test_rows_given_to_newcomers_do_not_cost_a_running_answer_its_token(tiny: Decoder) -> None:
+    # There are two rows for each running sequence. Once all have been used, a newcomer takes those that the step at hand
+    # has not touched yet, and so do the rows of sequences that already run ahead of it.
+    driver = Driver(tiny)
+    for index in range(8):
+        driver.add(f"long{index}", prompt_of(30 + 40 * index, index), 240)
+
+    def arrive(step: int) -> None:
+        if step % 2 == 0 and step < 220:
+            driver.add(f"short{step}", prompt_of(20, step), 2)
+
+    driver.finish(arrive)
+    for name, answer in driver.answers.items():
+        assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
+
+
 def test_a_seed_draws_the_same_tokens_alone_and_in_company(tiny: Decoder) -> None:
     alone = Driver(tiny)
     alone.add("x", prompt_of(30, 3), 12, seed=77, temperature=0.05)

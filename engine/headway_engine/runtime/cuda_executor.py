@@ -202,6 +202,8 @@ class CudaExecutor:
             if not chunk.sample or chunk.careful is not None or ends or start >= len(chunk.block_table) * size:
                 continue
             row = self._rows.of(chunk)
+            if row.position != start:
+                continue  # the row was given away meanwhile, and with it the token that only the device knows
             places[chunk.sequence_id] = len(indices), start
             indices.append(row.index)
             row.position += 1
