@@ -83,7 +83,8 @@ def conclude(facts: Facts) -> Diagnosis:
 
 
 def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
-    current = fleet.model_copy(update={"spec": schedule.effective(fleet.spec, facts.now).spec})
+    effective = schedule.effective(fleet.spec, facts.now)
+    current = fleet.model_copy(update={"spec": effective.spec})
     observed = Observed(
         manifest=facts.manifest,
         pods=facts.pods,
@@ -95,7 +96,7 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
     )
     tuning = fleet.status.tuning
     limits = tuning.effective if tuning is not None and tuning.effective is not None else baseline_limits(current.spec)
-    return gather(observed, current, limits, _load(facts, current))
+    return gather(observed, current, limits, _load(facts, current), effective.status)
 
 
 def _load(facts: Facts, fleet: LLMDeployment) -> FleetLoad:

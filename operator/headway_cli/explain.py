@@ -51,6 +51,7 @@ def text(fleet: Json) -> str:
         _conditions(conditions, spec),
         _measured(status.get("slo", {}), spec.get("slo", {})),
         _actuators(spec, status),
+        _windows(status.get("schedule", {})),
         origins.lines(fleet),
     ):
         shown = [*part]
@@ -101,6 +102,18 @@ def _actuators(spec: Json, status: Json) -> Iterator[str]:
     yield f"  {scaling.get('reason', 'no decision yet')}"
     yield f"Tuning {spec.get('tuning', {}).get('mode', 'Off')}: {_limits(tuning.get('effective', {}))}"
     yield f"  {tuning.get('reason', 'no decision yet')}"
+
+
+def _windows(schedule: Json) -> Iterator[str]:
+    """Nothing for a fleet without schedules."""
+    if schedule:
+        yield "Windows" if schedule.get("active") or schedule.get("setAside") else "Windows: none is open"
+    for window in schedule.get("active", []):
+        yield f"  {window['name']} until {window['until']}: {', '.join(window.get('overrides', [])) or 'sets nothing'}"
+    for window in schedule.get("setAside", []):
+        yield f"  {window['name']} until {window['until']} is set aside: {window['message']}"
+    if "nextChangeTime" in schedule:
+        yield f"  next change {schedule['nextChangeTime']}"
 
 
 def _changes(status: Json) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where each limit of a fleet comes from: the user's own words, the workload class, or the capacity."""
+"""Where each limit of a fleet comes from: the user's own words, an open window, the workload class, or the capacity."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ from headway_cli.cluster import Json
 from headway_operator.api import class_defaults
 from headway_operator.api.parse import parse
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, baseline_limits
+from headway_operator.core.schedule import overlay
 
 
 def lines(manifest: Json) -> Iterator[str]:
@@ -13,10 +14,14 @@ def lines(manifest: Json) -> Iterator[str]:
     fleet = parse(manifest)
     if not isinstance(fleet, LLMDeployment):
         return
+    active = [window.name for window in fleet.status.schedule.active] if fleet.status.schedule else []
+    spec, windows = fleet.spec, dict[str, str]()
+    for item in (one for one in fleet.spec.schedules if one.name in active):
+        spec = overlay(spec, item)
+        windows |= dict.fromkeys(item.limits.model_dump(by_alias=True, exclude_none=True), f"window {item.name}")
     found: dict[str, list[str]] = {}
-    values = baseline_limits(fleet.spec).model_dump(mode="json", by_alias=True)
-    for field, value in values.items():
-        found.setdefault(origin(fleet.spec, field), []).append(f"{field} {value}")
+    for field, value in baseline_limits(spec).model_dump(mode="json", by_alias=True).items():
+        found.setdefault(windows.get(field) or origin(spec, field), []).append(f"{field} {value}")
     yield "Limits of the spec"
     for source, limits in found.items():
         yield f"  from {source}: {', '.join(limits)}"

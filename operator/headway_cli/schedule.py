@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -19,7 +18,7 @@ import yaml
 from headway_cli.cluster import Cluster
 from headway_cli.errors import CliError
 from headway_operator.api.v1alpha1 import LLMDeployment
-from headway_operator.core import cron, validation
+from headway_operator.core import cron, schedule, validation
 from headway_operator.core.plan import Manifest
 from headway_operator.core.validation import Refused
 
@@ -58,9 +57,8 @@ def windows(fleet: LLMDeployment, now: datetime, days: int) -> Iterator[Window]:
     until = now + timedelta(days=days)
     for item in fleet.spec.schedules:
         zone, length = ZoneInfo(item.time_zone), timedelta(seconds=item.duration_seconds)
-        set_here = item.model_dump(mode="json", by_alias=True, exclude_none=True, include=_OVERRIDES)
         for begin in takewhile(lambda at: at <= until, cron.starts(cron.parse(item.cron), zone, now - length)):
-            yield Window(item.name, begin.astimezone(zone), (begin + length).astimezone(zone), dict(_flat(set_here)))
+            yield Window(item.name, begin.astimezone(zone), (begin + length).astimezone(zone), schedule.overrides(item))
 
 
 def table(found: list[Window], days: int) -> str:
@@ -75,17 +73,6 @@ def table(found: list[Window], days: int) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join((*map(str.ljust, row, widths), row[4])) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-_OVERRIDES = {"replicas", "scaling", "limits"}
-
-
-def _flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, object]]:
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from _flat(inner, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", inner
 
 
 def _local(at: datetime) -> str:

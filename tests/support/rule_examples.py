@@ -69,6 +69,10 @@ def _bounds(field: str, low: int, high: int) -> Change:
     return {f"spec.tuning.bounds.{field}": {"min": low, "max": high}}
 
 
+def _window(**overrides: Any) -> Change:
+    return {"spec.schedules": [{"name": "night", "cron": "0 22 * * *", "durationSeconds": 3600, **overrides}]}
+
+
 _RELATIVE = "path must be relative to the volume and must not contain '..'"
 _ABSOLUTE = "path must be absolute (begin with '/') and must not contain '..'"
 _TOKENS = "(a decode step needs one token per sequence)"
@@ -281,5 +285,34 @@ EXAMPLES: tuple[Example, ...] = (
             "spec.engine.limits.maxNumSeqs": 32,
         },
         "tuning.bounds.maxNumBatchedTokens (64 to 512)",
+    ),
+    Example(
+        "spec.schedules[0].scaling",
+        "scaling.minReplicas cannot exceed scaling.maxReplicas",
+        _window(scaling={"minReplicas": 3, "maxReplicas": 3}),
+        _window(scaling={"minReplicas": 4, "maxReplicas": 3}),
+        "scaling.minReplicas cannot exceed scaling.maxReplicas (3)",
+    ),
+    Example(
+        "spec.schedules[0].limits",
+        f"limits.maxNumBatchedTokens must be at least limits.maxNumSeqs {_TOKENS}",
+        _window(limits={"maxNumSeqs": 16, "maxNumBatchedTokens": 16}),
+        _window(limits={"maxNumSeqs": 16, "maxNumBatchedTokens": 15}),
+    ),
+    *(
+        Example(
+            "spec",
+            f"schedules[].limits.{field} cannot exceed engine.capacity.{field}",
+            _window(limits={field: most}),
+            _window(limits={field: most + 1}),
+            f"schedules[].limits.{field} cannot exceed engine.capacity.{field} ({most})",
+        )
+        for field, most in (("maxNumSeqs", 32), ("maxNumBatchedTokens", 512), ("maxQueuedRequests", 1024))
+    ),
+    Example(
+        "spec",
+        "schedules[].replicas needs spec.scaling.mode Off or Advisory, and spec.replicas to return to after the window",
+        {**_window(replicas=3), "spec.replicas": 1},
+        _window(replicas=3),
     ),
 )

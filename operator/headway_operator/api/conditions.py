@@ -125,6 +125,7 @@ class Reason(StrEnum):
     QUEUE_FULL = "QueueFull"  # requests are refused
     COLD_START_TOO_SLOW = "ColdStartTooSlow"  # demand grows faster than replicas start
     RIVAL_WRITER = "RivalWriter"  # somebody else writes what the operator owns
+    WINDOW_SET_ASIDE = "WindowSetAside"  # an open window contradicts another one
 
 
 @dataclass(frozen=True, slots=True)

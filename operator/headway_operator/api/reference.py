@@ -76,7 +76,8 @@ def _rules(schema: Schema, path: str) -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", ()):
         yield f"- `{path or 'metadata.name'}`: {rule['message']}"
     for name, field in schema.get("properties", {}).items():
-        yield from _rules(field, f"{path}.{name}".lstrip("."))
+        inside = f"{path}.{name}".lstrip(".")
+        yield from _rules(field.get("items", field), f"{inside}[]" if "items" in field else inside)
 
 
 if __name__ == "__main__":

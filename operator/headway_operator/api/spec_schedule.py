@@ -1,14 +1,26 @@
 """`spec.schedules`: windows of time in which parts of the spec are others, such as larger batches at night."""
 
+from typing import Annotated, ClassVar
+
 from pydantic import Field
 
-from headway_operator.api.base import ApiModel
+from headway_operator.api.base import ApiModel, Rule
 from headway_operator.api.spec_actuators import Replicas
 from headway_operator.api.spec_engine import BatchingMode, Profile
+
+CRON_PATTERN = r"^\s*[0-9*,/-]+(\s+[0-9*,/-]+){4}\s*$"  # five fields; what they mean only the operator checks
 
 
 class ScheduleLimits(ApiModel):
     """Live limits of a window; what is unset stays as it is."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.maxNumSeqs) || !has(self.maxNumBatchedTokens) || self.maxNumBatchedTokens >= self.maxNumSeqs",
+            "limits.maxNumBatchedTokens must be at least limits.maxNumSeqs (a decode step needs one token per sequence)",
+            field_path=".maxNumBatchedTokens",
+        ),
+    )
 
     max_num_seqs: int | None = Field(default=None, ge=1, le=4096, description="engine.limits.maxNumSeqs.")
     max_num_batched_tokens: int | None = Field(
@@ -27,6 +39,15 @@ class ScheduleLimits(ApiModel):
 class ScheduleScaling(ApiModel):
     """Bounds of a window; what is unset stays as it is."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+            "scaling.minReplicas cannot exceed scaling.maxReplicas",
+            "'scaling.minReplicas cannot exceed scaling.maxReplicas (%d)'.format([self.maxReplicas])",
+            ".minReplicas",
+        ),
+    )
+
     min_replicas: Replicas | None = Field(default=None, ge=1, description="scaling.minReplicas.")
     max_replicas: Replicas | None = Field(default=None, ge=1, description="scaling.maxReplicas.")
 
@@ -35,7 +56,7 @@ class Schedule(ApiModel):
     """One window that comes again and again."""
 
     name: str = Field(min_length=1, max_length=63, description="Name of the window, unique in the list.")
-    cron: str = Field(
+    cron: Annotated[str, Field(pattern=CRON_PATTERN)] = Field(
         min_length=9,
         max_length=128,
         description="When the window begins, in five fields: minute, hour, day of month, month, day of week (0 and 7 are "

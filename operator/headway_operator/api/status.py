@@ -123,6 +123,17 @@ class ScheduleWindow(ApiModel):
     name: str = Field(description="Its name.")
     since: Timestamp = Field(description="When it began.")
     until: Timestamp = Field(description="When it ends.")
+    overrides: tuple[str, ...] = Field(
+        default=(), max_length=16, description="What it sets, such as `limits.maxNumSeqs 64`."
+    )
+
+
+class ScheduleSetAside(ApiModel):
+    """An open window that cannot hold beside the others."""
+
+    name: str = Field(description="Its name.")
+    until: Timestamp = Field(description="When it ends.")
+    message: str = Field(description="Which windows it contradicts, and in what.")
 
 
 class ScheduleStatus(ApiModel):
@@ -132,6 +143,11 @@ class ScheduleStatus(ApiModel):
         default=(),
         max_length=16,
         description="Open windows in the order of the spec; for each field the last one wins.",
+    )
+    set_aside: tuple[ScheduleSetAside, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Open windows that contradict an earlier one: they do not hold meanwhile.",
     )
     next_change_time: Timestamp | None = Field(default=None, description="When a window begins or ends next.")
 

@@ -53,6 +53,7 @@ from headway_operator.api.status import (
     LLMDeploymentStatus,
     ScalingChange,
     ScalingStatus,
+    ScheduleSetAside,
     ScheduleStatus,
     ScheduleWindow,
     SloStatus,
@@ -106,6 +107,7 @@ __all__ = [
     "Schedule",
     "ScheduleLimits",
     "ScheduleScaling",
+    "ScheduleSetAside",
     "ScheduleStatus",
     "ScheduleWindow",
     "Slo",
@@ -196,6 +198,23 @@ class LLMDeploymentSpec(ApiModel):
                 f".engine.limits.{field}",
             )
             for field in ("maxNumSeqs", "maxNumBatchedTokens")
+        ),
+        *(
+            Rule(
+                f"!has(self.schedules) || self.schedules.all(w, !has(w.limits) || !has(w.limits.{field}) || "
+                f"w.limits.{field} <= self.engine.capacity.{field})",
+                f"schedules[].limits.{field} cannot exceed engine.capacity.{field}",
+                f"'schedules[].limits.{field} cannot exceed engine.capacity.{field} (%d)'"
+                f".format([self.engine.capacity.{field}])",
+                ".schedules",
+            )
+            for field in ("maxNumSeqs", "maxNumBatchedTokens", "maxQueuedRequests")
+        ),
+        Rule(
+            "!has(self.schedules) || !self.schedules.exists(w, has(w.replicas)) || "
+            "(has(self.replicas) && self.scaling.mode in ['Off', 'Advisory'])",
+            "schedules[].replicas needs spec.scaling.mode Off or Advisory, and spec.replicas to return to after the window",
+            field_path=".schedules",
         ),
     )
 

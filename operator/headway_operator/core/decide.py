@@ -62,11 +62,9 @@ def decide(observed: Observed) -> Plan:
         observed.children, desired.children(fleet, scaling.manual_replicas(fleet))
     )
     if refused is not None:
-        return _refuse(observed, refused)
+        windows = None if any(schedule.problems(fleet.spec)) else schedule.effective(fleet.spec, observed.now).status
+        return _refuse(observed, refused, windows)
     current = schedule.effective(fleet.spec, observed.now)
-    # The windows of two schedules may contradict each other where each alone does not.
-    if contradiction := validation.check_limits(current.spec):
-        return _refuse(observed, contradiction)
     fleet = fleet.model_copy(update={"spec": current.spec})
     return _run(_situation(observed, fleet, current.status))
 
@@ -88,6 +86,8 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         observed.now.timestamp(),
     )
     replicas = scaling.decided(fleet, decision.scale)
+    replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
+    limits = tuning.decided(fleet, decision.tune)
     samples = pods.fresh_samples(observed.samples, observed.pods, now_s)
     revision = podspec.revision(spec)
     return Situation(
@@ -97,7 +97,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         samples=samples,
         load=load,
         replicas=replicas,
-        limits=tuning.decided(fleet, decision.tune),
+        limits=replace(limits, reason=schedule.naming(limits.reason, windows, "limits")),
         steps=rollout.next_steps(
             observed.pods,
             rollout.Wanted(replicas.desired, revision, podspec.image(spec.engine, observed.defaults)),
@@ -201,18 +201,24 @@ def _requeue_s(situation: Situation) -> float:
     return BUSY_S if unsettled or pending or lent or busy or situation.rolling else IDLE_S
 
 
-def _refuse(observed: Observed, refused: Refused) -> Plan:
-    """Say why, change nothing else. The next edit wakes us; until then there is nothing to retry."""
+def _refuse(observed: Observed, refused: Refused, windows: ScheduleStatus | None = None) -> Plan:
+    """Say why, change nothing else. The next edit wakes us; until then there is nothing to retry.
+
+    `windows`: those that are open by the clock; None when the schedules cannot be read.
+    """
     before = parse_status(observed.manifest)
     finding = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
-    return Plan(tuple(_report(observed, before, (finding,))), IDLE_S)
+    return Plan(tuple(_report(observed, before, (finding,), windows)), IDLE_S)
 
 
-def _report(observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...]) -> list[Action]:
+def _report(
+    observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...], windows: ScheduleStatus | None
+) -> list[Action]:
     generation = _metadata(observed).get("generation")
     number = generation if isinstance(generation, int) else 1
     conditions = set_conditions(status.own_conditions(before), found, number, observed.now)
-    after = before.model_copy(update={"observed_generation": number, "conditions": conditions})
+    changes = {"observed_generation": number, "conditions": conditions, "schedule": windows}
+    after = before.model_copy(update=changes)
     return _write(before, after)
 
 
@@ -229,7 +235,8 @@ def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
         Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
         Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),
     )
-    actions = _report(observed, parse_status(observed.manifest), found)
+    before = parse_status(observed.manifest)
+    actions = _report(observed, before, found, before.schedule)
     reason = "the LLMDeployment is being deleted"
     for pod in observed.pods:
         if pod.deleting:

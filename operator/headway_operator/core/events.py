@@ -6,7 +6,7 @@ They are found by comparing the status before and after, so a pass that changes 
 from collections.abc import Iterable
 
 from headway_operator.api.conditions import ConditionType, Reason, find
-from headway_operator.api.v1alpha1 import LimitValues, LLMDeploymentStatus
+from headway_operator.api.v1alpha1 import LimitValues, LLMDeploymentStatus, ScheduleWindow
 from headway_operator.core.plan import Emit
 
 ORDINARY = frozenset({Reason.STARTING.value, Reason.ROLLING_OUT.value, Reason.DELETING.value})
@@ -25,12 +25,23 @@ def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emi
 
 
 def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
+    accepted = find(after.conditions, ConditionType.ACCEPTED)
+    if accepted is not None and accepted.status == "False":
+        return  # the fleet is left as it is, whatever opens or closes meanwhile
     old = {window.name: window for window in before.schedule.active} if before.schedule else {}
     new = {window.name: window for window in after.schedule.active} if after.schedule else {}
     for name in sorted(old.keys() - new.keys()):
-        yield Emit("Normal", "ScheduleEnded", f"window {name} has ended, its overrides are gone")
+        yield Emit("Normal", "ScheduleEnded", _sentence(f"window {name} has ended", old[name], "no longer hold"))
     for name in sorted(new.keys() - old.keys()):
-        yield Emit("Normal", "ScheduleBegan", f"window {name} is open until {new[name].until:%Y-%m-%dT%H:%M:%SZ}")
+        yield Emit(
+            "Normal",
+            "ScheduleBegan",
+            _sentence(f"window {name} is open until {new[name].until:%Y-%m-%dT%H:%M:%SZ}", new[name], "hold"),
+        )
+
+
+def _sentence(what: str, window: ScheduleWindow, verb: str) -> str:
+    return f"{what}: {', '.join(window.overrides)} {verb}" if window.overrides else what
 
 
 def _symptoms(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:

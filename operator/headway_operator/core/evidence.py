@@ -7,7 +7,14 @@ so a value that wavers there does not make it come and go.
 from dataclasses import dataclass
 from statistics import median
 
-from headway_operator.api.v1alpha1 import LimitValues, LLMDeployment, LLMDeploymentSpec, baseline_limits
+from headway_operator.api.v1alpha1 import (
+    LimitValues,
+    LLMDeployment,
+    LLMDeploymentSpec,
+    ScheduleSetAside,
+    ScheduleStatus,
+    baseline_limits,
+)
 from headway_operator.core import pods, rivals
 from headway_operator.core.load import FleetLoad, fleet_load
 from headway_operator.core.observed import Observed
@@ -48,6 +55,7 @@ class Evidence:
         load: over the window of the objective.
         growth: change of the arrivals, in requests/s per second; None when the window is too short to tell.
         rivals: one sentence for each foreign write that was seen.
+        set_aside: open windows of spec.schedules that contradict others.
     """
 
     spec: LLMDeploymentSpec
@@ -56,6 +64,7 @@ class Evidence:
     supply: Supply = Supply()
     growth: float | None = None
     rivals: tuple[str, ...] = ()
+    set_aside: tuple[ScheduleSetAside, ...] = ()
 
     @property
     def view(self) -> LoadView:
@@ -148,8 +157,10 @@ def growth(observed: Observed, serving: list[str], load: FleetLoad) -> float | N
     return (late.arrivals / late.span_s - before) / (load.view.span_s / 2)
 
 
-def gather(observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad) -> Evidence:
-    """The evidence of one pass. `fleet`: with its open windows laid over; `load`: over the window of the objective."""
+def gather(
+    observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad, windows: ScheduleStatus | None
+) -> Evidence:
+    """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
     serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     found = supply(observed)
     return Evidence(
@@ -159,4 +170,5 @@ def gather(observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: 
         supply=found,
         growth=growth(observed, serving, load) if found.warming else None,
         rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),
+        set_aside=windows.set_aside if windows is not None else (),
     )

@@ -1,18 +1,26 @@
 """`spec.schedules`: which windows are open, and the spec that holds while they are.
 
 Windows that overlap are laid over the spec in the order of the list: for each field the last open window that sets it
-wins. Everything follows from the spec and the time, so a restart inside a window needs no memory.
+wins. One that contradicts what is laid already is set aside while that is so, and the fleet goes on with the others.
+Everything follows from the spec and the time, so a restart inside a window needs no memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from headway_operator.api.parse import FieldError
 from headway_operator.api.spec_schedule import Schedule
-from headway_operator.api.v1alpha1 import LLMDeploymentSpec, ScalingMode, ScheduleStatus, ScheduleWindow
+from headway_operator.api.v1alpha1 import (
+    LLMDeploymentSpec,
+    ScalingMode,
+    ScheduleSetAside,
+    ScheduleStatus,
+    ScheduleWindow,
+)
 from headway_operator.core import cron
+from headway_operator.core.limit_rules import contradictions, in_window
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +35,66 @@ def effective(spec: LLMDeploymentSpec, now: datetime) -> Effective:
     """The spec with its open windows laid over it; for schedules without `problems`."""
     if not spec.schedules:
         return Effective(spec, None)
-    active: list[ScheduleWindow] = []
     changes: list[datetime] = []
-    result = spec
+    result, held = spec, list[Schedule]()
+    sound = not any(contradictions(spec))  # one that is not is refused as it is, and no window is to blame
+    active: list[ScheduleWindow] = []
+    aside: list[ScheduleSetAside] = []
     for item in spec.schedules:
-        length = timedelta(seconds=item.duration_seconds)
-        begun: datetime | None = None
-        for start in cron.starts(cron.parse(item.cron), ZoneInfo(item.time_zone), now - length):
-            if start > now:
-                changes.append(start)
-                break
-            begun = start
-        if begun is not None:
-            changes.append(begun + length)
-            active.append(ScheduleWindow(name=item.name, since=begun, until=begun + length))
-            result = overlay(result, item)
-    return Effective(result, ScheduleStatus(active=tuple(active), next_change_time=min(changes, default=None)))
+        begun, change = _now(item, now)
+        changes += [] if change is None else [change]
+        if begun is None:
+            continue
+        until = begun + timedelta(seconds=item.duration_seconds)
+        inside = overlay(result, item)
+        if sound and (wrong := tuple(contradictions(inside, in_window(item.name)))):
+            others = ", ".join(_opponents(spec, held, item))
+            aside.append(
+                ScheduleSetAside(name=item.name, until=until, message=f"with window {others} open, {wrong[0]}")
+            )
+            continue
+        result = inside
+        held.append(item)
+        words = tuple(f"{field} {value}" for field, value in overrides(item).items())
+        active.append(ScheduleWindow(name=item.name, since=begun, until=until, overrides=words))
+    status = ScheduleStatus(active=tuple(active), set_aside=tuple(aside), next_change_time=min(changes, default=None))
+    return Effective(result, status)
+
+
+def overrides(item: Schedule) -> dict[str, object]:
+    """What a window sets, by the field's path in it, such as `limits.maxNumSeqs`."""
+    found: dict[str, object] = {} if item.replicas is None else {"replicas": item.replicas}
+    for part, values in (("scaling", item.scaling), ("limits", item.limits)):
+        dumped = values.model_dump(mode="json", by_alias=True, exclude_none=True)
+        found |= {f"{part}.{field}": value for field, value in dumped.items()}
+    return found
+
+
+def naming(reason: str, status: ScheduleStatus | None, *fields: str) -> str:
+    """A reason with the open windows that set one of `fields` (beginnings of their paths)."""
+    sets = [
+        f"window {window.name} sets {', '.join(found)}"
+        for window in (status.active if status is not None else ())
+        if (found := [words for words in window.overrides if words.startswith(fields)])
+    ]
+    return "; ".join([reason, *sets])
+
+
+def _now(item: Schedule, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """When the open window began (None: none is open), and when it ends or the next one begins (None: never)."""
+    length = timedelta(seconds=item.duration_seconds)
+    begun: datetime | None = None
+    for start in cron.starts(cron.parse(item.cron), ZoneInfo(item.time_zone), now - length):
+        if start > now:
+            return begun, start if begun is None else min(start, begun + length)
+        begun = start
+    return begun, None if begun is None else begun + length
+
+
+def _opponents(spec: LLMDeploymentSpec, held: Sequence[Schedule], item: Schedule) -> list[str]:
+    """The open windows that `item` contradicts: those that do it alone, or all of them together."""
+    alone = [one.name for one in held if any(contradictions(overlay(overlay(spec, one), item)))]
+    return alone or [one.name for one in held]
 
 
 def overlay(spec: LLMDeploymentSpec, item: Schedule) -> LLMDeploymentSpec:
@@ -55,11 +107,11 @@ def overlay(spec: LLMDeploymentSpec, item: Schedule) -> LLMDeploymentSpec:
 
 
 def problems(spec: LLMDeploymentSpec) -> Iterator[FieldError]:
-    """What is wrong with each schedule on its own."""
+    """What is wrong with each schedule on its own; limits and bounds in it are `limit_rules`' matter."""
     for item in spec.schedules:
         field = f"spec.schedules[{item.name}]"
         yield from _when(field, item)
-        yield from _what(field, item, spec)
+        yield from _count(field, item, spec)
 
 
 def _when(field: str, item: Schedule) -> Iterator[FieldError]:
@@ -77,21 +129,9 @@ def _when(field: str, item: Schedule) -> Iterator[FieldError]:
         yield FieldError(f"{field}.durationSeconds", text)
 
 
-def _what(field: str, item: Schedule, spec: LLMDeploymentSpec) -> Iterator[FieldError]:
+def _count(field: str, item: Schedule, spec: LLMDeploymentSpec) -> Iterator[FieldError]:
     manual = spec.scaling.mode in (ScalingMode.OFF, ScalingMode.ADVISORY)
     if item.replicas is not None and not (manual and spec.replicas is not None):
         yield FieldError(
             f"{field}.replicas", "needs scaling.mode Off or Advisory, and spec.replicas to return to after the window"
         )
-    inside = overlay(spec, item)
-    scaling, capacity = inside.scaling, spec.engine.capacity
-    if scaling.max_replicas is not None and scaling.min_replicas > scaling.max_replicas:
-        text = f"minReplicas {scaling.min_replicas} cannot exceed maxReplicas {scaling.max_replicas} in the window"
-        yield FieldError(f"{field}.scaling", text)
-    for name, value, most in (
-        ("maxNumSeqs", item.limits.max_num_seqs, capacity.max_num_seqs),
-        ("maxNumBatchedTokens", item.limits.max_num_batched_tokens, capacity.max_num_batched_tokens),
-        ("maxQueuedRequests", item.limits.max_queued_requests, capacity.max_queued_requests),
-    ):
-        if value is not None and value > most:
-            yield FieldError(f"{field}.limits.{name}", f"cannot exceed engine.capacity.{name} ({most}), is {value}")

@@ -59,6 +59,7 @@ OTHERS: tuple[tuple[Reason, Rule], ...] = (
     (Reason.COLD_START_TOO_SLOW, symptoms_supply.cold_start_too_slow),
     (Reason.BATCHES_TOO_SMALL, symptoms_supply.batches_too_small),
     (Reason.RIVAL_WRITER, symptoms_supply.rival_writer),
+    (Reason.WINDOW_SET_ASIDE, symptoms_supply.window_set_aside),
 )
 NAMES = tuple(name for name, _ in (*FIRST_TOKEN, *OTHERS))
 

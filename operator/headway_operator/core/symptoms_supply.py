@@ -104,3 +104,17 @@ def rival_writer(evidence: Evidence, was: bool) -> tuple[str, str] | None:  # no
         "let one writer own it: stop the other one, or hand over with spec.scaling.mode External (replicas) or "
         "spec.tuning.mode Off (limits)"
     )
+
+
+def window_set_aside(evidence: Evidence, was: bool) -> tuple[str, str] | None:  # noqa: ARG001  (one shape for all rules)
+    """An open window of spec.schedules contradicts another one, and does not hold meanwhile."""
+    if not evidence.set_aside:
+        return None
+    words = "; ".join(
+        f"window {one.name} is set aside until {one.until:%Y-%m-%dT%H:%M:%SZ}: {one.message}"
+        for one in evidence.set_aside
+    )
+    return words, (
+        "change spec.schedules so that both can hold, or do not overlap; of two that contradict, the one later in the list "
+        "gives way"
+    )

@@ -23,7 +23,9 @@ def symptoms_of(situation: Situation, refresh: bool) -> tuple[SymptomStatus, ...
     """The symptoms after this pass. `refresh`: the numbers inside the words may be renewed."""
     # One that only another version knows cannot be judged here, so it is dropped.
     before = [one for one in situation.fleet.status.symptoms if known(one.name) is not None]
-    evidence = gather(situation.observed, situation.fleet, situation.limits.effective, situation.load)
+    evidence = gather(
+        situation.observed, situation.fleet, situation.limits.effective, situation.load, situation.schedule
+    )
     return follow(before, symptoms(evidence, [Reason(one.name) for one in before]), situation.observed.now, refresh)
 
 

@@ -20,6 +20,8 @@ def by_rule(example: Example) -> str:
 def rules_in(schema: dict[str, Any], place: str = "") -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", ()):
         yield f"{place}: {rule['message']}"
+    if "items" in schema:
+        yield from rules_in(schema["items"], f"{place}[0]")
     for name, child in schema.get("properties", {}).items():
         yield from rules_in(child, f"{place}.{name}".lstrip("."))
 
@@ -54,6 +56,21 @@ RANGES = [
     ("spec.engine.limits", {"batchWaitMilliseconds": 1001}, "should be less than or equal to 1000"),
     ("spec.slo", {}, "spec.slo.workloadClass: Required value"),
     ("spec.slo", {"workloadClass": "batch", "windowSeconds": 9}, "spec.slo.windowSeconds in body should be greater"),
+    (
+        "spec.schedules",
+        [{"name": "a", "cron": "@daily", "durationSeconds": 60}],
+        "spec.schedules[0].cron in body should",
+    ),
+    (
+        "spec.schedules",
+        [{"name": "a", "cron": "0 22 * * MON", "durationSeconds": 60}],
+        "spec.schedules[0].cron in body",
+    ),
+    (
+        "spec.schedules",
+        [{"name": "a", "cron": "0 22 * * *", "durationSeconds": 0}],
+        "should be greater than or equal to 60",
+    ),
     ("spec.scaling", {"minReplicas": 0}, "spec.scaling.minReplicas in body should be greater than or equal to 1"),
     ("spec.replicas", -1, "spec.replicas in body should be greater than or equal to 0"),
     ("spec.replicas", "3", 'must be of type integer: "string"'),

@@ -164,7 +164,7 @@ def test_an_autoscaler_is_a_rival_unless_the_count_is_handed_over(scaling: dict[
 def test_a_spec_that_the_operator_refuses_is_said_with_its_reason() -> None:
     found = conclude(facts(*IDLE, engine={"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}}))
     assert names(found) == ["InvalidSpec"]
-    assert "maxNumBatchedTokens (4) must be at least maxNumSeqs" in found.findings[0].words
+    assert "maxNumBatchedTokens: must be at least maxNumSeqs (8), is 4" in found.findings[0].words
 
 
 def test_text_and_json_say_the_same() -> None:

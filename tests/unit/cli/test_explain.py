@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from fleet_world import spec
 from rule_examples import changed
 
 from headway_cli.explain import text
 
+OPEN = {"since": "2026-01-01T01:00:00Z", "until": "2026-01-01T02:00:00Z"}
 LIMITS = {"maxNumSeqs": 4, "maxNumBatchedTokens": 512, "batchWaitMilliseconds": 0}
 
 
@@ -113,3 +115,25 @@ def test_each_limit_says_where_it_comes_from() -> None:
     found = text({**one, "status": {"conditions": [condition("Ready", "True")]}})
     assert "  from engine.capacity: maxNumSeqs 32, maxNumBatchedTokens 512\n" in found
     assert "  from slo.interTokenLatency: itlTargetMilliseconds 700\n" in found
+
+
+def test_open_windows_are_named_with_what_they_set_and_limits_have_them_as_their_source() -> None:
+    window = {"name": "night", "cron": "0 1 * * *", "durationSeconds": 3600, "limits": {"maxNumSeqs": 16}}
+    schedule = {
+        "active": [{**OPEN, "name": "night", "overrides": ["limits.maxNumSeqs 16"]}],
+        "setAside": [{"name": "calm", "until": OPEN["until"], "message": "with window night open, x"}],
+        "nextChangeTime": OPEN["until"],
+    }
+    ready = {**condition("Ready", "True"), "lastTransitionTime": OPEN["since"]}
+    one = fleet([ready], schedule=schedule)
+    one["spec"] = spec(schedules=[window])
+    found = text(one)
+    assert (
+        "Windows\n  night until 2026-01-01T02:00:00Z: limits.maxNumSeqs 16\n"
+        "  calm until 2026-01-01T02:00:00Z is set aside: with window night open, x\n  next change 2026-01-01T02:00:00Z\n"
+    ) in found
+    assert "  from window night: maxNumSeqs 16\n" in found
+    closed = text(
+        fleet([condition("Ready", "True")], schedule={"active": [], "nextChangeTime": "2026-01-02T01:00:00Z"})
+    )
+    assert "Windows: none is open\n  next change 2026-01-02T01:00:00Z" in closed

@@ -119,7 +119,7 @@ def test_bad_spec_leaves_the_fleet_and_is_told_once():
     for _ in range(10):
         assert world.step(2).requeue_s == IDLE_S
     assert kinds(world.writes[before:]) == ["WriteStatus", "Emit"]
-    assert world.condition("Accepted")["message"].startswith("spec.engine.limits.maxNumBatchedTokens (2) must be at")
+    assert world.condition("Accepted")["message"].startswith("spec.engine.limits.maxNumBatchedTokens: must be at least")
     assert world.pods == pods
     world.edit(replicas=1, engine=spec()["engine"])
     world.settle()
@@ -136,7 +136,7 @@ def test_spec_that_does_not_parse_is_refused_with_the_field():
 def test_limits_outside_the_tuning_bounds_are_refused():
     world = World(spec(tuning={"mode": "Auto", "bounds": {"maxNumSeqs": {"min": 8, "max": 16}}}))
     world.run()
-    message = "spec.engine.limits.maxNumSeqs (4) must lie inside spec.tuning.bounds.maxNumSeqs (8 to 16)"
+    message = "spec.engine.limits.maxNumSeqs: must lie inside spec.tuning.bounds.maxNumSeqs (8 to 16), is 4"
     assert world.condition("Accepted")["message"] == message
 
 

@@ -33,7 +33,7 @@ def evidence(world: World, observed: Observed | None = None) -> Evidence:
     fleet = LLMDeployment.model_validate(world.manifest)
     serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     load = fleet_load(serving, observed.samples, observed.monotonic_s, 30.0)
-    return gather(observed, fleet, baseline_limits(fleet.spec), load)
+    return gather(observed, fleet, baseline_limits(fleet.spec), load, None)
 
 
 def test_a_fleet_with_little_to_do_has_no_symptom() -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from fleet_world import World, spec
 
-from headway_operator.core.decide import decide
 from headway_operator.core.plan import Emit
 
 NIGHT = {"name": "night", "cron": "0 1 * * *", "durationSeconds": 3600}
@@ -34,12 +33,17 @@ def events(one: World) -> list[str]:
 def test_limits_follow_the_window_and_come_back_without_a_new_pod() -> None:
     one = world({**NIGHT, "limits": {"maxNumSeqs": 16}}, replicas=1)
     pods = one.ready()
-    assert one.status["schedule"] == {"active": [], "nextChangeTime": "2026-01-01T01:00:00Z"}
+    assert one.status["schedule"] == {"active": [], "setAside": [], "nextChangeTime": "2026-01-01T01:00:00Z"}
     assert seqs(at(one, 3600)) == 16
     (engine,) = one.engines.values()
     assert engine.effective.max_num_seqs == 16
     assert one.status["schedule"]["active"] == [
-        {"name": "night", "since": "2026-01-01T01:00:00Z", "until": "2026-01-01T02:00:00Z"}
+        {
+            "name": "night",
+            "since": "2026-01-01T01:00:00Z",
+            "until": "2026-01-01T02:00:00Z",
+            "overrides": ["limits.maxNumSeqs 16"],
+        }
     ]
     assert seqs(at(one, 7200)) == 4
     assert one.ready() == pods
@@ -76,7 +80,7 @@ def test_of_overlapping_windows_the_later_in_the_list_wins_for_each_field() -> N
         ({"scaling": {"minReplicas": 5, "maxReplicas": 4}}, "minReplicas 5 cannot exceed maxReplicas 4"),
         (
             {"limits": {"maxNumBatchedTokens": 2}},
-            "in spec.schedules[night]: spec.engine.limits.maxNumBatchedTokens (2)",
+            "spec.schedules[night].limits.maxNumBatchedTokens: must be at least maxNumSeqs (4), is 2",
         ),
         ({"replicas": 2}, "spec.schedules[night].replicas: needs scaling.mode Off or Advisory"),
     ],
@@ -88,13 +92,68 @@ def test_what_cannot_hold_is_refused_with_field_and_reason(change: dict[str, Any
     assert words in one.condition("Accepted")["message"]
 
 
-def test_windows_that_contradict_only_together_are_refused_while_both_are_open() -> None:
-    low = {**NIGHT, "name": "low", "scaling": {"maxReplicas": 2}}
-    one = world({**NIGHT, "scaling": {"minReplicas": 5}}, low, replicas=1)
+CALM = {**NIGHT, "name": "calm", "durationSeconds": 1800, "scaling": {"maxReplicas": 2}, "limits": {"maxNumSeqs": 9}}
+
+
+def test_of_two_windows_that_contradict_the_later_is_set_aside_whole_and_the_fleet_goes_on() -> None:
+    first = {**NIGHT, "scaling": {"minReplicas": 5}, "limits": {"maxNumSeqs": 16}}
+    other = {**NIGHT, "name": "other", "limits": {"maxQueuedRequests": 99}}
+    one = world(first, CALM, other, replicas=1)
     one.tick(3600 - one.now_s)
-    assert not [action for action in decide(one.observe()).actions if type(action).__name__ == "SetLimits"]
-    one.run()
-    assert "scaling.minReplicas (5) cannot exceed scaling.maxReplicas (2)" in one.condition("Accepted")["message"]
-    one.tick(3600)
     one.settle()
     assert one.condition("Accepted")["status"] == "True"
+    effective = one.status["tuning"]["effective"]
+    assert (effective["maxNumSeqs"], effective["maxQueuedRequests"]) == (16, 99), "the others hold"
+    assert [window["name"] for window in one.status["schedule"]["active"]] == ["night", "other"]
+    (aside,) = one.status["schedule"]["setAside"]
+    why = "with window night open, spec.schedules[calm].scaling: minReplicas 5 cannot exceed maxReplicas 2"
+    assert aside == {"name": "calm", "until": "2026-01-01T01:30:00Z", "message": why}
+    assert one.condition("Healthy")["reason"] == "WindowSetAside"
+    assert f"window calm is set aside until 2026-01-01T01:30:00Z: {why}" in one.condition("Healthy")["message"]
+    assert events(one).count("WindowSetAside") == 1
+    at(one, 3600 + 1900)
+    assert (one.status["schedule"]["setAside"], seqs(one)) == ([], 16)
+
+
+def test_a_window_that_is_set_aside_holds_once_its_opponent_has_ended() -> None:
+    early = {**NIGHT, "durationSeconds": 900, "scaling": {"minReplicas": 5}}
+    one = world(early, CALM, replicas=1)
+    assert seqs(at(one, 3700)) == 4
+    assert seqs(at(one, 3600 + 1000)) == 9
+    assert [window["name"] for window in one.status["schedule"]["active"]] == ["calm"]
+
+
+def test_a_contradiction_with_two_windows_together_names_both() -> None:
+    seqs_up, tokens_down = {"limits": {"maxNumSeqs": 16}}, {"limits": {"maxNumBatchedTokens": 10}}
+    one = at(world({**NIGHT, **seqs_up}, {**NIGHT, "name": "low", **tokens_down}, replicas=1), 3700)
+    (aside,) = one.status["schedule"]["setAside"]
+    assert (
+        "with window night open, spec.schedules[low].limits.maxNumBatchedTokens: must be at least maxNumSeqs (16)"
+        in (aside["message"])
+    )
+
+
+def test_reasons_and_events_name_the_window_and_what_it_sets() -> None:
+    one = at(world({**NIGHT, "replicas": 3, "limits": {"maxNumSeqs": 16}}, replicas=1), 3700)
+    assert one.status["tuning"]["reason"] == "mode Off: spec.engine.limits; window night sets limits.maxNumSeqs 16"
+    assert one.status["scaling"]["reason"] == "mode Off: spec.replicas; window night sets replicas 3"
+    at(one, 7300)
+    assert one.status["tuning"]["reason"] == "mode Off: spec.engine.limits"
+    told = [action.reason for action in one.writes if isinstance(action, Emit)]
+    assert "window night is open until 2026-01-01T02:00:00Z: replicas 3, limits.maxNumSeqs 16 hold" in told
+    assert "window night has ended: replicas 3, limits.maxNumSeqs 16 no longer hold" in told
+    assert "1 -> 3 replicas: mode Off: spec.replicas; window night sets replicas 3" in told
+
+
+def test_a_refused_fleet_shows_the_windows_of_the_clock_and_tells_no_change_that_it_does_not_make() -> None:
+    one = at(world({**NIGHT, "limits": {"maxNumSeqs": 16}}, replicas=1), 3700)
+    one.edit(engine={**spec()["engine"], "limits": {"maxNumSeqs": 4, "maxNumBatchedTokens": 2}})
+    one.step()
+    assert [window["name"] for window in one.status["schedule"]["active"]] == ["night"]
+    at(one, 7300)
+    assert one.condition("Accepted")["status"] == "False"
+    assert one.status["schedule"] == {"active": [], "setAside": [], "nextChangeTime": "2026-01-02T01:00:00Z"}
+    assert "ScheduleEnded" not in events(one)
+    one.edit(schedules=[{**NIGHT, "cron": "0 0 30 2 *"}])
+    one.step()
+    assert "schedule" not in one.status, "it cannot be read"
