@@ -8,7 +8,7 @@ and a token takes d(B) / (1 - r * p) on average.
 from dataclasses import dataclass
 
 from headway_planner.model import BatchLimits
-from headway_planner.steps import StepModel
+from headway_planner.steps import StepCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,17 @@ class Capacity:
     itl_ms: float
 
 
-def prefill_s(model: StepModel, mix: Mix, budget: int) -> float:
+def prefill_s(model: StepCost, mix: Mix, budget: int) -> float:
     """Engine time that the prefill of a mean request costs beside decoding sequences."""
     prompt, total, done = max(1, round(mix.inputs)), 0.0, 0
     while done < prompt:
         chunk = min(budget, prompt - done)
-        # The slope of the compute-bound branch: in a step with decodes the weights are read anyway.
-        total += model.prefill_factor * (model.b2_ms * chunk + model.att_pf_ms * chunk * (2 * done + chunk))
+        total += model.prefill_token_ms * chunk + model.prefill_square_ms * chunk * (2 * done + chunk)
         done += chunk
     return total / 1000
 
 
-def sustained(model: StepModel, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> Capacity:
+def sustained(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> Capacity:
     """The highest rate that one engine keeps inside the ITL target, its KV cache and its limits."""
     prefill = prefill_s(model, mix, limits.tokens)
     context = mix.inputs + mix.outputs / 2
@@ -56,7 +55,7 @@ def sustained(model: StepModel, mix: Mix, limits: BatchLimits, itl_target_ms: fl
     return best
 
 
-def _at(model: StepModel, mix: Mix, batch: int, prefill: float, context: float) -> Capacity:
+def _at(model: StepCost, mix: Mix, batch: int, prefill: float, context: float) -> Capacity:
     step = model.decode_ms(batch, batch * context) / 1000
     rate = batch / (step * max(1.0, mix.outputs) + batch * prefill)
     return Capacity(rate, batch, 1000 * step / max(1e-9, 1 - rate * prefill))

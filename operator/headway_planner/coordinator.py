@@ -1,35 +1,34 @@
-"""One coordinator for both actuators: limits each second from a step model, replicas every 5 s from replayed demand.
+"""What the demand asks for: a step model, work at ingress, and replicas every 5 s from replayed demand.
 
-Demand is counted where requests come in, never where they end, and in engine seconds, never in requests (`Intake`). Every
-5 s it is answered how many replicas are needed:
+Demand is counted where requests come in, never where they end, and in engine seconds, never in requests (`Intake`): one
+engine works off one a second at the rate that it sustains with the user's baseline limits (`capacity.py`). The step model
+behind that is given, or learnt from what the engines did (`identify.py`); before it is known nothing is guessed (`Needs` is
+None). Every 5 s it is answered how many replicas are needed:
 
 - `forecast`: the bursts of the last minutes, at the level that the demand may reach until an ordered replica serves: the
   level of the last minute times the growth that past horizons of that length did not exceed, in the given quantile;
 - `reactive`: the demand of the last seconds plus the backlog, worked off in `DRAIN_S`. Whatever the forecast says, the fleet
   is not smaller.
 
-More is ordered at once, starting replicas included in the count. Fewer are kept only when they suffice over the longer
-horizon of a removal and a new start, in every answer of the last `HOLD_S`.
-
-Limits: see `feedforward.py`. A count never rests on limits above the baseline.
+`up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
+these in the whole window of a removal; before a window, and two horizons of demand, have been seen nothing is removed.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from headway_planner.capacity import Mix, sustained
-from headway_planner.feedforward import choose_limits
-from headway_planner.model import BatchLimits
+from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
+from headway_planner.model import BatchLimits, Needs
 from headway_planner.staffing import UTILIZATION, centred_mean, growth, needed, rolling_mean
-from headway_planner.steps import StepModel
+from headway_planner.steps import StepCost
 
 REPLAY_S, HISTORY_S, LEVEL_S, REACT_S = 900, 3600, 60, 10
-PLAN_EVERY_S, HOLD_S, DRAIN_S, SETTLE_S = 5.0, 60.0, 30.0, 15.0
+PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
 LEVEL_FLOOR = 0.5  # engines
 SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
-MIX_PRIOR = Mix(1000.0, 200.0)
-LEARN_S = 300.0  # of demand seen before anything is removed
+ENOUGH_REQUESTS = 4.0  # before their mean lengths are believed
 GROWTH_PRIOR = 1.2  # until three horizons have been seen
 PEAK_MARGIN = 1.1  # a forecast goes this far above the highest level seen
 SLACK = 0.5  # share of the TTFT target that may pass in the queue
@@ -40,118 +39,184 @@ class CoordinatorConfig:
     """What the user asks for, and the engine.
 
     Attributes:
+        model: of the engine's steps; None: learnt from its counters.
         late_allowed: share of the requests that may miss the TTFT target.
         up_quantile, down_quantile: of the growth that is prepared for, before ordering and before removing.
-        tokens_max: upper bound of the token budget.
+        hold_s: window of a removal.
     """
 
-    model: StepModel
     min_replicas: int
     max_replicas: int
     ttft_target_ms: float
     itl_target_ms: float
     baseline: BatchLimits
-    tokens_max: int
+    model: StepCost | None = None
     late_allowed: float = 0.002
     up_quantile: float = 0.9
     down_quantile: float = 0.8
+    hold_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counters of the fleet since any start; they never fall.
+
+    Attributes:
+        refused: arrivals that a full queue turned away; their tokens are not in `input_tokens`.
+        input_tokens, input_squares: prompt tokens of the arrivals, and the sum of their squares (0: not known).
+    """
+
+    arrivals: float = 0.0
+    refused: float = 0.0
+    input_tokens: float = 0.0
+    input_squares: float = 0.0
+    finished: float = 0.0
+    output_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The fleet now. Counters run since any start; `stale`: too few replicas answer to decide on."""
+    """The fleet now.
+
+    Attributes:
+        at_s: when the counters were read.
+        queued_tokens: prompt tokens still to be computed.
+        stale: too few replicas answer to decide on.
+        kv_tokens: tokens that one engine's KV cache holds; 0: not known.
+        done: what engines did since the intake before, for the step model.
+        starts: seconds from order to service of the replicas that serve; (): measured from the counts.
+    """
 
     at_s: float
     desired: int
     serving: int
-    arrivals: int
-    input_tokens: int
-    input_squares: int
-    finished: int
-    output_tokens: int
-    waiting: int
-    queued_tokens: int
+    totals: Totals
+    running: float = 0.0
+    waiting: float = 0.0
+    queued_tokens: float = 0.0
     stale: bool = False
+    kv_tokens: int = 0
+    done: tuple[StepsDone, ...] = ()
+    starts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the coordinator remembers. `work`: engines of demand, one value a second, oldest first."""
+    """What the coordinator remembers.
+
+    Attributes:
+        prior: a step model from before, used until `fit` knows one.
+        work: engines of demand, one value a second, oldest first.
+        seen_s: seconds of it that were seen in full; the rest is what a predecessor wrote down of each minute.
+    """
 
     last: Intake | None = None
-    limits: BatchLimits | None = None
+    fit: Fit = field(default_factory=Fit)
+    prior: LearntSteps | None = None
+    seen_s: float = 0.0
     work: tuple[float, ...] = ()
-    mix: Mix = MIX_PRIOR
+    mix: Mix | None = None
     sums: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # arrivals, input tokens, finished, output tokens
     planned_s: float = -math.inf
+    needs: Needs | None = None  # of the last plan
     answers: tuple[tuple[float, int], ...] = ()  # (time, replicas that suffice for a removal)
     orders: tuple[float, ...] = ()  # times of replicas ordered and not serving yet
     starts: tuple[float, ...] = ()  # seconds from order to service, newest last
 
 
-@dataclass(frozen=True, slots=True)
-class Coordinated:
-    """Both answers and why."""
-
-    replicas: int
-    limits: BatchLimits
-    reason: str
-
-
-def coordinate(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Coordinated, Memory]:
-    """The replicas and the limits for this moment, and what to remember."""
-    limits = memory.limits or config.baseline
+def assess(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
+    """The replicas that the demand asks for, and what to remember. None: not known."""
     if intake.stale:
-        return Coordinated(intake.desired, limits, "hold: too few replicas answer"), memory
-    memory = _observed(intake, config, memory)
-    limits = choose_limits(
-        config.model, memory.mix, config.baseline, config.itl_target_ms, config.tokens_max, _pressure(intake, config)
-    )
-    memory = replace(memory, limits=limits)
-    if intake.at_s - memory.planned_s < PLAN_EVERY_S:
-        return Coordinated(intake.desired, limits, "between two plans"), memory
-    wanted, reason, memory = _plan(intake, config, memory)
-    if wanted > intake.desired:
-        memory = replace(memory, orders=(*memory.orders, *(intake.at_s,) * (wanted - intake.desired)))
-    elif wanted < intake.desired:
-        memory = replace(memory, orders=memory.orders[: max(0, len(memory.orders) - (intake.desired - wanted))])
-    return Coordinated(wanted, limits, reason), replace(memory, planned_s=intake.at_s)
+        return None, memory
+    memory, known = _observed(intake, config, memory)
+    if not known:
+        return None, replace(memory, needs=None)
+    if intake.at_s - memory.planned_s < PLAN_EVERY_S and memory.needs is not None:
+        return memory.needs, memory
+    needs, memory = _plan(intake, config, memory)
+    return needs, replace(memory, planned_s=intake.at_s, needs=needs)
+
+
+def ordered(memory: Memory, desired: int, wanted: int) -> Memory:
+    """The memory after the count was changed: what is ordered now will show how long a start takes."""
+    if memory.last is None:
+        return memory
+    if wanted > desired:
+        return replace(memory, orders=(*memory.orders, *(memory.last.at_s,) * (wanted - desired)))
+    return replace(memory, orders=memory.orders[: max(0, len(memory.orders) - (desired - wanted))])
+
+
+def model_of(config: CoordinatorConfig, memory: Memory) -> StepCost | None:
+    """The step model to decide with; None while it is not known."""
+    kv_tokens = memory.last.kv_tokens if memory.last is not None else 0
+    return config.model or learnt(memory.fit, kv_tokens) or memory.prior
+
+
+def pressure(intake: Intake, config: CoordinatorConfig, model: StepCost) -> float:
+    """Predicted wait for prefill on a mean replica, as a share of the TTFT target."""
+    each = intake.queued_tokens / max(1, intake.serving)
+    return model.prefill_token_ms * each / config.ttft_target_ms
 
 
 def start_s(memory: Memory) -> float:
     """The time from order to service that most starts keep; the median, because many orders at once delay each other."""
-    seen = sorted((*memory.starts, START_PRIOR_S, START_PRIOR_S))
+    measured = memory.last.starts if memory.last is not None else ()
+    seen = sorted(measured or (*memory.starts, START_PRIOR_S, START_PRIOR_S))
     return START_MARGIN * seen[(len(seen) - 1) // 2]
 
 
-def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> Memory:
+def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Memory, bool]:
+    """The memory with one more interval, and whether its demand is known."""
+    memory = replace(memory, fit=learn(memory.fit, intake.done))
     last = memory.last
     if last is None:
-        return replace(memory, last=intake)
-    span_s = intake.at_s - last.at_s
-    if span_s <= 0 or intake.arrivals < last.arrivals or intake.finished < last.finished:
-        return replace(memory, last=intake)
-    arrivals, finished = intake.arrivals - last.arrivals, intake.finished - last.finished
-    fresh = (arrivals, intake.input_tokens - last.input_tokens, finished, intake.output_tokens - last.output_tokens)
-    keep = 0.5 ** (span_s / SUMS_HALF_LIFE_S)
-    sums = tuple(keep * old + new for old, new in zip(memory.sums, fresh, strict=True))
-    mix = Mix(
-        sums[1] / sums[0] if sums[0] > 0 else memory.mix.inputs,
-        max(1.0, sums[3] / sums[2]) if sums[2] > 0 else memory.mix.outputs,
+        return replace(memory, last=intake), False
+    span_s, now, then = intake.at_s - last.at_s, intake.totals, last.totals
+    if span_s <= 0 or now.arrivals < then.arrivals or now.finished < then.finished:
+        return replace(memory, last=intake), memory.needs is not None
+    refused = now.refused - then.refused
+    arrivals = now.arrivals - then.arrivals
+    # A request that runs has made half of its answer on average.
+    finished = max(0.0, now.finished - then.finished + (intake.running - last.running) / 2)
+    fresh = (
+        arrivals - refused,
+        now.input_tokens - then.input_tokens,
+        finished,
+        now.output_tokens - then.output_tokens,
     )
-    squares = intake.input_squares - last.input_squares
-    work = _work(config, mix, fresh[1], squares, arrivals) / span_s
-    seconds = min(LEVEL_S, max(1, round(span_s)))
+    keep = 0.5 ** (span_s / SUMS_HALF_LIFE_S)
+    sums = (
+        keep * memory.sums[0] + fresh[0],
+        keep * memory.sums[1] + fresh[1],
+        keep * memory.sums[2] + fresh[2],
+        keep * memory.sums[3] + fresh[3],
+    )
     began = max(0, intake.serving - last.serving)
     starts = tuple(intake.at_s - at_s for at_s in memory.orders[:began])
-    return replace(
+    memory = replace(
         memory,
         last=intake,
-        sums=(sums[0], sums[1], sums[2], sums[3]),
-        mix=mix,
-        work=(*memory.work, *(work,) * seconds)[-HISTORY_S:],
+        sums=sums,
+        mix=_mix(sums, memory.mix),
         orders=_under_way(memory.orders[began:], intake),
         starts=(*memory.starts, *starts)[-20:],
+    )
+    squares = now.input_squares - then.input_squares
+    work = _work(config, memory, (arrivals, fresh[1], squares, refused))
+    if work is None:
+        return memory, False
+    seconds = min(LEVEL_S, max(1, round(span_s)))
+    series = (*memory.work, *(work / span_s,) * seconds)[-HISTORY_S:]
+    return replace(memory, work=series, seen_s=memory.seen_s + seconds), True
+
+
+def _mix(sums: tuple[float, float, float, float], before: Mix | None) -> Mix | None:
+    arrivals, inputs, finished, outputs = sums
+    if before is None and (arrivals < ENOUGH_REQUESTS or finished < ENOUGH_REQUESTS):
+        return None
+    return Mix(
+        inputs / arrivals if arrivals >= 1 or before is None else before.inputs,
+        max(1.0, outputs / finished) if finished >= 1 or before is None else before.outputs,
     )
 
 
@@ -161,42 +226,47 @@ def _under_way(orders: tuple[float, ...], intake: Intake) -> tuple[float, ...]:
     return orders[len(orders) - count :] if count < len(orders) else orders
 
 
-def _work(config: CoordinatorConfig, mix: Mix, tokens: int, squares: int, arrivals: int) -> float:
-    """Engine seconds of requests: their prefill, and their decoding at the batch that an engine sustains."""
-    model = config.model
+def _work(config: CoordinatorConfig, memory: Memory, came: tuple[float, float, float, float]) -> float | None:
+    """Engine seconds of requests: their prefill, and their decoding at the batch that an engine sustains.
+
+    `came`: requests, prompt tokens and squared prompt tokens of those that were taken, requests that were refused. Nothing
+    came: 0, whatever an engine sustains. None: something did, and what it costs is not known.
+    """
+    requests, tokens, squares, refused = came
+    if requests <= 0 and tokens <= 0:
+        return 0.0
+    model, mix = model_of(config, memory), memory.mix
+    if model is None or mix is None:
+        return None
     held = sustained(model, mix, config.baseline, config.itl_target_ms)
     token_ms = model.decode_ms(round(held.batch), held.batch * (mix.inputs + mix.outputs / 2)) / held.batch
-    prefill_ms = model.prefill_factor * (model.b2_ms * tokens + model.att_pf_ms * squares)
-    return (prefill_ms + arrivals * mix.outputs * token_ms) / 1000
+    prefill_ms = model.prefill_token_ms * (tokens + refused * mix.inputs) + model.prefill_square_ms * squares
+    return max(0.0, prefill_ms + requests * mix.outputs * token_ms) / 1000
 
 
-def _pressure(intake: Intake, config: CoordinatorConfig) -> float:
-    """Predicted wait for prefill on a mean replica, as a share of the TTFT target."""
-    each = intake.queued_tokens / max(1, intake.serving)
-    return config.model.prefill_factor * config.model.b2_ms * each / config.ttft_target_ms
-
-
-def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[int, str, Memory]:
-    now_s, desired = intake.at_s, intake.desired
+def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
+    now_s = intake.at_s
     recent = memory.work[-REACT_S:]
     rate = sum(recent) / len(recent) if recent else 0.0
-    backlog_s = _work(config, memory.mix, intake.queued_tokens, 0, intake.waiting)
-    reactive = math.ceil((rate + backlog_s / DRAIN_S) / UTILIZATION)
+    backlog_s = _work(config, memory, (intake.waiting, intake.queued_tokens, 0.0, 0.0))
+    if backlog_s is None:
+        return None, memory
+    reactive = math.ceil((rate + backlog_s / DRAIN_S) / UTILIZATION - 1e-9)
     lead_s = start_s(memory) + SETTLE_S
     up, level = _forecast(config, memory, lead_s, config.up_quantile)
     down, _ = _forecast(config, memory, 2 * lead_s, config.down_quantile)
     keep = _bounded(max(reactive, up, down), config)
-    answers = (*((at_s, count) for at_s, count in memory.answers if at_s > now_s - HOLD_S), (now_s, keep))
-    memory = replace(memory, answers=answers)
-    wanted = _bounded(max(reactive, up), config)
-    reason = f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in {lead_s:.0f} s"
-    if wanted >= desired:
-        return wanted, reason, memory
-    held = now_s - answers[0][0] >= HOLD_S - PLAN_EVERY_S and len(memory.work) >= max(LEARN_S, 2 * lead_s)
-    floor = max(count for _, count in answers)
-    if held and floor < desired:
-        return floor, f"{floor} suffice for {2 * lead_s:.0f} s; {reason}", memory
-    return _bounded(desired, config), reason, memory
+    answers = (*((at_s, count) for at_s, count in memory.answers if at_s > now_s - config.hold_s), (now_s, keep))
+    held = now_s - answers[0][0] >= config.hold_s - PLAN_EVERY_S
+    enough = held and memory.seen_s >= max(config.hold_s, 2 * lead_s)
+    needs = Needs(
+        up=max(reactive, up),
+        keep=keep,
+        keep_long=max(count for _, count in answers) if enough else None,
+        reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
+        f"{lead_s:.0f} s, {keep} for {2 * lead_s:.0f} s",
+    )
+    return needs, replace(memory, answers=answers)
 
 
 def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share: float) -> tuple[int, float]:
@@ -215,7 +285,7 @@ def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share
     pairs = zip(work[-REPLAY_S:], around, strict=True)
     # A larger demand is more users, whose bursts add as independent ones do: with the square root.
     shape = [max(0.0, level + (one - mean) * math.sqrt(level / max(mean, LEVEL_FLOOR))) for one, mean in pairs]
-    return needed(shape, SLACK * config.ttft_target_ms / 1000, config.late_allowed, config.max_replicas), level
+    return needed(shape, SLACK * config.ttft_target_ms / 1000, config.late_allowed, config.max_replicas + 1), level
 
 
 def _bounded(count: int, config: CoordinatorConfig) -> int:

@@ -44,7 +44,7 @@ class LoadView:
         span_s: length of the window that the counters cover; 0 when there is no difference to take yet.
         waiting: requests waiting, all reporting engines together.
         running: requests running, all reporting engines together.
-        busiest_running: running requests of the busiest engine.
+        busiest_running: running requests of the busiest engine, in the newest sample: a full batch is seen at once.
         kv_usage: use of the KV cache in the fullest engine, 0..1.
         arrivals: requests received in the window.
         finished: requests finished in the window.
@@ -132,6 +132,23 @@ class ScaleState:
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What the demand asks for, in replicas, whatever the fleet has now.
+
+    Attributes:
+        up: replicas that the demand of now and the forecast need.
+        keep: replicas that suffice over the horizon of a removal and a new start.
+        keep_long: the largest `keep` of the whole window of a removal; None while that is not known.
+        reason: the numbers in words.
+    """
+
+    up: int
+    keep: int
+    keep_long: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScaleDecision:
     """How many replicas, and why.
 
@@ -139,6 +156,7 @@ class ScaleDecision:
         replicas: what to work towards now, after stabilization and step limits.
         recommended: what the load asks for before them.
         since_s: what to remember as `recommended_since_s`.
+        continued: `since_s` is the one that was given; else it is now.
         reason: one sentence with the numbers.
         limited: the recommendation lies above the maximum.
         hold: nothing could be decided, because data is missing.
@@ -150,6 +168,7 @@ class ScaleDecision:
     reason: str
     limited: bool = False
     hold: bool = False
+    continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +186,23 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Guide:
+    """Where the step model would have the limits.
+
+    Attributes:
+        seqs: the largest cap whose full batch keeps the time between tokens.
+        tokens: the largest token budget whose full step does.
+        seqs_itl_ms: time between tokens predicted for `seqs`.
+        pressure: predicted wait of the queued prompts, as a share of the TTFT target.
+    """
+
+    seqs: int
+    tokens: int
+    seqs_itl_ms: float
+    pressure: float
+
+
+@dataclass(frozen=True, slots=True)
 class TuneState:
     """What the limit actuator remembers."""
 
@@ -178,8 +214,14 @@ class TuneState:
 
 @dataclass(frozen=True, slots=True)
 class TuneDecision:
-    """Which limits, and why. `hold`: data is missing or the last change is too recent, nothing was judged."""
+    """Which limits, and why.
+
+    Attributes:
+        hold: data is missing or the last change is too recent, nothing was judged.
+        breach: the time between tokens was measured over its target, by compute and not for want of replicas.
+    """
 
     limits: BatchLimits
     reason: str
     hold: bool = False
+    breach: bool = False

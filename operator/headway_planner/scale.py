@@ -2,23 +2,26 @@
 
 A short queue with slow compute is the tuner's business; a long queue is this one's.
 
-Up, when more requests wait per replica than `queue_per_replica`, or first tokens are late because of the queue. The size
-is proportional: replicas that serve the arrivals of the window and work the backlog off in a minute, at the rate that the
-serving replicas finish requests; at most twice the supply at once. Starting replicas are credited as supply, replicas
-that cannot be placed are not.
+When the demand is known (`Needs`), it says how many: `up` at once, starting replicas included in the count; `keep` once it
+has sufficed for the whole down window. Two measurements may overrule it, so that a wrong model does no harm: first tokens
+late because of the queue, with nothing starting, order replicas by the measured rates; and none is removed while requests
+wait, first tokens are late, or the KV cache of the rest would be full.
 
-Down, to the fewest replicas that still fit: with n of s replicas each runs (s/n)^2 times the sequences (more requests,
-each of them slower) and takes s/n times as long; both must leave slack. Limits that were tuned above the baseline are no
-capacity, and a silent engine counts as the busiest one.
+When the demand is not known, the measured queue and latencies decide. Up, when more requests wait per replica than
+`queue_per_replica`, or first tokens are late because of the queue. The size is proportional: replicas that serve the
+arrivals of the window and work the backlog off in a minute, at the rate that the serving replicas finish requests; at most
+twice the supply at once. Down, to the fewest replicas that still fit: with n of s replicas each runs (s/n)^2 times the
+sequences (more requests, each of them slower) and takes s/n times as long; both must leave slack. Limits that were tuned
+above the baseline are no capacity, and a silent engine counts as the busiest one.
 
-Then the window (a recommendation must hold this long), the step limit per period and the bounds. Nothing shrinks on
-missing data, and nothing shrinks sooner after a growth than the down window.
+Then the window (a recommendation must hold this long), the step limit per period and the bounds. Replicas that cannot be
+placed stop growth. Nothing shrinks on missing data, and nothing shrinks sooner after a growth than the down window.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from headway_planner.model import LoadView, ScaleConfig, ScaleDecision, ScaleState
+from headway_planner.model import LoadView, Needs, ScaleConfig, ScaleDecision, ScaleState
 
 BACKLOG_DRAIN_S = 60.0  # time in which the waiting requests should be worked off
 UTILIZATION = 0.9  # share of the measured service rate that is planned with
@@ -28,12 +31,15 @@ JOIN_S = 20.0  # a new replica gets this long before late first tokens count: un
 MIN_SPAN_S = 8.0  # shorter windows say too little to shrink on
 MIN_REQUEST_SAMPLES = 8
 MIN_TOKEN_SAMPLES = 20
+KV_FULL = 0.9  # share of the KV cache that may be in use after a removal
 RUNNING_SLACK = 0.7  # share of maxNumSeqs that may be in use after a removal
 LATENCY_SLACK = 0.8  # share of a latency target that may be in use after a removal
 
 
-def decide_scale(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: float) -> ScaleDecision:
-    """How many replicas to work towards now."""
+def decide_scale(
+    view: LoadView, config: ScaleConfig, state: ScaleState, now_s: float, needs: Needs | None = None
+) -> ScaleDecision:
+    """How many replicas to work towards now. `needs` None: the demand is not known."""
     desired = state.desired
     bounded = min(max(desired, config.min_replicas), config.max_replicas)
     if bounded != desired:
@@ -44,19 +50,83 @@ def decide_scale(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: 
     if not view.fresh:
         reason = f"hold at {desired}: {view.reporting} of {view.serving} replicas report"
         return ScaleDecision(desired, desired, None, reason, hold=True)
-    wanted, reason = _wanted_up(view, config, state, now_s)
-    if wanted <= desired:
-        wanted, reason = _wanted_down(view, config, state, reason)
+    measured = _Measured(view, config, state, now_s)
+    if needs is None:
+        wanted, reason = _measured_up(measured)
+        if wanted <= desired:
+            wanted, reason = _measured_down(view, config, state, reason)
+        floor = wanted
+    else:
+        wanted, reason, floor = _demanded(measured, needs)
     recommended = min(max(wanted, config.min_replicas), config.max_replicas)
     limited = wanted > config.max_replicas
     if limited:
         reason = f"{reason}; {wanted} replicas wanted, maxReplicas is {config.max_replicas}"
     if recommended == desired:
         return ScaleDecision(desired, desired, None, reason, limited=limited)
-    return replace(_stabilized(recommended, reason, config, state, now_s), limited=limited)
+    return replace(_stabilized(measured, recommended, min(desired, floor), reason), limited=limited)
 
 
-def _wanted_up(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: float) -> tuple[int, str]:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    view: LoadView
+    config: ScaleConfig
+    state: ScaleState
+    now_s: float
+
+
+def _demanded(measured: _Measured, needs: Needs) -> tuple[int, str, int]:
+    """The count that the demand asks for, why, and the count that may not be gone below in this pass."""
+    view, config, state = measured.view, measured.config, measured.state
+    desired, reason = state.desired, needs.reason
+    if needs.up > desired and state.blocked:
+        return desired, f"{reason}, but {state.blocked} replicas wait for a place on a node", desired
+    if needs.up > desired:
+        return needs.up, reason, desired
+    if state.warming == 0 and _late(measured):
+        # The model thinks that the fleet suffices, and it does not.
+        wanted, why = _measured_up(measured)
+        return wanted, f"{why}; {reason}", desired
+    if needs.keep >= desired or view.span_s < MIN_SPAN_S:
+        return desired, reason, desired
+    # A moment that speaks against a removal puts it off; the window of the recommendation goes on.
+    held = _held_by(view, config, max(needs.keep, config.min_replicas))
+    floor = desired if held or needs.keep_long is None else needs.keep_long
+    return needs.keep, f"{needs.keep} suffice: {reason}" + (f", but now {held}" if held else ""), floor
+
+
+def _held_by(view: LoadView, config: ScaleConfig, count: int) -> str:
+    """What speaks against `count` replicas now; "" when nothing does."""
+    waiting = view.waiting * view.serving / view.reporting
+    if waiting / count > 0.25 * config.queue_per_replica:
+        return f"{waiting:.0f} requests wait"
+    if view.kv_usage * view.serving / count > KV_FULL:
+        return f"the KV cache is {view.kv_usage:.0%} full with {view.serving} replicas"
+    ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
+    if ttft is not None and ttft > config.ttft_target_ms and (view.queue_wait.high_ms or 0.0) > 0.5 * ttft:
+        return f"p95 TTFT {_ms(ttft)} > {_ms(config.ttft_target_ms)} by the queue"
+    return ""
+
+
+def _late(measured: _Measured) -> bool:
+    """First tokens are late because of the queue, and nothing that could cure it is on its way."""
+    view, config, state = measured.view, measured.config, measured.state
+    supply = max(1, min(state.desired, view.serving + state.warming))
+    queue = view.waiting * view.serving / view.reporting / supply
+    ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
+    # Latency looks back: while replicas warm up, and some time after, it shows the state that they were ordered for.
+    return (
+        ttft is not None
+        and ttft > config.ttft_target_ms
+        and (view.queue_wait.high_ms or 0.0) > 0.5 * config.ttft_target_ms
+        and queue >= 1
+        and state.warming == 0
+        and (state.joined_at_s is None or measured.now_s - state.joined_at_s >= JOIN_S)
+    )
+
+
+def _measured_up(measured: _Measured) -> tuple[int, str]:
+    view, config, state, now_s = measured.view, measured.config, measured.state, measured.now_s
     desired = state.desired
     supply = max(1, min(desired, view.serving + state.warming))
     waiting = view.waiting * view.serving / view.reporting
@@ -65,16 +135,7 @@ def _wanted_up(view: LoadView, config: ScaleConfig, state: ScaleState, now_s: fl
     queue_wait = view.queue_wait.high_ms or 0.0
     calm = f"queue {queue:.1f} per replica, p95 TTFT {_ms(ttft)}"
     long_queue = queue > config.queue_per_replica
-    # Latency looks back: while replicas warm up, and some time after, it shows the state that they were ordered for.
-    joined = state.joined_at_s
-    late = (
-        ttft is not None
-        and ttft > config.ttft_target_ms
-        and queue_wait > 0.5 * config.ttft_target_ms
-        and queue >= 1
-        and state.warming == 0
-        and (joined is None or now_s - joined >= JOIN_S)
-    )
+    late = _late(measured)
     if not (long_queue or late):
         return desired, calm
     why = []
@@ -103,7 +164,7 @@ def _needed(view: LoadView, config: ScaleConfig, waiting: float, supply: int) ->
     return min(ceiling, math.ceil(demand / (UTILIZATION * rate_each)))
 
 
-def _wanted_down(view: LoadView, config: ScaleConfig, state: ScaleState, calm: str) -> tuple[int, str]:
+def _measured_down(view: LoadView, config: ScaleConfig, state: ScaleState, calm: str) -> tuple[int, str]:
     desired = state.desired
     if desired <= config.min_replicas or view.span_s < MIN_SPAN_S:
         return desired, calm
@@ -141,20 +202,23 @@ def _running_each(view: LoadView, count: int) -> float:
     return running / view.serving * (view.serving / count) ** 2
 
 
-def _stabilized(recommended: int, reason: str, config: ScaleConfig, state: ScaleState, now_s: float) -> ScaleDecision:
+def _stabilized(measured: _Measured, recommended: int, floor: int, reason: str) -> ScaleDecision:
+    """The window, then the steps. `floor`: no removal goes below it in this pass."""
+    config, state, now_s = measured.config, measured.state, measured.now_s
     desired = state.desired
     up = recommended > desired
     window_s = config.up_window_s if up else config.down_window_s
     before = state.recommended
     kept = before is not None and before != desired and (before > desired) == up
-    since = state.recommended_since_s if kept and state.recommended_since_s is not None else now_s
+    continued = kept and state.recommended_since_s is not None
+    since = state.recommended_since_s if continued and state.recommended_since_s is not None else now_s
     start = since
     if not up:
         grown = [event.at_s for event in state.history if event.after > event.before]
         start = max([since, *grown])
     if now_s - start < window_s:
         text = f"{recommended} replicas recommended for {now_s - start:.0f} s of {window_s:.0f} s: {reason}"
-        return ScaleDecision(desired, recommended, since, text)
+        return ScaleDecision(desired, recommended, since, text, continued=continued)
     step, period_s = (config.up_step, config.up_period_s) if up else (config.down_step, config.down_period_s)
     moved = sum(
         abs(event.after - event.before)
@@ -162,11 +226,14 @@ def _stabilized(recommended: int, reason: str, config: ScaleConfig, state: Scale
         if (event.after > event.before) == up and now_s - event.at_s < period_s
     )
     allowed = max(0, step - moved)
-    target = min(recommended, desired + allowed) if up else max(recommended, desired - allowed)
-    if target != recommended:
+    limit = min(recommended, desired + allowed) if up else max(recommended, desired - allowed)
+    target = limit if up else max(limit, floor)
+    if limit != recommended:
         name = "scaleUp" if up else "scaleDown"
         reason = f"{reason}; {recommended} recommended, {name} allows {step} in {period_s:.0f} s"
-    return ScaleDecision(target, recommended, since if target != recommended else None, reason)
+    elif target != recommended:
+        reason = f"{reason}; {target} were needed inside of the last {window_s:.0f} s"
+    return ScaleDecision(target, recommended, since if target != recommended else None, reason, continued=continued)
 
 
 def _ms(value: float | None) -> str:

@@ -11,6 +11,26 @@ k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class StepCost(Protocol):
+    """What a policy must know of an engine's steps, whether from a table of coefficients or learnt from its counters."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+
+    @property
+    def prefill_token_ms(self) -> float:
+        """What one prompt token adds to a step."""
+
+    @property
+    def prefill_square_ms(self) -> float:
+        """What a squared prompt token adds: prefill attention."""
+
+    def decode_ms(self, sequences: int, context: float) -> float:
+        """One step in which `sequences` decode over `context` tokens of KV together, and nothing is prefilled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +64,16 @@ class StepModel:
     kv_tokens: int
     prefill_factor: float = 1.0
     first_token_ms: float = 0.0
+
+    @property
+    def prefill_token_ms(self) -> float:
+        """The slope of the compute-bound branch: beside decoding sequences the weights are read anyway."""
+        return self.prefill_factor * self.b2_ms
+
+    @property
+    def prefill_square_ms(self) -> float:
+        """Prefill attention of one squared token."""
+        return self.prefill_factor * self.att_pf_ms
 
     def linear_ms(self, tokens: int) -> float:
         """The linear layers for `tokens` in the step."""

@@ -3,48 +3,75 @@
 Latency has two parts. Compute (the step, seen as inter-token latency and as prefill time) follows the limits; the queue
 follows the capacity. So the rules, first match wins:
 
-1. no engine answers: hold; no traffic in the whole window: back to the baseline;
-2. inter-token latency over target: when the queue is long as well, the fleet is too small, and lower limits would only
+1. no engine answers, or for too short a time: hold; no traffic in the whole window: back to the baseline;
+2. the queued prompts take long by the step model and the batch has room (a burst): the token budget goes to its upper bound,
+   cooldown or not;
+3. inter-token latency over target: when the queue is long as well, the fleet is too small, and lower limits would only
    lengthen the queue: not below the baseline; else fewer tokens a step when only its tail is
    over (prefills interfere), else fewer sequences;
-3. requests wait, the sequence cap binds, KV cache and inter-token latency leave room: more sequences;
-4. first token late although the queue is short: more tokens a step while latency allows, else fewer sequences;
-5. the token budget was lowered and there is room again: back towards the baseline.
+4. requests wait, the sequence cap binds, KV cache and inter-token latency leave room: more sequences;
+5. first token late although the queue is short: more tokens a step while latency allows, else fewer sequences;
+6. the token budget is not where the step model would have it: there. While the model is not known: when the budget was
+   lowered and there is room again, back towards the baseline.
 
 A raise must pass a prediction first: inter-token latency is taken to grow in proportion to the limit, which is an upper
-bound. A lowering is the inverse of a raise, so a value between the two is left alone and the rules do not oscillate.
+bound, or, where the step model is known (`Guide`), as it predicts. A lowering is the inverse of a raise, so a value between the two is left alone and the rules do not oscillate.
 """
 
 import math
 
-from headway_planner.model import BatchLimits, Direction, LoadView, TuneConfig, TuneDecision, TuneState
+from headway_planner.feedforward import BURST_AT
+from headway_planner.model import BatchLimits, Direction, Guide, LoadView, TuneConfig, TuneDecision, TuneState
 
 MIN_TOKEN_SAMPLES = 20  # inter-token gaps that a percentile needs
 MIN_REQUEST_SAMPLES = 8  # first tokens that a percentile needs
 KV_CEILING = 0.9  # above it, more sequences only mean preemption
+MIN_SPAN_S = (
+    4.0  # shorter windows say too little: a new operator has seen one sample, and an engine between two requests
+)
+BURST_AGAIN_S = 5.0  # after another change
+MAX_RAISE = 2.0  # most growth of the sequence cap at once: the step model was learnt at smaller batches
+DEAD_BAND = 0.1  # share of the token budget that is not worth a change
 CAP_BINDS = 0.9  # running over the cap at which the cap is what holds requests back
 
 
-def decide_tune(view: LoadView, config: TuneConfig, state: TuneState, now_s: float) -> TuneDecision:
-    """The limits for every engine of the fleet now."""
+def decide_tune(
+    view: LoadView, config: TuneConfig, state: TuneState, now_s: float, guide: Guide | None = None
+) -> TuneDecision:
+    """The limits for every engine of the fleet now. `guide` None: the step model is not known."""
     current = clamp(state.limits, config)
+    since = math.inf if state.last_change_s is None else now_s - state.last_change_s
     if current != state.limits:
         return TuneDecision(current, f"limits moved inside tuning.bounds: {_change(state.limits, current)}")
-    if not view.fresh:
-        return TuneDecision(current, f"hold: {view.reporting} of {view.serving} replicas report", hold=True)
-    since = math.inf if state.last_change_s is None else now_s - state.last_change_s
+    blind = _blind(view)
+    if blind:
+        return TuneDecision(current, blind, hold=True)
+    burst = _burst(view, current, guide)
+    if burst and since >= BURST_AGAIN_S and current.tokens < config.tokens_max:
+        wanted = BatchLimits(current.seqs, config.tokens_max)
+        return TuneDecision(wanted, f"{burst}: {_change(current, wanted)}")
     if since < config.cooldown_s:
         text = f"cooling down: last change {since:.0f} s ago, cooldown {config.cooldown_s:.0f} s"
         return TuneDecision(current, text, hold=True)
-    wanted, reason = _wanted(view, config, state)
+    wanted, reason = _wanted(view, config, state, guide)
     wanted = clamp(wanted, config)
-    if wanted == current:
-        return TuneDecision(current, reason)
-    direction = direction_of(current, wanted)
-    reverses = state.last_direction not in (Direction.NONE, direction)
-    if reverses and not view.quiet and since < 2 * config.cooldown_s:
-        return TuneDecision(current, f"{reason}; a change of direction waits for 2 cooldowns")
-    return TuneDecision(wanted, f"{reason}: {_change(current, wanted)}")
+    if wanted != current:
+        direction = direction_of(current, wanted)
+        reverses = state.last_direction not in (Direction.NONE, direction)
+        if reverses and not view.quiet and since < 2 * config.cooldown_s:
+            wanted, reason = current, f"{reason}; a change of direction waits for 2 cooldowns"
+        else:
+            reason = f"{reason}: {_change(current, wanted)}"
+    return TuneDecision(wanted, reason, breach=not burst and _breach(view, config, state))
+
+
+def _blind(view: LoadView) -> str:
+    """Why nothing can be judged; "" when it can."""
+    if not view.fresh:
+        return f"hold: {view.reporting} of {view.serving} replicas report"
+    if view.span_s < MIN_SPAN_S:
+        return f"hold: samples of {view.span_s:.0f} s say too little yet"
+    return ""
 
 
 def clamp(limits: BatchLimits, config: TuneConfig) -> BatchLimits:
@@ -62,25 +89,62 @@ def direction_of(before: BatchLimits, after: BatchLimits) -> Direction:
     return Direction.NONE
 
 
-def _wanted(view: LoadView, config: TuneConfig, state: TuneState) -> tuple[BatchLimits, str]:
-    limits = state.limits
+def _wanted(view: LoadView, config: TuneConfig, state: TuneState, guide: Guide | None) -> tuple[BatchLimits, str]:
+    limits, itl = state.limits, _itl(view)
+    waiting = view.waiting / view.reporting
     if view.quiet:
         return state.baseline, "no traffic, back to the baseline"
-    itl = view.itl.high_ms if view.itl.count >= MIN_TOKEN_SAMPLES else None
+    burst = _burst(view, limits, guide)
+    if burst:
+        return limits, f"{burst}: the token budget is at its upper bound"
     if itl is not None and itl > config.itl_target_ms:
-        return _relieve_step(view, config, state, itl)
-    waiting = view.waiting / view.reporting
-    if waiting >= 1 and view.busiest_running >= CAP_BINDS * limits.seqs:
-        return _admit_more(view, config, limits, itl)
+        return _relieve_step(view, config, state, guide)
+    if waiting >= 1 and _cap_binds(view, limits):
+        return _admit_more(view, config, limits, guide)
     if view.ttft.count >= MIN_REQUEST_SAMPLES and (view.ttft.high_ms or 0) > config.ttft_target_ms:
-        return _speed_up_prefill(view, config, limits, itl)
-    if limits.tokens < state.baseline.tokens and _fits(itl, config, limits.tokens, _raised(limits.tokens, config)):
-        tokens = min(_raised(limits.tokens, config), state.baseline.tokens)
-        return BatchLimits(limits.seqs, tokens), f"ITL {_ms(itl)} leaves room, token budget back towards the baseline"
-    return (
-        limits,
-        f"p95 TTFT {_ms(view.ttft.high_ms)}, ITL {_ms(itl)}, queue {waiting:.1f} per replica: nothing to change",
-    )
+        return _speed_up_prefill(view, config, limits, guide)
+    return _settle(view, config, state, guide)
+
+
+def _settle(view: LoadView, config: TuneConfig, state: TuneState, guide: Guide | None) -> tuple[BatchLimits, str]:
+    """Nothing is late: the token budget goes where it belongs."""
+    limits, itl = state.limits, _itl(view)
+    wanted, reason = limits.tokens, "nothing to change"
+    if guide is not None and abs(guide.tokens - limits.tokens) > DEAD_BAND * limits.tokens:
+        wanted = guide.tokens
+        reason = f"the step model gives {guide.tokens} tokens a step within {config.itl_target_ms:.0f} ms"
+    elif guide is None and limits.tokens < state.baseline.tokens:
+        raised = _raised(limits.tokens, config)
+        if _fits(itl, config, limits.tokens, raised):
+            wanted, reason = min(raised, state.baseline.tokens), "there is room, token budget back towards the baseline"
+    seen = f"p95 TTFT {_ms(view.ttft.high_ms)}, ITL {_ms(itl)}, queue {view.waiting / view.reporting:.1f} per replica"
+    return BatchLimits(limits.seqs, wanted), f"{seen}: {reason}"
+
+
+def _itl(view: LoadView) -> float | None:
+    return view.itl.high_ms if view.itl.count >= MIN_TOKEN_SAMPLES else None
+
+
+def _cap_binds(view: LoadView, limits: BatchLimits) -> bool:
+    return view.busiest_running >= CAP_BINDS * limits.seqs
+
+
+def _burst(view: LoadView, limits: BatchLimits, guide: Guide | None) -> str:
+    """Why the token budget should be as large as it can be; "" when it should not. No budget helps against a full batch."""
+    if guide is None or guide.pressure < BURST_AT or _cap_binds(view, limits):
+        return ""
+    return f"the prompts that wait take {guide.pressure:.0%} of the TTFT target"
+
+
+def _breach(view: LoadView, config: TuneConfig, state: TuneState) -> bool:
+    """The time between tokens is over its target, and not because the fleet is too small."""
+    itl = _itl(view)
+    return itl is not None and itl > config.itl_target_ms and not _too_few(view, config, state)
+
+
+def _too_few(view: LoadView, config: TuneConfig, state: TuneState) -> bool:
+    # A whole batch waiting shows the same as late first tokens do, and sooner.
+    return _late_by_queue(view, config) or view.waiting / view.reporting >= state.limits.seqs
 
 
 def _late_by_queue(view: LoadView, config: TuneConfig) -> bool:
@@ -97,27 +161,45 @@ def _keep_throughput(view: LoadView, config: TuneConfig, state: TuneState, itl: 
     return BatchLimits(max(limits.seqs, baseline.seqs), max(limits.tokens, baseline.tokens)), reason
 
 
-def _relieve_step(view: LoadView, config: TuneConfig, state: TuneState, itl: float) -> tuple[BatchLimits, str]:
-    limits = state.limits
-    # A whole batch waiting shows the same as late first tokens do, and sooner.
-    if _late_by_queue(view, config) or view.waiting / view.reporting >= limits.seqs:
+def _relieve_step(view: LoadView, config: TuneConfig, state: TuneState, guide: Guide | None) -> tuple[BatchLimits, str]:
+    limits, itl = state.limits, _itl(view) or 0.0
+    if _too_few(view, config, state):
         return _keep_throughput(view, config, state, itl)
     over = f"ITL {_ms(itl)} > {_ms(config.itl_target_ms)}"
+    used = min(limits.seqs, math.ceil(view.busiest_running))
+    if guide is not None:
+        return _to_guide(limits, guide, used, over)
     only_tail = view.itl.median_ms is not None and view.itl.median_ms <= 0.8 * config.itl_target_ms
     if only_tail and view.prompt_share > 0.2 and limits.tokens > max(config.tokens_min, limits.seqs):
         return BatchLimits(limits.seqs, _lowered(limits.tokens, config)), f"{over} while prefills share the step"
-    used = min(limits.seqs, math.ceil(view.busiest_running))
     if used > config.seqs_min:
         return BatchLimits(_lowered(used, config), limits.tokens), f"{over} with {used} sequences running"
     return limits, f"{over}, limits already at their lower bound"
 
 
-def _admit_more(view: LoadView, config: TuneConfig, limits: BatchLimits, itl: float | None) -> tuple[BatchLimits, str]:
+def _to_guide(limits: BatchLimits, guide: Guide, used: int, over: str) -> tuple[BatchLimits, str]:
+    """The model tells prompts and sequences apart, which the gaps alone do not. What it does not see, `trim` lowers."""
+    if limits.tokens > guide.tokens:
+        return BatchLimits(limits.seqs, guide.tokens), f"{over} while prefills share the step"
+    if used > guide.seqs:
+        return BatchLimits(guide.seqs, limits.tokens), f"{over} with {used} sequences running"
+    return limits, f"{over}, the step model gives no less than {guide.seqs} sequences and {guide.tokens} tokens"
+
+
+def _admit_more(
+    view: LoadView, config: TuneConfig, limits: BatchLimits, guide: Guide | None
+) -> tuple[BatchLimits, str]:
+    itl = _itl(view)
     queue = f"queue {view.waiting / view.reporting:.1f} per replica with all {limits.seqs} sequences running"
     if view.kv_usage >= KV_CEILING:
         return limits, f"{queue}, but KV cache {view.kv_usage:.0%} full"
     if limits.seqs >= config.seqs_max:
         return limits, f"{queue}, maxNumSeqs at its upper bound"
+    if guide is not None and guide.seqs > limits.seqs:
+        seqs = min(guide.seqs, math.ceil(MAX_RAISE * limits.seqs))
+        return BatchLimits(seqs, limits.tokens), (
+            f"{queue}, ITL {guide.seqs_itl_ms:.0f} ms predicted for {guide.seqs} <= {_ms(config.itl_target_ms)}"
+        )
     # Far below the target the steps may be larger; each candidate has to pass the prediction.
     for factor in (2 * config.step, config.step, 0.0):
         seqs = min(limits.seqs + max(1, math.floor(limits.seqs * factor)), config.seqs_max)
@@ -127,14 +209,21 @@ def _admit_more(view: LoadView, config: TuneConfig, limits: BatchLimits, itl: fl
 
 
 def _speed_up_prefill(
-    view: LoadView, config: TuneConfig, limits: BatchLimits, itl: float | None
+    view: LoadView, config: TuneConfig, limits: BatchLimits, guide: Guide | None
 ) -> tuple[BatchLimits, str]:
     late = f"p95 TTFT {_ms(view.ttft.high_ms)} > {_ms(config.ttft_target_ms)}"
     if _late_by_queue(view, config):
         return limits, f"{late}, queue wait {_ms(view.queue_wait.high_ms)} is most of it: capacity, not limits"
     prefill = view.prefill.high_ms or 0.0
+    if guide is not None:
+        if guide.tokens > limits.tokens * (1 + DEAD_BAND):
+            return BatchLimits(limits.seqs, guide.tokens), f"{late}, of which prefill {_ms(prefill)}"
+        return (
+            limits,
+            f"{late}, of which prefill {_ms(prefill)}: more tokens a step would break the time between tokens",
+        )
     tokens = _raised(limits.tokens, config)
-    if limits.tokens < config.tokens_max and _fits(itl, config, limits.tokens, tokens):
+    if limits.tokens < config.tokens_max and _fits(_itl(view), config, limits.tokens, tokens):
         return BatchLimits(limits.seqs, tokens), f"{late}, of which prefill {_ms(prefill)}"
     used = min(limits.seqs, math.ceil(view.busiest_running))
     if used > config.seqs_min and used > 1:

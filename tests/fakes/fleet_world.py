@@ -13,6 +13,7 @@ from engine_samples import buckets as one_value
 
 from headway_operator.core import names, pods
 from headway_operator.core.decide import decide
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import ContainerState, Defaults, EngineSample, Observed, OwnedObject, PodView
 from headway_operator.core.plan import (
     Action,
@@ -51,6 +52,10 @@ class Engine:
     received: int = 0
     finished: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
+    waiting_prompt_tokens: int = 0
+    steps: int = 0
+    step_ms: float = 0.0
     ttft: list[int] = field(default_factory=list)
     queue_wait: list[int] = field(default_factory=list)
     prefill: list[int] = field(default_factory=list)
@@ -97,6 +102,7 @@ class World:
         self.gone = False
         self.serial = 0
         self.refused = ""
+        self.memory: LoopMemory | None = None  # None: the operator has just begun
 
     @property
     def now(self) -> datetime:
@@ -129,6 +135,7 @@ class World:
             monotonic_s=1000.0 + self.now_s,
             defaults=DEFAULTS,
             refused=self.refused,
+            memory=self.memory,
         )
 
     def step(self, seconds: float = 1.0) -> Plan:
@@ -138,6 +145,7 @@ class World:
 
     def run(self) -> Plan:
         plan = decide(self.observe())
+        self.memory = plan.memory or self.memory
         for action in plan.actions:
             self.apply(action)
         return plan
@@ -214,7 +222,7 @@ class World:
                 boot_id=engine.boot_id,
                 num_running=engine.running,
                 num_waiting=engine.waiting,
-                waiting_prompt_tokens=0,
+                waiting_prompt_tokens=engine.waiting_prompt_tokens,
                 kv_usage=0.1,
                 draining=engine.draining,
                 ttft=tuple(engine.ttft),
@@ -229,13 +237,16 @@ class World:
                 requests_received=engine.received,
                 requests_finished=engine.finished,
                 requests_rejected=0,
-                prompt_tokens=0,
+                prompt_tokens=engine.prompt_tokens,
                 generation_tokens=engine.tokens,
                 preemptions=0,
                 revision=engine.revision,
                 effective=engine.effective,
                 baseline=engine.baseline,
                 lease_remaining_s=max(0.0, engine.lease_until_s - self.now_s),
+                steps=engine.steps,
+                step_sum_ms=engine.step_ms,
+                kv_tokens=4096,
             )
         )
         del series[:-80]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from fleet_world import Engine, World
 
+PROMPT = 24  # tokens of every prompt
+
 
 @dataclass
 class _Request:
@@ -75,6 +77,9 @@ class Traffic:
                 break
             step_ms = self.host_ms + self.seq_ms * len(queue.running) + self.prompt_ms * len(began)
             queue.clock_s += step_ms / 1000
+            engine.steps += 1
+            engine.step_ms += step_ms
+            engine.prompt_tokens += PROMPT * len(began)
             for request in queue.running:
                 request.left -= 1
                 engine.tokens += 1
@@ -87,3 +92,4 @@ class Traffic:
             engine.finished += len(finished)
             queue.running = [request for request in queue.running if request.left > 0]
         engine.running, engine.waiting = len(queue.running), len(queue.waiting)
+        engine.waiting_prompt_tokens = PROMPT * len(queue.waiting)

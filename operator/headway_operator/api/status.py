@@ -117,6 +117,23 @@ class TuningStatus(ApiModel):
     )
 
 
+class DemandStatus(ApiModel):
+    """What the control loop knows of the load and of an engine, so that a new operator need not begin from nothing."""
+
+    time: Timestamp = Field(description="When the newest of the minutes ended.")
+    revision: str = Field(max_length=63, description="Revision of the pods that it was learnt from.")
+    per_minute: tuple[Int32, ...] = Field(
+        default=(),
+        max_length=60,
+        description="Demand in thousandths of an engine, one value a minute, newest last.",
+    )
+    input_tokens: Int32 | None = Field(default=None, description="Mean prompt of a request, in tokens.")
+    output_tokens: Int32 | None = Field(default=None, description="Mean answer, in tokens.")
+    step_microseconds: Int64 | None = Field(default=None, description="Constant part of an engine step.")
+    sequence_microseconds: Int64 | None = Field(default=None, description="What each running sequence adds to a step.")
+    prompt_token_microseconds: Int64 | None = Field(default=None, description="What each prompt token adds to a step.")
+
+
 class ScheduleWindow(ApiModel):
     """One open window of spec.schedules."""
 
@@ -184,6 +201,9 @@ class LLMDeploymentStatus(ApiModel):
     slo: SloStatus | None = Field(default=None, description="Measured latencies and load.")
     scaling: ScalingStatus | None = Field(default=None, description="The replica actuator.")
     tuning: TuningStatus | None = Field(default=None, description="The batch limit actuator.")
+    demand: DemandStatus | None = Field(
+        default=None, description="What the control loop remembers: the load of the last hour and the cost of a step."
+    )
     schedule: ScheduleStatus | None = Field(default=None, description="The windows of spec.schedules.")
     symptoms: Annotated[tuple[SymptomStatus, ...], ListMap("name")] = Field(
         default=(), max_length=16, description="What keeps the fleet from its objective, the worst first."

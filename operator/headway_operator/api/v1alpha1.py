@@ -49,6 +49,7 @@ from headway_operator.api.spec_slo import LatencyTarget, Slo, WorkloadClass
 from headway_operator.api.status import (
     HISTORY_LENGTH,
     Condition,
+    DemandStatus,
     LimitValues,
     LLMDeploymentStatus,
     ScalingChange,
@@ -73,6 +74,7 @@ __all__ = [
     "BatchingMode",
     "Capacity",
     "Condition",
+    "DemandStatus",
     "Device",
     "Drain",
     "Dtype",

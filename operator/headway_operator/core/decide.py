@@ -26,7 +26,8 @@ from headway_operator.core import (
     tuning,
     validation,
 )
-from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core.load import fleet_load
+from headway_operator.core.loop import Facts, decide_loop
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import (
     Action,
@@ -41,12 +42,10 @@ from headway_operator.core.plan import (
 )
 from headway_operator.core.validation import Refused
 from headway_operator.core.view import Situation
-from headway_planner.policy import LoadView, PolicyConfig, PolicyState, Views, decide_both
 
 BUSY_S = 2.0  # time to the next pass while something moves
 DRAINING_S = 1.0  # an empty pod should not be kept waiting
 IDLE_S = 30.0
-CONTROL_WINDOW_S = 15.0  # that the policy looks at: long enough to average, short enough to see its last decision
 DEFAULT_WINDOW_S = 60.0  # of the status, without an objective
 
 
@@ -78,18 +77,12 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     )
     window_s = float(slo.window_seconds) if slo else DEFAULT_WINDOW_S
     load = fleet_load(serving, observed.samples, now_s, window_s, shares)
-    tune_state = tuning.policy_state(fleet)
-    decision = decide_both(
-        _views(observed, fleet, serving, load, shares),
-        PolicyConfig(scaling.policy_config(spec), tuning.policy_config(spec)),
-        PolicyState(scaling.policy_state(fleet, observed.pods, tune_state), tune_state),
-        observed.now.timestamp(),
-    )
-    replicas = scaling.decided(fleet, decision.scale)
-    replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
-    limits = tuning.decided(fleet, decision.tune)
-    samples = pods.fresh_samples(observed.samples, observed.pods, now_s)
     revision = podspec.revision(spec)
+    looped = decide_loop(observed, fleet, Facts(load, tuple(serving), shares, revision))
+    replicas = scaling.decided(fleet, looped.control.scale)
+    replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
+    limits = tuning.decided(fleet, looped.control.tune)
+    samples = pods.fresh_samples(observed.samples, observed.pods, now_s)
     return Situation(
         observed=observed,
         fleet=fleet,
@@ -106,21 +99,8 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
             observed.now,
         ),
         schedule=windows,
+        memory=looped.memory,
     )
-
-
-def _views(
-    observed: Observed, fleet: LLMDeployment, serving: list[str], load: FleetLoad, shares: tuple[float, float]
-) -> Views:
-    """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
-    cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
-
-    def view(window_s: float) -> LoadView:
-        short = fleet_load(serving, observed.samples, observed.monotonic_s, window_s, shares).view
-        return replace(short, quiet=load.view.quiet)
-
-    scale = view(CONTROL_WINDOW_S)
-    return Views(scale, scale if cooldown_s >= CONTROL_WINDOW_S else view(cooldown_s))
 
 
 def _run(situation: Situation) -> Plan:
@@ -141,7 +121,7 @@ def _run(situation: Situation) -> Plan:
     change = situation.schedule.next_change_time if situation.schedule else None
     if change is not None:
         wait_s = min(wait_s, max(1.0, (change - observed.now).total_seconds()))
-    return Plan(tuple(actions), wait_s)
+    return Plan(tuple(actions), wait_s, situation.memory)
 
 
 def _write(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Action]:
@@ -194,7 +174,9 @@ def _requeue_s(situation: Situation) -> float:
     decision = situation.replicas.decision
     if situation.draining:
         return DRAINING_S
-    pending = decision is not None and situation.fleet.spec.scaling.mode is ScalingMode.AUTO and decision.since_s
+    pending = (
+        decision is not None and situation.fleet.spec.scaling.mode is ScalingMode.AUTO and decision.since_s is not None
+    )
     unsettled = len(situation.live) != situation.replicas.desired or len(situation.serving) < len(situation.live)
     lent = situation.limits.effective != situation.limits.baseline
     busy = situation.load.view.active or (not situation.load.view.quiet and situation.serving)

@@ -14,7 +14,7 @@ from headway_operator.core import histogram
 from headway_operator.core.histogram import EMPTY, Histogram
 from headway_operator.core.observed import EngineSample
 from headway_operator.core.pods import STALE_S
-from headway_planner.policy import Latency, LoadView
+from headway_planner.model import Latency, LoadView
 
 COUNTERS = (
     "requests_received",
@@ -29,10 +29,11 @@ HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
 
 @dataclass(frozen=True, slots=True)
 class PodWindow:
-    """One engine over a window. Gauges are means over its samples."""
+    """One engine over a window. Gauges are means over its samples; `running_now` is of the newest one."""
 
     span_s: float
     running: float
+    running_now: int
     waiting: float
     kv_usage: float
     active: bool
@@ -79,6 +80,7 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
     return PodWindow(
         span_s=series[-1].taken_s - series[0].taken_s,
         running=_mean(sample.num_running for sample in inside),
+        running_now=series[-1].num_running,
         waiting=_mean(sample.num_waiting for sample in inside),
         kv_usage=_mean(sample.kv_usage for sample in inside),
         active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in inside),
@@ -108,7 +110,7 @@ def fleet_load(
         span_s=span_s,
         waiting=sum(window.waiting for window in found),
         running=sum(window.running for window in found),
-        busiest_running=max((window.running for window in found), default=0.0),
+        busiest_running=float(max((window.running_now for window in found), default=0)),
         kv_usage=max((window.kv_usage for window in found), default=0.0),
         arrivals=counts["requests_received"],
         finished=counts["requests_finished"],

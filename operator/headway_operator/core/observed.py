@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from headway_operator.core.histogram import Histogram
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.plan import Json, LimitsPatch
 
 
@@ -42,6 +43,10 @@ class EngineSample:
     baseline: LimitsPatch  # every field set
     lease_remaining_s: float
     queue_full: int = 0  # of requests_rejected: the queue was full
+    cached_prompt_tokens: int = 0  # of prompt_tokens: found in the prefix cache
+    steps: int = 0
+    step_sum_ms: float = 0.0
+    kv_tokens: int = 0  # that the KV cache holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Observed:
         defaults: operator settings that decisions need.
         refused: why the API server refused to create a pod the last time; "" when it did not.
         hold_creation: that was a moment ago, and no pod should be created in this pass.
+        memory: what the pass before left for this one; None in the first pass of a process.
     """
 
     manifest: Mapping[str, Json]
@@ -114,6 +120,7 @@ class Observed:
     defaults: "Defaults"
     refused: str = ""
     hold_creation: bool = False
+    memory: LoopMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
+from headway_operator.core.memory import LoopMemory
+
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 Manifest: TypeAlias = Mapping[str, Json]
 
@@ -139,7 +141,9 @@ class Plan:
     Attributes:
         actions: in order.
         requeue_s: seconds until the next pass when nothing wakes it earlier.
+        memory: what the next pass should be given; None: what it was given in this one.
     """
 
     actions: tuple[Action, ...]
     requeue_s: float
+    memory: LoopMemory | None = None

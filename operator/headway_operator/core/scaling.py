@@ -1,8 +1,8 @@
 """How many replicas: the mode decides who is asked, the policy how many, the status remembers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from headway_operator.api.v1alpha1 import (
     HISTORY_LENGTH,
@@ -15,7 +15,7 @@ from headway_operator.api.v1alpha1 import (
 )
 from headway_operator.core import pods
 from headway_operator.core.observed import PodView
-from headway_planner.policy import ScaleConfig, ScaleDecision, ScaleEvent, ScaleState, TuneState
+from headway_planner.model import ScaleConfig, ScaleDecision, ScaleEvent, ScaleState, TuneState
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +67,23 @@ def policy_config(spec: LLMDeploymentSpec) -> ScaleConfig | None:
     )
 
 
-def policy_state(fleet: LLMDeployment, all_pods: Sequence[PodView], tuned: TuneState) -> ScaleState:
-    """What the policy remembers, from the status."""
+def policy_state(
+    fleet: LLMDeployment, all_pods: Sequence[PodView], tuned: TuneState, stamps: Mapping[datetime, float]
+) -> ScaleState:
+    """What the policy remembers, from the status. `stamps`: the status's times on the policy's clock."""
     memory = fleet.status.scaling or ScalingStatus()
     since = memory.recommended_since
-    joined = [pod.ready_since.timestamp() for pod in all_pods if pods.serving(pod) and pod.ready_since is not None]
+    joined = [pod.ready_since for pod in all_pods if pods.serving(pod) and pod.ready_since is not None]
     return ScaleState(
         desired=manual_replicas(fleet),
         warming=sum(1 for pod in all_pods if pods.warming(pod)),
         blocked=sum(1 for pod in all_pods if pods.blocked(pod)),
         recommended=memory.recommended_replicas,
-        recommended_since_s=since.timestamp() if since is not None else None,
-        history=tuple(ScaleEvent(item.time.timestamp(), item.from_, item.to) for item in memory.history),
+        recommended_since_s=stamps[since] if since is not None else None,
+        history=tuple(ScaleEvent(stamps[item.time], item.from_, item.to) for item in memory.history),
         limits=tuned.limits,
         baseline_seqs=tuned.baseline.seqs,
-        joined_at_s=max(joined, default=None),
+        joined_at_s=stamps[max(joined)] if joined else None,
     )
 
 
@@ -103,7 +105,10 @@ def status_of(fleet: LLMDeployment, replicas: Replicas, now: datetime, refresh: 
     decision = replicas.decision
     recommended = decision.recommended if decision is not None else None
     changed = before.desired_replicas != replicas.desired
-    since = datetime.fromtimestamp(decision.since_s, UTC) if decision and decision.since_s is not None else None
+    since = None
+    if decision is not None and decision.since_s is not None:
+        # The policy goes on from the time that it was given, or begins at this moment.
+        since = before.recommended_since if decision.continued and before.recommended_since is not None else now
     keep_reason = not changed and not refresh and before.recommended_replicas == recommended and before.reason
     history = before.history
     if changed and before.desired_replicas is not None:

@@ -12,6 +12,7 @@ from headway_operator.api.conditions import ConditionType, Finding, set_conditio
 from headway_operator.api.v1alpha1 import Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
 from headway_operator.core import desired, findings, names, scaling, tuning, watch
 from headway_operator.core.load import FleetLoad
+from headway_operator.core.memory import remembered
 from headway_operator.core.plan import Json
 from headway_operator.core.view import Situation
 
@@ -41,6 +42,7 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
         slo=slo,
         scaling=scaling.status_of(fleet, situation.replicas, now, refresh),
         tuning=tuning.status_of(fleet, situation.limits, len(confirmed), now, refresh),
+        demand=remembered(situation.memory, before.demand, now),
         schedule=situation.schedule,
         symptoms=symptoms,
         conditions=with_findings(fleet, (*findings.findings(situation, slo), watch.healthy(situation, symptoms)), now),

@@ -23,7 +23,8 @@ from headway_operator.api.v1alpha1 import (
 from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
 from headway_operator.core.plan import LimitsPatch, SetLimits
-from headway_planner.policy import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState, direction_of
+from headway_planner.model import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState
+from headway_planner.tune import direction_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +63,19 @@ def policy_config(spec: LLMDeploymentSpec) -> TuneConfig | None:
     )
 
 
-def policy_state(fleet: LLMDeployment) -> TuneState:
-    """What the policy remembers, from the status."""
+def baseline(spec: LLMDeploymentSpec) -> BatchLimits:
+    """The user's limits, as the policy knows them."""
+    return _batch(baseline_limits(spec))
+
+
+def policy_state(fleet: LLMDeployment, stamps: Mapping[datetime, float]) -> TuneState:
+    """What the policy remembers, from the status. `stamps`: the status's times on the policy's clock."""
     memory = fleet.status.tuning or TuningStatus()
     last = memory.history[0] if memory.history else None
     return TuneState(
         limits=_batch(_in_force(fleet)),
         baseline=_batch(baseline_limits(fleet.spec)),
-        last_change_s=last.time.timestamp() if last is not None else None,
+        last_change_s=stamps[last.time] if last is not None else None,
         last_direction=direction_of(_batch(last.from_), _batch(last.to)) if last is not None else Direction.NONE,
     )
 

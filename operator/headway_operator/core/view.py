@@ -7,6 +7,7 @@ from functools import cached_property
 from headway_operator.api.v1alpha1 import LLMDeployment, ScheduleStatus
 from headway_operator.core import pods, rivals
 from headway_operator.core.load import FleetLoad
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.rollout import Steps
 from headway_operator.core.scaling import Replicas
@@ -27,6 +28,7 @@ class Situation:
         limits: the decision about the limits.
         steps: the next step for the pods.
         schedule: the open windows; `fleet` holds their overrides.
+        memory: what the control loop leaves to the next pass.
     """
 
     observed: Observed
@@ -38,6 +40,7 @@ class Situation:
     limits: Limits
     steps: Steps
     schedule: ScheduleStatus | None
+    memory: LoopMemory
 
     @cached_property
     def live(self) -> tuple[PodView, ...]:

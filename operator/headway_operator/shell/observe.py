@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from headway_operator.core import names
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import ContainerState, Defaults, EngineSample, Observed, OwnedObject, PodView
 from headway_operator.core.plan import Json, Manifest
 from headway_operator.shell.kube import (
@@ -39,6 +40,14 @@ class Reads:
     children: tuple[OwnedObject, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What one pass of this process leaves to the next: the last refusal, and the memory of the decisions."""
+
+    refusal: Refusal | None = None
+    memory: LoopMemory | None = None
+
+
 async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
     """Read everything of a fleet; None when the LLMDeployment is gone."""
     manifest, pods, children = await asyncio.gather(
@@ -65,9 +74,10 @@ def observed(
     samples: Mapping[str, tuple[EngineSample, ...]],
     monotonic_s: float,
     defaults: Defaults,
-    refusal: Refusal | None,
+    carried: Carried,
 ) -> Observed:
-    """Join the reads with the engines' samples, the clocks and the last refusal."""
+    """Join the reads with the engines' samples, the clocks and what the pass before left."""
+    refusal = carried.refusal
     return Observed(
         manifest=reads.manifest,
         pods=reads.pods,
@@ -78,6 +88,7 @@ def observed(
         defaults=defaults,
         refused=refusal.message if refusal is not None else "",
         hold_creation=refusal is not None and monotonic_s < refusal.retry_at_s,
+        memory=carried.memory,
     )
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import Defaults, Observed
 from headway_operator.core.plan import Manifest, Plan
 from headway_operator.shell.engines import Engines
@@ -19,7 +20,7 @@ from headway_operator.shell.events import EventSink
 from headway_operator.shell.execute import Executor, Result
 from headway_operator.shell.kube import Failure, FleetKey, KubeApi, KubeError
 from headway_operator.shell.metrics import Metrics
-from headway_operator.shell.observe import observed, read_fleet, window_s
+from headway_operator.shell.observe import Carried, observed, read_fleet, window_s
 from headway_operator.shell.refusals import Refusals
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Reconciler:
         self._shell = shell
         self._decide = decide
         self._refusals = Refusals()
+        self._memories: dict[FleetKey, LoopMemory] = {}
 
     async def __call__(self, key: FleetKey) -> Outcome:
         """Run one pass."""
@@ -80,6 +82,7 @@ class Reconciler:
             self._shell.engines.track(key, (), 0.0)
             self._shell.metrics.forget(key)
             self._refusals.clear(key)
+            self._memories.pop(key, None)
         return outcome
 
     async def _pass(self, key: FleetKey) -> Outcome:
@@ -92,10 +95,12 @@ class Reconciler:
             manifest = reads.manifest
             shell.engines.track(key, reads.pods, window_s(manifest))
             now_s = asyncio.get_running_loop().time()
-            refusal = self._refusals.get(key)
-            snapshot = observed(reads, shell.engines.samples(key), now_s, shell.defaults, refusal)
+            carried = Carried(self._refusals.get(key), self._memories.get(key))
+            snapshot = observed(reads, shell.engines.samples(key), now_s, shell.defaults, carried)
             shell.metrics.fleet(key, manifest, shell.engines.oldest_sample_age_s(key, now_s))
             plan = self._decide(snapshot)
+            if plan.memory is not None:
+                self._memories[key] = plan.memory  # what was seen stays seen, also when a write fails
             result = await shell.executor.execute(key, plan, snapshot)
         except KubeError as error:
             return await self._failed(key, manifest, error, "")

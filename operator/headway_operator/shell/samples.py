@@ -117,6 +117,10 @@ def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
         baseline=limits_of(stats.config.baseline),
         lease_remaining_s=stats.config.lease_remaining_seconds,
         queue_full=stats.requests_rejected.get("queue_full", 0),
+        cached_prompt_tokens=stats.cached_prompt_tokens,
+        steps=stats.steps,
+        step_sum_ms=stats.step.sum_ms,
+        kv_tokens=stats.loads.max_total_num_tokens,
     )
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from headway_planner.control import ControlConfig
 from headway_planner.coordinator import CoordinatorConfig
+from headway_planner.model import ScaleConfig, TuneConfig
 from headway_planner.rivals.aibrix import Aibrix
 from headway_planner.rivals.bounds import Clairvoyant, schedule, work_bins
 from headway_planner.rivals.dynamo import Dynamo
@@ -13,9 +15,8 @@ from headway_planner.rivals.kpa import Kpa
 from headway_planner.rivals.slo_loop import SloLoop
 from headway_planner.rivals.static import Static
 from headway_planner.rivals.wva import WvaSaturation, WvaTokens
-from headway_planner.sim.coordinated import CoordinatorPolicy
+from headway_planner.sim.coordinated import ControlPolicy
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Arrival, Rank
-from headway_planner.sim.operator_policy import OperatorPolicy
 from headway_planner.sim.policy import Policy
 from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import Bounds
@@ -61,24 +62,45 @@ def _clairvoyant(context: Context, share: float) -> Policy:
     return Clairvoyant(context.bounds, schedule(bins, share, context.setup.start_delay_s, context.bounds), start_s)
 
 
-def _headway(context: Context, _target: float) -> Policy:
+def _ours(context: Context, *, demand: bool) -> Policy:
+    """The operator's loop in its one configuration for all traces; without `demand`, its measured rules alone."""
     bounds = context.bounds
-    return CoordinatorPolicy(
-        CoordinatorConfig(
-            model=context.setup.model,
-            min_replicas=bounds.min_replicas,
-            max_replicas=bounds.max_replicas,
-            ttft_target_ms=context.ttft_ms,
-            itl_target_ms=context.itl_ms,
-            baseline=bounds.baseline,
-            tokens_max=bounds.tokens_max,
-        )
+    scale = ScaleConfig(
+        min_replicas=bounds.min_replicas,
+        max_replicas=bounds.max_replicas,
+        ttft_target_ms=context.ttft_ms,
+        itl_target_ms=context.itl_ms,
+        up_window_s=0.0,
+        up_step=bounds.max_replicas if demand else 4,
+        up_period_s=60.0,
+        down_window_s=60.0 if demand else 300.0,
+        down_step=bounds.max_replicas if demand else 1,
+        down_period_s=60.0,
     )
+    tune = TuneConfig(
+        seqs_min=1,
+        seqs_max=bounds.seqs_max,
+        tokens_min=1,
+        tokens_max=bounds.tokens_max,
+        ttft_target_ms=context.ttft_ms,
+        itl_target_ms=context.itl_ms,
+        cooldown_s=30.0,
+    )
+    coordinator = CoordinatorConfig(
+        min_replicas=bounds.min_replicas,
+        max_replicas=bounds.max_replicas,
+        ttft_target_ms=context.ttft_ms,
+        itl_target_ms=context.itl_ms,
+        baseline=bounds.baseline,
+        hold_s=scale.down_window_s,
+    )
+    config = ControlConfig(coordinator if demand else None, scale, tune)
+    return ControlPolicy(bounds, config, context.setup.model.kv_tokens)
 
 
 CATALOG: dict[str, Entry] = {
-    OURS: Entry(_headway, 0.0, (), rival=False),
-    "headway-reactive": Entry(lambda one, _: OperatorPolicy(one.bounds, one.ttft_ms, one.itl_ms), 0.0, (), rival=False),
+    OURS: Entry(lambda one, _: _ours(one, demand=True), 0.0, (), rival=False),
+    "headway-reactive": Entry(lambda one, _: _ours(one, demand=False), 0.0, (), rival=False),
     "static": Entry(lambda one, count: Static(one.bounds, count), 0.0, (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)),
     "hpa": Entry(lambda one, target: Hpa(one.bounds, target), 16.0, _IN_FLIGHT),
     "keda": Entry(lambda one, target: Keda(one.bounds, target), 5.0, (0.5, 1.0, 2.0, 5.0, 10.0)),

@@ -1,37 +1,139 @@
-"""The coordinator in the simulator: samples in, its answer out, its memory kept."""
+"""The operator's own control loop in the simulator: `headway_planner.control`, unchanged.
 
-from headway_planner.coordinator import CoordinatorConfig, Intake, Memory, coordinate
+This is what `headway_operator.core.decide` does with a fleet in modes Auto and Auto: the samples of the last seconds become
+an intake and load views, the status is this object's memory. The step model is learnt from the samples, as the operator
+learns it: the coefficients of the simulated engine are not looked at.
+"""
+
+from headway_planner.control import ControlConfig, ControlMemory, Sight, control
+from headway_planner.coordinator import Intake, Totals
+from headway_planner.identify import StepsDone
+from headway_planner.model import Direction, Latency, LoadView, ScaleEvent, ScaleState, TuneState
 from headway_planner.sim.policy import Decision
-from headway_planner.sim.signals import FleetView
+from headway_planner.sim.signals import Bounds, FleetView
+from headway_planner.tune import direction_of
+
+CONTROL_WINDOW_S, OBJECTIVE_WINDOW_S, HISTORY = 15.0, 60.0, 10
+SHARE = 0.95
 
 
-class CoordinatorPolicy:
-    """`coordinate` with the memory that an operator process keeps."""
+class ControlPolicy:
+    """`control` with the memory that the operator process and the status keep."""
 
-    tick_s = 1.0
+    tick_s = 2.0
     lag_s = 1.0
 
-    def __init__(self, config: CoordinatorConfig) -> None:
+    def __init__(self, bounds: Bounds, config: ControlConfig, kv_tokens: int) -> None:
+        self._baseline = bounds.baseline
         self._config = config
-        self._memory = Memory()
+        self._kv_tokens = kv_tokens
+        self._memory = ControlMemory()
+        self._done: StepsDone | None = None  # counters of the last pass
+        self._history: tuple[ScaleEvent, ...] = ()
+        self._recommended: int | None = None
+        self._since_s: float | None = None
+        self._last_change_s: float | None = None
+        self._last_direction = Direction.NONE
+        self._ready = 0
+        self._joined_at_s: float | None = None
 
     def decide(self, view: FleetView) -> Decision:
-        """One second."""
+        """One pass."""
+        quiet = not _load(view, OBJECTIVE_WINDOW_S, quiet=False).active
+        load = _load(view, CONTROL_WINDOW_S, quiet)
+        if view.ready > self._ready:
+            self._joined_at_s = view.now_s
+        self._ready = view.ready
+        scale = ScaleState(
+            desired=view.desired,
+            warming=view.starting,
+            recommended=self._recommended,
+            recommended_since_s=self._since_s,
+            history=self._history,
+            limits=view.limits,
+            baseline_seqs=self._baseline.seqs,
+            joined_at_s=self._joined_at_s,
+        )
+        tune = TuneState(view.limits, self._baseline, self._last_change_s, self._last_direction)
+        sight = Sight(self._intake(view), load, load)
+        found, self._memory = control(sight, self._config, (scale, tune), self._memory, view.now_s)
+        if found.scale is None or found.tune is None:
+            raise RuntimeError("both actuators were asked")
+        if found.tune.limits != view.limits:
+            self._last_change_s, self._last_direction = view.now_s, direction_of(view.limits, found.tune.limits)
+        if found.scale.replicas != view.desired:
+            event = ScaleEvent(view.now_s, view.desired, found.scale.replicas)
+            self._history = (event, *self._history)[:HISTORY]
+        self._recommended, self._since_s = found.scale.recommended, found.scale.since_s
+        return Decision(found.scale.replicas, found.scale.reason, found.tune.limits)
+
+    def _intake(self, view: FleetView) -> Intake:
         sample = view.latest
         count = len(sample.replicas)
         silent = sample.serving / count if count else 1.0  # what did not answer is taken to be like the rest
-        intake = Intake(
-            at_s=view.now_s,
+        before = self._done
+        self._done = StepsDone(sample.steps, sample.output_tokens, sample.prefilled_tokens, sample.busy_ms)
+        done = () if before is None else (_difference(self._done, before),)
+        return Intake(
+            at_s=sample.at_s,
             desired=view.desired,
             serving=view.ready,
-            arrivals=sample.arrivals,
-            input_tokens=sample.input_tokens,
-            input_squares=sample.input_squares,
-            finished=sample.finished,
-            output_tokens=sample.output_tokens,
-            waiting=round(sample.held + silent * sum(one.waiting for one in sample.replicas)),
-            queued_tokens=round(silent * sum(one.queued_tokens for one in sample.replicas)),
+            totals=Totals(
+                arrivals=sample.arrivals,
+                input_tokens=sample.input_tokens,
+                input_squares=sample.input_squares,
+                finished=sample.finished,
+                output_tokens=sample.output_tokens,
+            ),
+            running=silent * sample.running,
+            waiting=sample.held + silent * sum(one.waiting for one in sample.replicas),
+            queued_tokens=silent * sum(one.queued_tokens for one in sample.replicas),
             stale=sample.serving > 0 and 2 * count < sample.serving,
+            kv_tokens=self._kv_tokens,
+            done=done,
         )
-        answer, self._memory = coordinate(intake, self._config, self._memory)
-        return Decision(answer.replicas, answer.reason, answer.limits)
+
+
+def _difference(after: StepsDone, before: StepsDone) -> StepsDone:
+    return StepsDone(
+        after.steps - before.steps,
+        after.output_tokens - before.output_tokens,
+        after.prompt_tokens - before.prompt_tokens,
+        after.busy_ms - before.busy_ms,
+    )
+
+
+def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
+    window, samples = view.window(span_s), view.samples(span_s)
+    last = window.last
+    count = len(samples)
+    waiting = sum(sum(one.waiting for one in sample.replicas) for sample in samples) / count
+    running = sum(sample.running for sample in samples) / count
+    prompt = last.prefilled_tokens - window.first.prefilled_tokens
+    output = last.output_tokens - window.first.output_tokens
+    arrivals = window.arrivals
+    return LoadView(
+        serving=view.ready,
+        reporting=len(last.replicas),
+        span_s=window.span_s,
+        waiting=waiting,
+        running=running,
+        busiest_running=max((one.running for one in last.replicas), default=0),
+        kv_usage=max((one.kv_usage for one in last.replicas), default=0.0),
+        arrivals=arrivals,
+        finished=window.finished,
+        prompt_share=prompt / (prompt + output) if prompt + output else 0.0,
+        active=arrivals > 0 or any(sample.in_flight for sample in samples),
+        quiet=quiet,
+        **{
+            name: _latency(window.quantile(name, SHARE), window.quantile(name, 0.5), window.count(name))
+            for name in _NAMES
+        },
+    )
+
+
+_NAMES = ("ttft", "queue_wait", "prefill", "itl")
+
+
+def _latency(high_ms: float | None, median_ms: float | None, count: int) -> Latency:
+    return Latency(high_ms, median_ms, count)

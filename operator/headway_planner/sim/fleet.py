@@ -212,6 +212,8 @@ class _Run:
                 finished=counters.finished,
                 output_tokens=counters.output_tokens,
                 prefilled_tokens=counters.prefilled_tokens,
+                steps=counters.steps,
+                busy_ms=counters.busy_ms,
                 ttft=tuple(counters.ttft),
                 queue_wait=tuple(counters.queue_wait),
                 prefill=tuple(counters.prefill),

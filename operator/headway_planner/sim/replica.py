@@ -90,6 +90,8 @@ class Replica:
         """Finish the segment that ends now, begin the next; returns the requests that ended."""
         self._ended = []
         steps, batch = self._steps, len(self._decoding)
+        self._counters.steps += steps
+        self._counters.busy_ms += (now_s - self._t0) * 1000
         if batch:
             self._decoded(steps, batch, (now_s - self._t0) * 1000 / steps, now_s)
         if self._chunks is not None:

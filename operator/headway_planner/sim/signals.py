@@ -30,8 +30,8 @@ class Counters:
     """Counters and histograms of the whole fleet since the start; replicas add to them."""
 
     __slots__ = (
-        "arrivals", "finished", "input_squares", "input_tokens", "itl", "output_tokens", "prefill", "prefilled_tokens",
-        "queue_wait", "tpot", "ttft",
+        "arrivals", "busy_ms", "finished", "input_squares", "input_tokens", "itl", "output_tokens", "prefill",
+        "prefilled_tokens", "queue_wait", "steps", "tpot", "ttft",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -41,6 +41,8 @@ class Counters:
         self.finished = 0
         self.output_tokens = 0
         self.prefilled_tokens = 0
+        self.steps = 0
+        self.busy_ms = 0.0  # time of the steps
         self.ttft = [0] * BUCKETS
         self.queue_wait = [0] * BUCKETS
         self.prefill = [0] * BUCKETS
@@ -77,6 +79,8 @@ class Sample:
     prefill: Sequence[int]
     itl: Sequence[int]
     tpot: Sequence[int]
+    steps: int = 0
+    busy_ms: float = 0.0
 
     @property
     def waiting(self) -> int:

@@ -51,7 +51,7 @@ def test_load_raises_limits_and_replicas_and_its_end_takes_them_back_without_a_c
     assert desired(world) == 3
     assert all(one is not None and one > 4 for one in seqs(world))
     assert {name: world.pods[name].view.uid for name in uids} == uids
-    run(traffic, 75, 0)
+    run(traffic, 100, 0)
     assert desired(world) == 1
     assert len(world.pods) == 1
     assert seqs(world) == {4}

@@ -2,22 +2,20 @@
 
 from dataclasses import replace
 
-from headway_planner.policy import (
+from headway_planner.control import ControlConfig, ControlMemory, Sight, control
+from headway_planner.coordinator import Intake, Totals
+from headway_planner.model import (
     BatchLimits,
     Direction,
     Latency,
     LoadView,
-    PolicyConfig,
-    PolicyState,
     ScaleConfig,
     ScaleEvent,
     ScaleState,
     TuneConfig,
     TuneState,
-    Views,
-    decide_both,
-    decide_scale,
 )
+from headway_planner.scale import decide_scale
 
 CONFIG = ScaleConfig(
     min_replicas=1,
@@ -171,13 +169,14 @@ def test_first_second_after_a_restart_shrinks_nothing():
 
 
 def test_raised_limits_get_time_to_take_a_queue_in():
-    config = PolicyConfig(CONFIG, TuneConfig(1, 64, 16, 512, 800, 100, cooldown_s=30))
+    config = ControlConfig(None, CONFIG, TuneConfig(1, 64, 16, 512, 800, 100, cooldown_s=30))
     view = replace(FLOODED, waiting=10, running=8, busiest_running=4)
+    sight = Sight(Intake(NOW, 2, 2, Totals()), view, view)
     tune = TuneState(BatchLimits(16, 128), BatchLimits(8, 128), NOW - 5, Direction.UP)
-    held = decide_both(Views(view, view), config, PolicyState(STATE, tune), NOW)
+    held, _ = control(sight, config, (STATE, tune), ControlMemory(), NOW)
     assert held.scale is not None
     assert held.scale.replicas == 2
-    later = decide_both(Views(view, view), config, PolicyState(STATE, tune), NOW + 10)
+    later, _ = control(sight, config, (STATE, tune), ControlMemory(), NOW + 10)
     assert later.scale is not None
     assert later.scale.replicas > 2
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from headway_planner.policy import BatchLimits, Direction, Latency, LoadView, TuneConfig, TuneState, clamp, decide_tune
+from headway_planner.model import BatchLimits, Direction, Latency, LoadView, TuneConfig, TuneState
+from headway_planner.tune import clamp, decide_tune
 
 CONFIG = TuneConfig(
     seqs_min=2, seqs_max=32, tokens_min=32, tokens_max=512, ttft_target_ms=1000, itl_target_ms=100, cooldown_s=30

@@ -1,0 +1,127 @@
+"""GetStats samples to what the coordinator takes in: what came and what was done since the pass before.
+
+Counters run since an engine's boot, and pods come and go; so each engine's growth since the last look is added to totals of
+the fleet. An engine that is seen for the first time adds nothing, because what it counted may be old; one that restarted adds
+all that its new process counted. Engines that do not answer are taken to be like those that do.
+
+An engine counts a prompt when it begins with it, and tells how many prompt tokens still wait. A prompt that is under way is
+in both, so the sum of the two is followed by its highest value.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from headway_operator.core import pods
+from headway_operator.core.memory import Counted
+from headway_operator.core.observed import EngineSample, PodView
+from headway_planner.coordinator import Intake, Totals
+from headway_planner.identify import StepsDone
+
+STARTS = 20  # newest starts that the start time is taken from
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """The engines that answer. `serving`: pods that should."""
+
+    serving: int
+    samples: Mapping[str, EngineSample]  # the latest per pod name, sound ones only
+
+    @property
+    def share(self) -> float:
+        """Serving pods per reporting one."""
+        return self.serving / len(self.samples) if self.samples else 1.0
+
+
+def intake(
+    reports: Reports, before: Mapping[str, Counted], totals: Totals, desired: int, starts: tuple[float, ...]
+) -> tuple[Intake, dict[str, Counted]]:
+    """The intake of this pass, and the counters to compare the next one with."""
+    counted = {name: _counted(sample, before.get(name)) for name, sample in reports.samples.items()}
+    grown: list[tuple[int, ...]] = []
+    done: list[StepsDone] = []
+    for name, now in counted.items():
+        then = before.get(name)
+        if then is None or now.taken_s == then.taken_s:
+            continue
+        growth = _growth(now, then)
+        grown.append(growth)
+        if growth[5] > 0 and min(growth) >= 0:
+            done.append(
+                StepsDone(growth[5], growth[4], growth[6], now.step_ms - (then.step_ms if _same(now, then) else 0))
+            )
+    sums = [reports.share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
+    samples = reports.samples.values()
+    found = Intake(
+        at_s=max((sample.taken_s for sample in samples), default=0.0),
+        desired=desired,
+        serving=reports.serving,
+        totals=Totals(
+            arrivals=totals.arrivals + sums[0],
+            refused=totals.refused + sums[1],
+            input_tokens=totals.input_tokens + sums[2],
+            finished=totals.finished + sums[3],
+            output_tokens=totals.output_tokens + sums[4],
+        ),
+        running=reports.share * sum(sample.num_running for sample in samples),
+        waiting=reports.share * sum(sample.num_waiting for sample in samples),
+        queued_tokens=reports.share * sum(sample.waiting_prompt_tokens for sample in samples),
+        stale=2 * len(reports.samples) < reports.serving or not reports.samples,
+        kv_tokens=max((sample.kv_tokens for sample in samples), default=0),
+        done=tuple(done),
+        starts=starts,
+    )
+    return found, counted
+
+
+def start_times(all_pods: Iterable[PodView]) -> tuple[float, ...]:
+    """Seconds from creation to service of the pods that serve and never restarted, newest last."""
+    known = [
+        (pod.ready_since, pod.created)
+        for pod in all_pods
+        if pods.serving(pod)
+        and pod.ready_since is not None
+        and pod.container is not None
+        and not pod.container.restart_count
+    ]
+    newest = sorted(known)[-STARTS:]
+    return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in newest)
+
+
+def _counted(sample: EngineSample, before: Counted | None) -> Counted:
+    if before is not None and before.taken_s == sample.taken_s and before.boot_id == sample.boot_id:
+        return before
+    taken = sample.prompt_tokens - sample.cached_prompt_tokens + sample.waiting_prompt_tokens
+    if before is not None and before.boot_id == sample.boot_id:
+        taken = max(taken, before.taken)
+    return Counted(
+        boot_id=sample.boot_id,
+        taken_s=sample.taken_s,
+        received=sample.requests_received,
+        refused=sample.queue_full,
+        taken=taken,
+        computed=sample.prompt_tokens - sample.cached_prompt_tokens,
+        finished=sample.requests_finished,
+        output=sample.generation_tokens,
+        steps=sample.steps,
+        step_ms=sample.step_sum_ms,
+    )
+
+
+def _same(now: Counted, then: Counted) -> bool:
+    return now.boot_id == then.boot_id
+
+
+def _growth(now: Counted, then: Counted) -> tuple[int, ...]:
+    """Requests received and refused, prompt tokens in, requests finished, tokens out, steps, prompt tokens computed."""
+    if not _same(now, then):
+        return (now.received, now.refused, now.taken, now.finished, now.output, now.steps, now.computed)
+    return (
+        now.received - then.received,
+        now.refused - then.refused,
+        now.taken - then.taken,
+        now.finished - then.finished,
+        now.output - then.output,
+        now.steps - then.steps,
+        now.computed - then.computed,
+    )

@@ -1,0 +1,110 @@
+"""The control loop over one fleet in one pass: from the snapshot to `headway_planner.control` and back.
+
+The policy's clock is the monotonic one. What it must remember comes from two places: the memory that the pass before left,
+and, in the first pass of a process, the status.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
+from headway_operator.core import clock, pods, scaling, tuning
+from headway_operator.core.intake import Reports, intake, start_times
+from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core.memory import LoopMemory, restored
+from headway_operator.core.observed import Observed
+from headway_planner.control import Control, ControlConfig, Sight, control
+from headway_planner.coordinator import CoordinatorConfig
+from headway_planner.model import LoadView
+
+CONTROL_WINDOW_S = 15.0  # that the policy looks at: long enough to average, short enough to see its last decision
+UNBOUNDED = 10_000  # replicas of a fleet whose count somebody else decides
+
+
+@dataclass(frozen=True, slots=True)
+class Looped:
+    """What the policy decided, and what the next pass should know."""
+
+    control: Control
+    memory: LoopMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a pass has found out before the policy is asked. `shares`: the percentiles of TTFT and ITL, 0..1."""
+
+    load: FleetLoad
+    serving: tuple[str, ...]
+    shares: tuple[float, float]
+    revision: str
+
+
+def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Looped:
+    """Ask the policy about both actuators, as far as the modes let it be asked."""
+    memory = observed.memory
+    if memory is None or memory.revision != facts.revision:
+        stamps = memory.stamps if memory is not None else {}
+        memory = replace(restored(fleet.status.demand, facts.revision, observed.now), stamps=stamps)
+    passed_s = observed.memory.passed_s if observed.memory is not None else None
+    stamps = clock.placed(_stamps(observed, fleet), memory.stamps, observed.now, observed.monotonic_s, passed_s)
+    silent = frozenset(facts.load.silent)
+    sound = {name: observed.samples[name][-1] for name in facts.serving if name not in silent}
+    seen, engines = intake(
+        Reports(len(facts.serving), sound),
+        memory.engines,
+        memory.totals,
+        scaling.manual_replicas(fleet),
+        start_times(observed.pods),
+    )
+    tune_state = tuning.policy_state(fleet, stamps)
+    found, remembered = control(
+        Sight(seen, *_views(observed, fleet, facts)),
+        _config(fleet.spec),
+        (scaling.policy_state(fleet, observed.pods, tune_state, stamps), tune_state),
+        memory.control,
+        observed.monotonic_s,
+    )
+    after = LoopMemory(remembered, facts.revision, engines, seen.totals, observed.monotonic_s, stamps)
+    return Looped(found, after)
+
+
+def _config(spec: LLMDeploymentSpec) -> ControlConfig:
+    scale, tune = scaling.policy_config(spec), tuning.policy_config(spec)
+    if spec.slo is None:
+        return ControlConfig(None, scale, tune)
+    demand = CoordinatorConfig(
+        min_replicas=scale.min_replicas if scale is not None else 1,
+        max_replicas=scale.max_replicas if scale is not None else UNBOUNDED,
+        ttft_target_ms=spec.slo.ttft_target.target_milliseconds,
+        itl_target_ms=spec.slo.inter_token_latency_target.target_milliseconds,
+        baseline=tuning.baseline(spec),
+        hold_s=spec.scaling.scale_down.stabilization_window_seconds,
+    )
+    return ControlConfig(demand, scale, tune)
+
+
+def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:
+    """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
+    cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
+
+    def view(window_s: float) -> LoadView:
+        short = fleet_load(facts.serving, observed.samples, observed.monotonic_s, window_s, facts.shares).view
+        return replace(short, quiet=facts.load.view.quiet)
+
+    scale = view(CONTROL_WINDOW_S)
+    return scale, scale if cooldown_s >= CONTROL_WINDOW_S else view(cooldown_s)
+
+
+def _stamps(observed: Observed, fleet: LLMDeployment) -> Iterable[datetime]:
+    """Every time that a decision may ask the age of."""
+    status = fleet.status
+    if status.scaling is not None:
+        yield from (change.time for change in status.scaling.history)
+        if status.scaling.recommended_since is not None:
+            yield status.scaling.recommended_since
+    if status.tuning is not None:
+        yield from (change.time for change in status.tuning.history[:1])
+    joined = [pod.ready_since for pod in observed.pods if pods.serving(pod) and pod.ready_since is not None]
+    if joined:
+        yield max(joined)

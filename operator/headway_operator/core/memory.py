@@ -1,0 +1,110 @@
+"""What a fleet's passes leave to each other, and the part of it that a crash must not lose.
+
+The shell keeps a `LoopMemory` per fleet and hands it from pass to pass. A new operator has none: it reads the demand of the
+last hour, the mean request and the cost of a step from `status.demand`, which is renewed each minute under load and not at
+all by an idle fleet. The bursts inside of a minute are lost, so nothing is removed before new ones had time to be seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from headway_operator.api.v1alpha1 import DemandStatus
+from headway_planner.capacity import Mix
+from headway_planner.control import ControlMemory
+from headway_planner.coordinator import HISTORY_S, Memory, Totals
+from headway_planner.identify import LearntSteps, learnt
+
+MINUTE_S = 60
+MINUTES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The counters of one engine when it was last looked at. `taken`: prompt tokens that came in, finished or not."""
+
+    boot_id: str
+    taken_s: float
+    received: int
+    refused: int
+    taken: int
+    computed: int
+    finished: int
+    output: int
+    steps: int
+    step_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopMemory:
+    """Between two passes over one fleet.
+
+    Attributes:
+        control: of the policy.
+        revision: of the pods that it was learnt from.
+        engines: counters per pod name.
+        totals: what all engines did since the first pass, restarts and removed pods included.
+        passed_s: when the pass was, on the monotonic clock.
+        stamps: times that the API holds, by when they were on the monotonic clock (`clock.py`).
+    """
+
+    control: ControlMemory = field(default_factory=ControlMemory)
+    revision: str = ""
+    engines: Mapping[str, Counted] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    passed_s: float = 0.0
+    stamps: Mapping[datetime, float] = field(default_factory=dict)
+
+
+def restored(before: DemandStatus | None, revision: str, now: datetime) -> LoopMemory:
+    """The memory of a process that begins: what the status kept, unless it is about other pods."""
+    if before is None or before.revision != revision:
+        return LoopMemory(revision=revision)
+    work = [value / 1000 for value in before.per_minute for _ in range(MINUTE_S)]
+    if work:
+        # What came while no operator looked is taken to be like the last minute. A clock that went back makes no gap.
+        gap_s = min(HISTORY_S, max(0, round((now - before.time).total_seconds())))
+        work += [work[-1]] * gap_s
+    mix = None
+    if before.input_tokens is not None and before.output_tokens is not None:
+        mix = Mix(float(before.input_tokens), float(before.output_tokens))
+    demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix)
+    return LoopMemory(control=ControlMemory(demand=demand), revision=revision)
+
+
+def remembered(memory: LoopMemory, before: DemandStatus | None, now: datetime) -> DemandStatus | None:
+    """The status block after a pass: the one from before unless a minute has passed in which something came."""
+    demand = memory.control.demand
+    kept = before if before is not None and before.revision == memory.revision else None
+    elapsed_s = None if kept is None else (now - kept.time).total_seconds()
+    if elapsed_s is not None and 0 <= elapsed_s < MINUTE_S:
+        return kept
+    minutes = _minutes(demand.work)
+    if not any(minutes[-1:]) and (kept is None or not any(kept.per_minute[-1:])):
+        return kept
+    steps = learnt(demand.fit, 0) or demand.prior
+    return DemandStatus(
+        time=now,
+        revision=memory.revision,
+        per_minute=minutes,
+        input_tokens=None if demand.mix is None else round(demand.mix.inputs),
+        output_tokens=None if demand.mix is None else round(demand.mix.outputs),
+        step_microseconds=None if steps is None else round(1000 * steps.step_ms),
+        sequence_microseconds=None if steps is None else round(1000 * steps.sequence_ms),
+        prompt_token_microseconds=None if steps is None else round(1000 * steps.token_ms),
+    )
+
+
+def _minutes(work: tuple[float, ...]) -> tuple[int, ...]:
+    """Means of whole minutes, newest last, in thousandths."""
+    count = min(MINUTES, len(work) // MINUTE_S)
+    begin = len(work) - count * MINUTE_S
+    parts = (work[at : at + MINUTE_S] for at in range(begin, len(work), MINUTE_S))
+    return tuple(round(1000 * sum(part) / MINUTE_S) for part in parts)
+
+
+def _steps(before: DemandStatus) -> LearntSteps | None:
+    step, sequence, token = before.step_microseconds, before.sequence_microseconds, before.prompt_token_microseconds
+    if step is None or sequence is None or token is None or step + sequence <= 0:
+        return None
+    return LearntSteps(step / 1000, sequence / 1000, token / 1000, kv_tokens=0)
