@@ -73,7 +73,7 @@ def load(rate: float, seconds: int) -> bool:
         report = json.loads(report_path.read_text().splitlines()[-1])
     say("load is over; the fleet shrinks to its minimum, draining each pod first")
     smallest = steps.fleet(NAME, NAMESPACE)["spec"]["scaling"].get("minReplicas", 1)
-    rows = list(watch.follow(NAME, NAMESPACE, lambda row: row.ready == row.desired == smallest, timeout_s=150))
+    rows = list(watch.follow(NAME, NAMESPACE, lambda row: row.ready == row.desired == smallest, timeout_s=240))
     after = identities()
     kept = set(before) & set(after)
     print()

@@ -1,5 +1,5 @@
-"""Policies for both actuators, pure: a load window and the last decisions in, decisions with reasons out.
+"""The control loop of both actuators, pure: what was seen and what is remembered in, decisions with reasons out.
 
-`policy.py` is the entry: `decide_scale` and `decide_tune`. It knows nothing of Kubernetes; `headway_operator.core`
-translates.
+`control.py` is the entry, for the operator and for the simulator (`sim/`). It knows nothing of Kubernetes;
+`headway_operator.core` translates.
 """

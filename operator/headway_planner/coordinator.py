@@ -5,7 +5,7 @@ engine works off one a second at the rate that it sustains with the user's basel
 behind that is given, or learnt from what the engines did (`identify.py`); before it is known nothing is guessed (`Needs` is
 None). Every 5 s it is answered how many replicas are needed:
 
-- `forecast`: the bursts of the last minutes, at the level that the demand may reach until an ordered replica serves: the
+- `forecast`: the bursts of the last minutes (as long as a removal may take), at the level that the demand may reach until an ordered replica serves: the
   level of the last minute times the growth that past horizons of that length did not exceed, in the given quantile;
 - `reactive`: the demand of the last seconds plus the backlog, worked off in `DRAIN_S`. Whatever the forecast says, the fleet
   is not smaller.
@@ -23,13 +23,14 @@ from headway_planner.model import BatchLimits, Needs
 from headway_planner.staffing import UTILIZATION, centred_mean, growth, needed, rolling_mean
 from headway_planner.steps import StepCost
 
-REPLAY_S, HISTORY_S, LEVEL_S, REACT_S = 900, 3600, 60, 10
+REPLAY_S, HISTORY_S, LEVEL_S, REACT_S = 900, 3600, 60, 10  # the first at most
 PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
 LEVEL_FLOOR = 0.5  # engines
 SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
 ENOUGH_REQUESTS = 4.0  # before their mean lengths are believed
-GROWTH_PRIOR = 1.2  # until three horizons have been seen
+EVIDENCE = 10.0  # horizons of demand before the growth in them is believed: one step is no rule
+GROWTH_PRIOR = 1.2  # until then
 PEAK_MARGIN = 1.1  # a forecast goes this far above the highest level seen
 SLACK = 0.5  # share of the TTFT target that may pass in the queue
 
@@ -275,14 +276,15 @@ def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share
     if not work:
         return config.min_replicas, 0.0
     levels = rolling_mean(work, LEVEL_S)
-    factor = growth(levels, round(horizon_s), share, LEVEL_FLOOR)
-    if len(work) < 3 * horizon_s:
-        factor = max(factor, GROWTH_PRIOR)
+    factor = GROWTH_PRIOR
+    if len(work) >= EVIDENCE * horizon_s:
+        factor = growth(levels, round(horizon_s), share, LEVEL_FLOOR)
     now = levels[-1]
     level = (now + LEVEL_FLOOR) * factor - LEVEL_FLOOR
     level = max(now, min(level, PEAK_MARGIN * max(levels)))
-    around = centred_mean(work[-REPLAY_S:], LEVEL_S)
-    pairs = zip(work[-REPLAY_S:], around, strict=True)
+    # The bursts of as long as a removal waits, and a removal and a start take.
+    recent = work[-round(min(REPLAY_S, max(config.hold_s, 2 * horizon_s))) :]
+    pairs = zip(recent, centred_mean(recent, LEVEL_S), strict=True)
     # A larger demand is more users, whose bursts add as independent ones do: with the square root.
     shape = [max(0.0, level + (one - mean) * math.sqrt(level / max(mean, LEVEL_FLOOR))) for one, mean in pairs]
     return needed(shape, SLACK * config.ttft_target_ms / 1000, config.late_allowed, config.max_replicas + 1), level

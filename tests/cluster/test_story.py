@@ -127,7 +127,7 @@ async def _story(namespace: str) -> None:
 
     # Nobody asks any more: in again, drained first. A trickle of long streams runs on through the scale-in.
     async with Load(NAME, namespace, rate_per_s=0.3, prompt=PROMPT, max_tokens=64) as trickle:
-        await until("a scale-in", lambda: len(uids(NAME, namespace)) == 1, 120)
+        await until("a scale-in", lambda: len(uids(NAME, namespace)) == 1, 180)
     assert trickle.outcome.failures == []
     restarts = [
         status["restartCount"]

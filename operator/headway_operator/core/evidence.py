@@ -18,7 +18,7 @@ from headway_operator.api.v1alpha1 import (
 from headway_operator.core import pods, rivals
 from headway_operator.core.load import FleetLoad, fleet_load
 from headway_operator.core.observed import Observed
-from headway_planner.policy import LoadView
+from headway_planner.model import LoadView
 
 MIN_REQUESTS = 8  # fewer first tokens say nothing about a percentile
 MIN_TOKENS = 20

@@ -6,7 +6,7 @@ Each rule answers with what was measured and the cure, or None. `was`: the sympt
 from headway_operator.api.v1alpha1 import BatchingMode, Profile
 from headway_operator.core.cures import more_replicas, more_sequences
 from headway_operator.core.evidence import CLEAR_MAJORITY, MIN_REQUESTS, MIN_TOKENS, Evidence, above, below
-from headway_planner.policy import Latency
+from headway_planner.model import Latency
 
 ALONE = 1.5  # sequences that the busiest engine runs on average, from which on a request is not alone with it
 NO_QUEUE = 0.1  # share of the target that queue wait may have on an idle engine

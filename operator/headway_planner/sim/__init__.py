@@ -2,5 +2,5 @@
 
 `fleet.simulate` runs jobs through replicas (`replica.py`, driven by `headway_planner.steps`) while a policy decides on the
 count and the limits from what it can see (`signals.py`). Policies are those of `headway_planner.rivals` and the operator's
-own, which runs here unchanged (`operator_policy.py`).
+own, which runs here unchanged (`coordinated.py`).
 """

@@ -10,7 +10,7 @@ from headway_operator.api.conditions import Reason
 from headway_operator.api.v1alpha1 import baseline_limits
 from headway_operator.core.evidence import Evidence, Supply
 from headway_operator.core.symptoms import NAMES, Severity, Symptom, symptoms
-from headway_planner.policy import Latency, LoadView
+from headway_planner.model import Latency, LoadView
 
 
 def only(found: tuple[Symptom, ...]) -> Symptom:
