@@ -44,7 +44,8 @@ class LoadView:
         span_s: length of the window that the counters cover; 0 when there is no difference to take yet.
         waiting: requests waiting, all reporting engines together.
         running: requests running, all reporting engines together.
-        busiest_running: running requests of the busiest engine, in the newest sample: a full batch is seen at once.
+        busiest_running: running requests of the busiest engine; its newest sample when that shows more than the mean, so that
+            a full batch is seen at once.
         kv_usage: use of the KV cache in the fullest engine, 0..1.
         arrivals: requests received in the window.
         finished: requests finished in the window.

@@ -11,7 +11,7 @@ from fleet_world import spec as manifest_spec
 from headway_operator.api.v1alpha1 import LLMDeploymentSpec, baseline_limits
 from headway_operator.core.evidence import Evidence
 from headway_operator.core.load import FleetLoad
-from headway_planner.policy import Latency, LoadView
+from headway_planner.model import Latency, LoadView
 
 REALTIME = {"workloadClass": "realtime", "interTokenLatency": {"targetMilliseconds": 100}}
 CAPACITY = {"maxNumSeqs": 32, "maxNumBatchedTokens": 512}

@@ -110,7 +110,7 @@ def fleet_load(
         span_s=span_s,
         waiting=sum(window.waiting for window in found),
         running=sum(window.running for window in found),
-        busiest_running=float(max((window.running_now for window in found), default=0)),
+        busiest_running=max((max(window.running, window.running_now) for window in found), default=0.0),
         kv_usage=max((window.kv_usage for window in found), default=0.0),
         arrivals=counts["requests_received"],
         finished=counts["requests_finished"],

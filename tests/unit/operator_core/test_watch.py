@@ -16,7 +16,7 @@ from headway_operator.api.v1alpha1 import SymptomStatus
 from headway_operator.core.plan import Emit, LimitsPatch, SetLimits
 from headway_operator.core.symptoms import Severity, Symptom, symptoms
 from headway_operator.core.watch import CLEAR_S, STEADY_S, follow
-from headway_planner.policy import Latency
+from headway_planner.model import Latency
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PASS_S = 2
