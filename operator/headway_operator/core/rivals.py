@@ -6,11 +6,13 @@ write is put right like any drift; an engine whose limits somebody changes again
 writers do not take turns.
 
 The count is foreign when an autoscaler wrote it through the scale subresource in a mode that does not hand it over, or when
-it has two owners in mode External. The API server keeps both in `metadata.managedFields`.
+it has two owners in mode External: `metadata.managedFields` has both. Two writers that disagree own it by turns, so they
+show only over time, as a count that goes back and forth in the history.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import pairwise
+from datetime import datetime
+from itertools import pairwise, takewhile
 
 from headway_operator.api.v1alpha1 import LimitValues, LLMDeployment, ScalingMode
 from headway_operator.core import pods, tuning
@@ -20,6 +22,8 @@ from headway_operator.core.plan import Json, LimitsPatch, Manifest
 RECENT_S = 45.0  # a foreign write is remembered for so long
 CONTESTED = 2  # so many foreign writes in that time are a rival, not a slip
 FIRST_REVISION = 1  # of an engine that runs with its start's limits
+TURNS = 4  # so many changes there and back between two counts ...
+TURNS_S = 600.0  # ... within this time are two writers; an autoscaler waits longer before it goes back
 HUMANS = ("kubectl",)  # `kubectl scale` is a person's own decision
 
 
@@ -35,7 +39,11 @@ def known_limits(fleet: LLMDeployment, *decided: LimitValues) -> tuple[LimitsPat
 
 def sentences(observed: Observed, fleet: LLMDeployment, known: Collection[LimitsPatch]) -> tuple[str, ...]:
     """One sentence for each foreign writer that shows."""
-    return (*_of_limits(observed, known), *_of_replicas(observed.manifest, fleet.spec.scaling.mode))
+    return (
+        *_of_limits(observed, known),
+        *of_replicas(observed.manifest, fleet.spec.scaling.mode),
+        *_taking_turns(fleet, observed.now),
+    )
 
 
 def contested(observed: Observed, known: Collection[LimitsPatch]) -> frozenset[str]:
@@ -89,7 +97,24 @@ def _of_limits(observed: Observed, known: Collection[LimitsPatch]) -> Iterator[s
     )
 
 
-def _of_replicas(manifest: Manifest, mode: ScalingMode) -> Iterator[str]:
+def _taking_turns(fleet: LLMDeployment, now: datetime) -> Iterator[str]:
+    history = fleet.status.scaling.history if fleet.status.scaling is not None else ()
+    recent = [change for change in history if (now - change.time).total_seconds() <= TURNS_S]
+    if fleet.spec.scaling.mode is ScalingMode.AUTO or len(recent) < TURNS:
+        return
+    latest = recent[0]
+    back = takewhile(lambda pair: (pair[0].from_, pair[0].to) == (pair[1].to, pair[1].from_), pairwise(recent))
+    turns = 1 + sum(1 for _ in back)
+    if turns >= TURNS:
+        minutes = (now - recent[turns - 1].time).total_seconds() / 60
+        yield (
+            f"spec.replicas went back and forth between {latest.from_} and {latest.to}, {turns} times in {minutes:.0f} min: "
+            "two writers take turns"
+        )
+
+
+def of_replicas(manifest: Manifest, mode: ScalingMode) -> Iterator[str]:
+    """What the owners of spec.replicas say, as the API server keeps them."""
     writers = tuple(_writers_of_replicas(manifest))
     through_scale = [manager for manager, scale in writers if scale and not manager.startswith(HUMANS)]
     others = [manager for manager, scale in writers if not scale]

@@ -138,3 +138,26 @@ def test_owners_of_the_count_are_judged_by_the_mode(
     ]
     found = evidence(world).rivals
     assert [words in sentence for sentence in found] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("mode", "counts", "found"),
+    [
+        ("External", [5, 2, 5, 2], 1),
+        ("External", [5, 2, 5], 0),
+        ("External", [3, 5, 7, 9], 0),
+        ("Off", [5, 2, 5, 2], 1),
+    ],
+)
+def test_a_count_that_goes_back_and_forth_has_two_writers(mode: str, counts: list[int], found: int) -> None:
+    world = World(spec(replicas=2, scaling={"mode": mode}))
+    world.settle()
+    for count in counts:
+        world.edit(replicas=count)
+        for _ in range(20):
+            world.step()
+    rivals = evidence(world).rivals
+    assert len(rivals) == found
+    assert not found or "back and forth between 5 and 2, 4 times in 1 min" in rivals[0]
+    world.tick(700)
+    assert evidence(world).rivals == ()
