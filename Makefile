@@ -15,7 +15,7 @@ SOURCES := operator engine tests deploy benchmarks
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
-.venv/.ready: pyproject.toml uv.lock deploy/dev/bootstrap.sh deploy/images/cpu_torch.py
+.venv/.ready: pyproject.toml uv.lock deploy/dev/bootstrap.sh deploy/images/cpu_torch.py $(wildcard engine/headway_engine/native/*.[ch] engine/headway_engine/native/build.py)
 	@deploy/dev/bootstrap.sh
 
 .PHONY: venv

@@ -51,4 +51,6 @@ site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 # A GPU machine that has the CUDA libraries keeps its torch as it is.
 .venv/bin/python -c 'import torch' 2>/dev/null || python3 deploy/images/cpu_torch.py "$site"
 .venv/bin/python -c 'import torch'
+# The engine's step on the CPU.
+.venv/bin/python engine/headway_engine/native/build.py
 mkdir -p .venv && touch .venv/.ready

@@ -15,7 +15,7 @@ from headway_engine.core.prompt_policy import PromptPolicy
 from headway_engine.core.request import Priority
 
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 MODES = tuple(BatchingMode)
 PROFILES = tuple(Profile)
 POLICIES = tuple(PromptPolicy)
@@ -37,7 +37,7 @@ class Settings:
         model: a Hugging Face directory or a `.gguf` file.
         served_model_name: what clients may put in `model`.
         device: `cpu`, `cuda` or `auto`.
-        dtype: `float32`, `bfloat16`, `float16` or `auto`.
+        dtype: `float32`, `bfloat16`, `float16` (cuda), `int8` (cpu) or `auto`.
         max_model_len: longest prompt and answer together in tokens; None is the model's own.
         capacity_max_num_seqs: envelope of running sequences.
         capacity_max_num_batched_tokens: envelope of tokens in one step.
@@ -153,7 +153,7 @@ _INTEGERS: Mapping[str, _Flag] = {
 _TEXTS: Mapping[str, tuple[str, tuple[str, ...] | None, str]] = {
     "served_model_name": ("", None, "what clients may put in `model` (default: the model path's last component)"),
     "device": ("auto", DEVICES, "where the model runs"),
-    "dtype": ("auto", DTYPES, "number format (auto: bfloat16 on cuda, float32 on cpu)"),
+    "dtype": ("auto", DTYPES, "number format (auto: bfloat16 on cuda, float32 on cpu; int8: on cpu)"),
     "batching_mode": ("continuous", MODES, "when waiting requests join the running ones, at start"),
     "default_class": ("interactive", CLASSES, "workload class of requests that name none, at start"),
     "profile": ("throughput", PROFILES, "steps full of prompt tokens, or short gaps for running streams, at start"),

@@ -167,9 +167,15 @@ EXAMPLES: tuple[Example, ...] = (
     ),
     Example(
         "spec.engine",
-        "engine.dtype float16 needs engine.device cuda; on cpu use auto, float32 or bfloat16",
+        "engine.dtype float16 needs engine.device cuda; on cpu use auto, float32, bfloat16 or int8",
         {"spec.engine.device": "cuda", "spec.engine.dtype": "float16"},
         {"spec.engine.device": "cpu", "spec.engine.dtype": "float16"},
+    ),
+    Example(
+        "spec.engine",
+        "engine.dtype int8 needs engine.device cpu; on cuda use auto, float32, bfloat16 or float16",
+        {"spec.engine.device": "cpu", "spec.engine.dtype": "int8"},
+        {"spec.engine.device": "cuda", "spec.engine.dtype": "int8"},
     ),
     Example(
         "spec.slo",

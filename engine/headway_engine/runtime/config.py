@@ -27,7 +27,7 @@ class EngineConfig:
         model: a Hugging Face directory or a `.gguf` file.
         served_model_name: what clients may put in `model`; None means the last path component without its suffix.
         device: `cpu`, `cuda` or `auto` (cuda when available).
-        dtype: `float32`, `bfloat16`, `float16` or `auto` (bfloat16 on cuda, float32 on cpu).
+        dtype: `float32`, `bfloat16`, `float16`, `int8` (cpu only) or `auto` (bfloat16 on cuda, float32 on cpu).
         max_model_len: longest prompt and answer together, in tokens; None means the model's own.
         capacity_max_num_seqs: envelope of running sequences.
         capacity_max_num_batched_tokens: envelope of tokens in one step.

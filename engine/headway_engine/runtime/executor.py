@@ -12,6 +12,7 @@ import torch
 from headway_engine.core.batch import Batch, StepResult
 from headway_engine.model.attention import BACKENDS, AttentionBackend, StepLayout
 from headway_engine.model.config import ModelConfig
+from headway_engine.model.native import NativeDecoder
 from headway_engine.model.sampler import Draw, sample
 from headway_engine.model.transformer import Decoder, KVCache
 from headway_engine.runtime.config import EngineConfig
@@ -32,7 +33,11 @@ class TorchExecutor:
     """Implements `core.batch.Executor` with torch. Used from one thread."""
 
     def __init__(
-        self, model: Decoder, num_blocks: int, block_size: int, attention: AttentionBackend = BACKENDS["torch"]
+        self,
+        model: Decoder | NativeDecoder,
+        num_blocks: int,
+        block_size: int,
+        attention: AttentionBackend = BACKENDS["torch"],
     ) -> None:
         """Allocate the KV cache.
 
@@ -40,7 +45,7 @@ class TorchExecutor:
             model: with its weights and its rotation table.
             num_blocks: blocks for sequences; one more is allocated, see `core/batch.py`.
             block_size: tokens per block.
-            attention: how attention is computed.
+            attention: how attention is computed, unless by a native decoder.
         """
         self._model = model
         self._attention = attention
@@ -65,13 +70,18 @@ class TorchExecutor:
     def run(self, batch: Batch) -> tuple[StepResult, ...]:
         """Compute one step; see `core.batch.Executor.run`."""
         tensors = self._flatten(batch)
-        logits = self._model(
-            tensors.token_ids, tensors.positions, self._attention(tensors.layout), self._cache, tensors.sampled_rows
-        )
+        logits = self._logits(tensors)
         draws = [
             Draw(chunk.sampling, chunk.seed, chunk.num_sampled, chunk.careful) for chunk in batch.chunks if chunk.sample
         ]
         return sample(logits, draws) if draws else ()
+
+    def _logits(self, tensors: _Tensors) -> torch.Tensor:
+        ids, positions, rows = tensors.token_ids, tensors.positions, tensors.sampled_rows
+        if isinstance(self._model, NativeDecoder):
+            return self._model.logits(ids, positions, tensors.layout, self._cache, rows)
+        out: torch.Tensor = self._model(ids, positions, self._attention(tensors.layout), self._cache, rows)
+        return out
 
     def _flatten(self, batch: Batch) -> _Tensors:
         size = self._block_size

@@ -12,7 +12,7 @@ class ModelFacts:
 
     Attributes:
         architecture: `llama`, `qwen2` or `qwen3`.
-        dtype: `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16`, `float16` or `int8`: what the weights are stored as.
         device: `cpu` or `cuda`.
         max_model_len: longest prompt and answer together, in tokens.
         vocab_size: token ids are below it.

@@ -4,6 +4,7 @@ Everything a user can get wrong here becomes one `ModelLoadError` with a line th
 """
 
 import contextlib
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import torch
 
 from headway_engine.core.batch import Executor
 from headway_engine.model import config as model_config
+from headway_engine.model import native, weights
 from headway_engine.model import tokenizer as model_tokenizer
-from headway_engine.model import weights
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.errors import ModelFileError
 from headway_engine.model.gguf import GgufFile
+from headway_engine.model.native import NativeDecoder
 from headway_engine.model.packing import pack
 from headway_engine.model.tokenizer import ModelTokenizer, read_json
 from headway_engine.model.transformer import Decoder
@@ -25,11 +27,19 @@ from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.executor import TorchExecutor
 from headway_engine.runtime.loaded import LoadedModel, ModelFacts
 
+logger = logging.getLogger(__name__)
+
 MIB = 1 << 20
 CPU_KV_CACHE_MIB = 512
 # The rest is for the allocator's gaps and the libraries' work space.
 CUDA_MEMORY_SHARE = 0.9
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What the weights are loaded as; int8 is made of them afterwards.
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,8 @@ def load(config: EngineConfig) -> LoadedModel:
         ModelLoadError: the model cannot be served; the message names the file or flag and the cause.
     """
     device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    name = _dtype(config.dtype, device)
+    dtype = _DTYPES[name]
     if device.type == "cpu":
         torch.set_num_threads(config.threads or cpu_limit())
     try:
@@ -59,17 +70,19 @@ def load(config: EngineConfig) -> LoadedModel:
         raise ModelLoadError(f"{config.model}: the weights do not fit into the memory of {device.type}") from error
     shape = model.decoder.config
     max_len = _max_model_len(config, shape)
-    model.decoder.prepare(max_len)
+    decoder: Decoder | NativeDecoder = model.decoder
     if device.type == "cpu":
-        pack(model.decoder)
+        decoder, name = for_cpu(model.decoder, name, max_len)
+    else:
+        model.decoder.prepare(max_len)
     blocks = _num_blocks(config, shape, device, dtype)
-    executor, tokens_ahead = make_executor(model.decoder, config, blocks, max_len)
+    executor, tokens_ahead = make_executor(decoder, config, blocks, max_len)
     return LoadedModel(
         executor=executor,
         tokenizer=model.tokenizer,
         model_info=ModelFacts(
             architecture=shape.architecture,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=name,
             device=device.type,
             max_model_len=max_len,
             vocab_size=shape.vocab_size,
@@ -78,12 +91,26 @@ def load(config: EngineConfig) -> LoadedModel:
     )
 
 
-def make_executor(model: Decoder, config: EngineConfig, num_blocks: int, max_len: int) -> tuple[Executor, int]:
+def for_cpu(decoder: Decoder, dtype: str, max_len: int) -> tuple[Decoder | NativeDecoder, str]:
+    """The fastest form of a decoder on this CPU, and what its weights are stored as: native, packed or as it is."""
+    problem = native.problem(decoder.config, dtype) if dtype in native.TYPES else f"{dtype} is for GPUs"
+    if problem is None:
+        return NativeDecoder(decoder, dtype, max_len, torch.get_num_threads()), dtype
+    stored = "bfloat16" if dtype == "int8" else dtype
+    logger.warning("steps are computed by torch in %s, which costs speed: %s", stored, problem)
+    decoder.prepare(max_len)
+    pack(decoder)
+    return decoder, stored
+
+
+def make_executor(
+    model: Decoder | NativeDecoder, config: EngineConfig, num_blocks: int, max_len: int
+) -> tuple[Executor, int]:
     """The executor for a model that has its weights and its rotation table, and how many tokens it computes ahead.
 
     Kernels where they can run the model, torch otherwise.
     """
-    if model.embed.device.type == "cuda":
+    if isinstance(model, Decoder) and model.embed.device.type == "cuda":
         # Here because it brings Triton, which only machines with a GPU have.
         from headway_engine.kernels.decoder import supports  # noqa: PLC0415
         from headway_engine.runtime.cuda_executor import CudaExecutor, CudaSizes  # noqa: PLC0415
@@ -146,12 +173,14 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if available else "cpu")
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device) -> str:
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return "bfloat16" if device.type == "cuda" else "float32"
     if name not in _DTYPES:
         raise ModelLoadError(f"--dtype {name}: not supported; supported: auto, {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+    if name == "int8" and device.type != "cpu":
+        raise ModelLoadError(f"--dtype int8 needs --device cpu, got {device.type}")
+    return name
 
 
 def _max_model_len(config: EngineConfig, shape: ModelConfig) -> int:

@@ -30,6 +30,7 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+    INT8 = "int8"
 
 
 class BatchingMode(StrEnum):
@@ -182,7 +183,12 @@ class Engine(ApiModel):
         ),
         Rule(
             "self.device != 'cpu' || self.dtype != 'float16'",
-            "engine.dtype float16 needs engine.device cuda; on cpu use auto, float32 or bfloat16",
+            "engine.dtype float16 needs engine.device cuda; on cpu use auto, float32, bfloat16 or int8",
+            field_path=".dtype",
+        ),
+        Rule(
+            "self.device != 'cuda' || self.dtype != 'int8'",
+            "engine.dtype int8 needs engine.device cpu; on cuda use auto, float32, bfloat16 or float16",
             field_path=".dtype",
         ),
     )
@@ -199,7 +205,8 @@ class Engine(ApiModel):
     device: Device = Field(default=Device.CUDA, description="What the engine computes on: cuda takes one GPU per rank.")
     dtype: Dtype = Field(
         default=Dtype.AUTO,
-        description="Number format of weights and activations; auto is bfloat16 on cuda, float32 on cpu.",
+        description="Number format of weights and activations; auto is bfloat16 on cuda, float32 on cpu. int8, on cpu only, "
+        "keeps weights as bytes with a scale per output.",
     )
     max_model_len: int | None = Field(
         default=None,

@@ -1,0 +1,163 @@
+/* Rotation of queries and keys, the paged KV cache, and each row's attention over its own prefix in it. */
+#include "headway.h"
+
+#include <math.h>
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+static void normalize(float *x, const float *weight, int count, float eps) {
+  float sum = 0;
+  for (int i = 0; i < count; i++) sum += x[i] * x[i];
+  float inverse = 1 / sqrtf(sum / count + eps);
+  for (int i = 0; i < count; i++) x[i] *= inverse * weight[i];
+}
+
+static void store(void *cache, long at, const float *from, int count, int type) {
+  for (int i = 0; i < count; i += 16) {
+    __m512 v = _mm512_loadu_ps(from + i);
+    if (type == BFLOAT16)
+      store_bf16((uint16_t *)cache + at + i, v);
+    else
+      _mm512_storeu_ps((float *)cache + at + i, v);
+  }
+}
+
+void rotate_and_store(const Model *model, const Layer *layer, const Step *step, int row, float *qkv) {
+  int dim = model->head_dim, half = dim / 2, position = step->positions[row];
+  const float *cos = model->cos + (long)position * half, *sin = model->sin + (long)position * half;
+  for (int head = 0; head < model->heads + model->kv_heads; head++) {
+    float *restrict low = qkv + head * dim, *restrict high = low + half;
+    const float *norm = head < model->heads ? layer->q_norm : layer->k_norm;
+    if (norm) normalize(low, norm, dim, model->eps);
+    for (int i = 0; i < half; i++) {
+      float a = low[i], b = high[i];
+      low[i] = a * cos[i] - b * sin[i];
+      high[i] = b * cos[i] + a * sin[i];
+    }
+  }
+  int block = step->tables[(long)step->sequences[row] * step->table_width + position / model->block_size];
+  int width = model->kv_heads * dim;
+  long at = ((long)block * model->block_size + position % model->block_size) * width;
+  const float *key = qkv + model->heads * dim;
+  store(layer->keys, at, key, width, model->kv_type);
+  store(layer->values, at, key + width, width, model->kv_type);
+}
+
+ALWAYS __m512 load(const void *cache, long at, const int type) {
+  return type == BFLOAT16 ? load_bf16((const uint16_t *)cache + at) : _mm512_loadu_ps((const float *)cache + at);
+}
+
+/* What a group of query heads needs to walk its sequence: its blocks, and where a head's numbers lie in them. */
+typedef struct {
+  const int32_t *table;
+  int context, block_size, dim, max_len;
+  long width, head_at; /* elements of one token; of those before this head */
+} Walk;
+
+ALWAYS void score(const Walk *walk, const void *keys, const float *query, float *scores, const int group, const int type) {
+  __m512 scale = _mm512_set1_ps(1 / sqrtf(walk->dim));
+  for (int start = 0; start < walk->context; start += walk->block_size) {
+    long at = (long)walk->table[start / walk->block_size] * walk->block_size * walk->width + walk->head_at;
+    int end = start + walk->block_size < walk->context ? start + walk->block_size : walk->context;
+    for (int j = start; j < end; j++, at += walk->width) {
+      __m512 sum[4];
+#pragma GCC unroll 4
+      for (int g = 0; g < group; g++) sum[g] = _mm512_setzero_ps();
+      for (int d = 0; d < walk->dim; d += 16) {
+        __m512 key = _mm512_mul_ps(load(keys, at + d, type), scale);
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++)
+          sum[g] = _mm512_fmadd_ps(_mm512_loadu_ps(query + g * walk->dim + d), key, sum[g]);
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < group; g++) scores[(long)g * walk->max_len + j] = _mm512_reduce_add_ps(sum[g]);
+    }
+  }
+}
+
+/* Makes scores weights that are not yet divided by their sum, which is returned. */
+static float soften(float *scores, int count) {
+  int whole = count & ~15;
+  __mmask16 rest = (1u << (count - whole)) - 1;
+  __m512 lowest = _mm512_set1_ps(-INFINITY), most = lowest, sum = _mm512_setzero_ps();
+  for (int j = 0; j < whole; j += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + j));
+  if (rest) most = _mm512_max_ps(most, _mm512_mask_loadu_ps(lowest, rest, scores + whole));
+  __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  for (int j = 0; j < whole; j += 16) {
+    __m512 weight = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + j), max));
+    _mm512_storeu_ps(scores + j, weight);
+    sum = _mm512_add_ps(sum, weight);
+  }
+  if (rest) {
+    __m512 weight = exp_ps(_mm512_sub_ps(_mm512_mask_loadu_ps(lowest, rest, scores + whole), max));
+    _mm512_mask_storeu_ps(scores + whole, rest, weight);
+    sum = _mm512_mask_add_ps(sum, rest, sum, weight);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+/* Sums the values of 16 * `vectors` dimensions from `from` on. */
+ALWAYS void mix(const Walk *walk, const void *values, const float *scores, const float *inverse, int from, float *out,
+                const int group, const int vectors, const int type) {
+  __m512 sum[4][4];
+#pragma GCC unroll 4
+  for (int g = 0; g < group; g++)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) sum[g][v] = _mm512_setzero_ps();
+  for (int start = 0; start < walk->context; start += walk->block_size) {
+    long at = (long)walk->table[start / walk->block_size] * walk->block_size * walk->width + walk->head_at + from;
+    int end = start + walk->block_size < walk->context ? start + walk->block_size : walk->context;
+    for (int j = start; j < end; j++, at += walk->width)
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; v++) {
+        __m512 value = load(values, at + 16 * v, type);
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++)
+          sum[g][v] = _mm512_fmadd_ps(_mm512_set1_ps(scores[(long)g * walk->max_len + j]), value, sum[g][v]);
+      }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < group; g++)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+      _mm512_storeu_ps(out + g * walk->dim + from + 16 * v, _mm512_mul_ps(sum[g][v], _mm512_set1_ps(inverse[g])));
+}
+
+ALWAYS void attend_group(const Walk *walk, const Layer *layer, const float *query, float *out, float *scores,
+                         const int group, const int type) {
+  float inverse[4];
+  score(walk, layer->keys, query, scores, group, type);
+  for (int g = 0; g < group; g++) inverse[g] = 1 / soften(scores + (long)g * walk->max_len, walk->context);
+  int d = 0;
+  for (; d + 64 <= walk->dim; d += 64) mix(walk, layer->values, scores, inverse, d, out, group, 4, type);
+  for (; d < walk->dim; d += 16) mix(walk, layer->values, scores, inverse, d, out, group, 1, type);
+}
+
+ALWAYS void attend_heads(const Walk *walk, const Layer *layer, const float *query, float *out, float *scores, int heads,
+                         const int type) {
+  for (; heads >= 4; heads -= 4, query += 4 * walk->dim, out += 4 * walk->dim)
+    attend_group(walk, layer, query, out, scores, 4, type);
+  switch (heads) {
+    case 3: attend_group(walk, layer, query, out, scores, 3, type); break;
+    case 2: attend_group(walk, layer, query, out, scores, 2, type); break;
+    case 1: attend_group(walk, layer, query, out, scores, 1, type); break;
+  }
+}
+
+void attend(const Model *model, const Layer *layer, const Step *step, int row, int kv_head, const float *qkv, float *mixed,
+            float *scores) {
+  int heads = model->heads / model->kv_heads, at = kv_head * heads * model->head_dim;
+  Walk walk = {
+      .table = step->tables + (long)step->sequences[row] * step->table_width,
+      .context = step->positions[row] + 1,
+      .block_size = model->block_size,
+      .dim = model->head_dim,
+      .max_len = model->max_len,
+      .width = (long)model->kv_heads * model->head_dim,
+      .head_at = (long)kv_head * model->head_dim,
+  };
+  if (model->kv_type == BFLOAT16)
+    attend_heads(&walk, layer, qkv + at, mixed + at, scores, heads, BFLOAT16);
+  else
+    attend_heads(&walk, layer, qkv + at, mixed + at, scores, heads, FLOAT32);
+}

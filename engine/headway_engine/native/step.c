@@ -1,0 +1,193 @@
+/* The decoder's step: phases that all threads go through together, with a meeting between two of them. */
+#include "headway.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Threads and work space; of one caller at a time. */
+typedef struct {
+  Pool *pool;
+  const Model *model;
+  const Step *step;
+  int room;      /* rows that the work space has room for */
+  float *h;      /* [rows][hidden], the residual stream */
+  float *wide;   /* [rows][the widest product's outputs] */
+  float *mixed;  /* [rows][heads * head_dim], or the gated inner state */
+  float *scales; /* [rows] */
+  uint8_t *x;    /* [rows][the widest product's inputs] */
+  float *scores; /* [threads][4][max_len] */
+} Context;
+
+static long padded(long count) { return (count + 31) / 32 * 32; }
+static long larger(long a, long b) { return a > b ? a : b; }
+static long hidden_width(const Model *m) { return padded(m->hidden); }
+static long wide_width(const Model *m) {
+  return larger(hidden_width(m), larger(m->layers[0].qkv.outputs, m->layers[0].gate_up.outputs));
+}
+static long mixed_width(const Model *m) { return larger(padded(m->intermediate), padded(m->heads * m->head_dim)); }
+
+#define EACH(item, count) for (int item; (item = pool_claim(c->pool, 1)) < (count);)
+
+/* RMSNorm of `from`, stored as the input of a product; `work` holds `hidden` floats. */
+static void norm_row(const Model *m, const float *from, const float *weight, float *work, uint8_t *x, float *scale) {
+  __m512 squares = _mm512_setzero_ps();
+  for (int i = 0; i < m->hidden; i += 16) {
+    __m512 v = _mm512_loadu_ps(from + i);
+    squares = _mm512_fmadd_ps(v, v, squares);
+  }
+  __m512 inverse = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) / m->hidden + m->eps));
+  for (int i = 0; i < m->hidden; i += 16)
+    _mm512_storeu_ps(work + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(from + i), inverse), _mm512_loadu_ps(weight + i)));
+  pack_row(work, m->hidden, m->type, x, scale);
+}
+
+static void norm(Context *c, const float *weight, const Matrix *next) {
+  long width = hidden_width(c->model), wide = wide_width(c->model);
+  EACH(row, c->step->rows)
+  norm_row(c->model, c->h + row * width, weight, c->wide + row * wide, c->x + 4L * next->groups * row, c->scales + row);
+  pool_meet(c->pool);
+}
+
+static void multiply(Context *c, const Matrix *matrix, float *out, long stride, bool add) {
+  Product p = {matrix, c->x, c->scales, out, stride, c->step->rows, c->model->type, add};
+  product(c->pool, &p);
+  pool_meet(c->pool);
+}
+
+static void embed(Context *c) {
+  const Model *m = c->model;
+  long width = hidden_width(m);
+  EACH(row, c->step->rows) {
+    long from = (long)c->step->tokens[row] * m->hidden;
+    for (int i = 0; i < m->hidden; i += 16)
+      _mm512_storeu_ps(c->h + row * width + i, m->embed_type == BFLOAT16 ? load_bf16((const uint16_t *)m->embed + from + i)
+                                                                         : _mm512_loadu_ps((const float *)m->embed + from + i));
+  }
+  pool_meet(c->pool);
+}
+
+static void attention(Context *c, const Layer *layer, int thread) {
+  const Model *m = c->model;
+  const Step *step = c->step;
+  long wide = wide_width(m), width = mixed_width(m);
+  norm(c, layer->attention_norm, &layer->qkv);
+  multiply(c, &layer->qkv, c->wide, wide, false);
+  EACH(row, step->rows) rotate_and_store(m, layer, step, row, c->wide + row * wide);
+  pool_meet(c->pool);
+  EACH(item, step->rows * m->kv_heads) {
+    long row = item / m->kv_heads;
+    attend(m, layer, step, row, item % m->kv_heads, c->wide + row * wide, c->mixed + row * width,
+           c->scores + 4L * m->max_len * thread);
+  }
+  pool_meet(c->pool);
+  EACH(row, step->rows)
+  pack_row(c->mixed + row * width, m->heads * m->head_dim, m->type, c->x + 4L * layer->out.groups * row, c->scales + row);
+  pool_meet(c->pool);
+  multiply(c, &layer->out, c->h, hidden_width(m), true);
+}
+
+static void feed_forward(Context *c, const Layer *layer) {
+  const Model *m = c->model;
+  long wide = wide_width(m), width = mixed_width(m);
+  norm(c, layer->feed_forward_norm, &layer->gate_up);
+  multiply(c, &layer->gate_up, c->wide, wide, false);
+  EACH(row, c->step->rows) {
+    const float *gate = c->wide + row * wide, *up = gate + m->intermediate;
+    float *out = c->mixed + row * width;
+    for (int i = 0; i < m->intermediate; i += 16) {
+      __m512 g = _mm512_loadu_ps(gate + i), one = _mm512_set1_ps(1);
+      __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), g))));
+      _mm512_storeu_ps(out + i, _mm512_mul_ps(silu, _mm512_loadu_ps(up + i)));
+    }
+    pack_row(out, m->intermediate, m->type, c->x + 4L * layer->down.groups * row, c->scales + row);
+  }
+  pool_meet(c->pool);
+  multiply(c, &layer->down, c->h, hidden_width(m), true);
+}
+
+static void logits(Context *c) {
+  const Model *m = c->model;
+  const Step *step = c->step;
+  EACH(item, step->sampled)
+  norm_row(m, c->h + step->sampled_rows[item] * hidden_width(m), m->norm, c->wide + item * wide_width(m),
+           c->x + 4L * m->head.groups * item, c->scales + item);
+  pool_meet(c->pool);
+  Product p = {&m->head, c->x, c->scales, step->logits, m->head.outputs, step->sampled, m->type, false};
+  product(c->pool, &p);
+}
+
+static void work(void *context, int thread) {
+  Context *c = context;
+  embed(c);
+  for (int i = 0; i < c->model->num_layers; i++) {
+    attention(c, &c->model->layers[i], thread);
+    feed_forward(c, &c->model->layers[i]);
+  }
+  logits(c);
+}
+
+static void release(Context *c) {
+  free(c->h);
+  free(c->wide);
+  free(c->mixed);
+  free(c->scales);
+  free(c->x);
+  c->h = c->wide = c->mixed = c->scales = NULL;
+  c->x = NULL;
+  c->room = 0;
+}
+
+/* Zeros: padding is read, and must be a number. */
+static void *zeros(long bytes) {
+  void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (memory) memset(memory, 0, (bytes + 63) / 64 * 64);
+  return memory;
+}
+
+static bool make_room(Context *c, int rows) {
+  const Model *m = c->model;
+  if (rows <= c->room) return true;
+  release(c);
+  c->h = zeros(4 * rows * hidden_width(m));
+  c->wide = zeros(4 * rows * wide_width(m));
+  c->mixed = zeros(4 * rows * mixed_width(m));
+  c->scales = zeros(4L * rows);
+  c->x = zeros(4 * rows * larger(hidden_width(m), mixed_width(m)));
+  if (!c->h || !c->wide || !c->mixed || !c->scales || !c->x) {
+    release(c);
+    return false;
+  }
+  c->room = rows;
+  return true;
+}
+
+void headway_close(Context *c) {
+  if (c->pool) pool_stop(c->pool);
+  release(c);
+  free(c->scores);
+  free(c);
+}
+
+/* NULL: no memory. The model must stay where it is. */
+Context *headway_open(const Model *model, int threads) {
+  Context *c = calloc(1, sizeof(Context));
+  if (!c) return NULL;
+  c->model = model;
+  c->scores = zeros(16L * model->max_len * threads);
+  c->pool = c->scores ? pool_start(threads, work, c) : NULL;
+  if (c->pool) return c;
+  headway_close(c);
+  return NULL;
+}
+
+/* false: no memory. */
+bool headway_step(Context *c, const Step *step) {
+  if (!make_room(c, step->rows)) return false;
+  c->step = step;
+  pool_run(c->pool);
+  return true;
+}
+
+/* Which sources this library was built from; native/build.py knows which ones lie beside it. */
+const char *headway_sources(void) { return HEADWAY_SOURCES; }

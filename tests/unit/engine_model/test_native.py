@@ -1,0 +1,236 @@
+"""The C library: its products and its attention against plain ones, and when it is not used."""
+
+import ctypes
+import math
+from ctypes import POINTER, Structure, c_bool, c_int, c_long, c_void_p
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from native_library import require
+from torch.nn import functional
+
+from headway_engine.model.config import ModelConfig
+from headway_engine.model.native import MOST_INT8_INPUTS, TYPES, Packed, pack, problem
+from headway_engine.native import build, library
+
+DTYPES = ["float32", "bfloat16", "int8"]
+
+
+class Product(Structure):
+    """See headway.h."""
+
+    _fields_: ClassVar = [
+        ("matrix", POINTER(library.Matrix)),
+        *((name, c_void_p) for name in ("x", "scales", "out")),
+        ("stride", c_long),
+        ("rows", c_int),
+        ("type", c_int),
+        ("add", c_bool),
+    ]
+
+
+@pytest.fixture(scope="module")
+def native() -> ctypes.CDLL:
+    require("int8")
+    loaded = library.load()
+    assert not isinstance(loaded, str)
+    loaded.pack_row.argtypes = [c_void_p, c_int, c_int, c_void_p, c_void_p]
+    loaded.pack_row.restype = None
+    loaded.pool_start.argtypes = [c_int, c_void_p, c_void_p]
+    loaded.pool_start.restype = c_void_p
+    loaded.pool_stop.argtypes = [c_void_p]
+    loaded.product.argtypes = [c_void_p, POINTER(Product)]
+    loaded.product.restype = None
+    loaded.attend.argtypes = [*(POINTER(s) for s in (library.Model, library.Layer, library.Step)), c_int, c_int]
+    loaded.attend.argtypes += [c_void_p] * 3
+    loaded.attend.restype = None
+    return loaded
+
+
+def stored(native: ctypes.CDLL, x: torch.Tensor, packed: Packed, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as inputs of products, and their scales."""
+    inputs = torch.full((len(x), packed.weight.shape[1] * 4), 0xFF, dtype=torch.uint8)  # NaN where nothing is written
+    scales = torch.zeros(len(x))
+    for row, values in enumerate(x):
+        native.pack_row(
+            values.data_ptr(), len(values), TYPES[dtype], inputs[row].data_ptr(), scales[row : row + 1].data_ptr()
+        )
+    return inputs, scales
+
+
+def multiplied(
+    native: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: str, bias: torch.Tensor | None, add: bool
+) -> torch.Tensor:
+    """`x @ weight.T + bias`, added to ones if `add`."""
+    packed = pack(weight, dtype)
+    inputs, scales = stored(native, x, packed, dtype)
+    width = packed.weight.shape[0] * 32
+    out = torch.ones(len(x), width)
+    padded = None if bias is None else functional.pad(bias, (0, width - len(bias)))
+    matrix = library.Matrix(
+        weight=packed.weight.data_ptr(),
+        scale=None if packed.scale is None else packed.scale.data_ptr(),
+        offset=None if packed.offset is None else packed.offset.data_ptr(),
+        bias=None if padded is None else padded.data_ptr(),
+        groups=packed.weight.shape[1],
+        outputs=width,
+    )
+    asked = Product(
+        ctypes.pointer(matrix), inputs.data_ptr(), scales.data_ptr(), out.data_ptr(), width, len(x), TYPES[dtype], add
+    )
+    pool = native.pool_start(1, None, None)
+    native.product(pool, ctypes.byref(asked))
+    native.pool_stop(pool)
+    return out[:, : len(weight)]
+
+
+def as_kept(values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """What is left of numbers in this type; int8 by the row's largest."""
+    if dtype == "float32":
+        return values
+    if dtype == "bfloat16":
+        return values.bfloat16().float()
+    scale = values.abs().amax(1, keepdim=True) / 127
+    return (values / scale).round() * scale
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [*range(1, 18), 130])
+def test_a_product_is_the_plain_one_of_what_the_type_keeps(native: ctypes.CDLL, rows: int, dtype: str) -> None:
+    torch.manual_seed(rows)
+    for inputs, outputs in ((16, 1), (48, 33), (64, 64), (80, 90), (304, 70)):
+        x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+        expected = as_kept(x, dtype).double() @ as_kept(weight, dtype).double().T
+        out = multiplied(native, x, weight, dtype, None, add=False)
+        # Scales and sums are float32; int8 may round a number that lies between two bytes to the other one.
+        torch.testing.assert_close(out.double(), expected, atol=0.1 if dtype == "int8" else 1e-4, rtol=1e-5)
+        # How large sums of these lengths are, whatever their signs.
+        size = torch.outer(x.norm(dim=1), weight.norm(dim=1)) / math.sqrt(inputs)
+        error = ((out - functional.linear(x, weight)) / size).square().mean().sqrt()
+        assert error < {"float32": 1e-6, "bfloat16": 1e-2, "int8": 4e-2}[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_adds_the_bias_and_the_residual(native: ctypes.CDLL, dtype: str) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 48), torch.randn(70, 48), torch.randn(70)
+    plain = multiplied(native, x, weight, dtype, None, add=False)
+    torch.testing.assert_close(multiplied(native, x, weight, dtype, bias, add=False), plain + bias)
+    torch.testing.assert_close(multiplied(native, x, weight, dtype, None, add=True), plain + 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_input_that_is_no_number_spoils_its_row_alone(native: ctypes.CDLL, bad: float, dtype: str) -> None:
+    torch.manual_seed(1)
+    x, weight = torch.randn(3, 48), torch.randn(40, 48)
+    x[1, 17] = bad
+    finite = multiplied(native, x, weight, dtype, None, add=False).isfinite()
+    assert finite.all(1).tolist() == [True, False, True]
+    assert not finite[1].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_and_outputs_of_zeros_stay_zeros(native: ctypes.CDLL, dtype: str) -> None:
+    x, weight = torch.zeros(2, 32), torch.randn(32, 32)
+    assert not multiplied(native, x, weight, dtype, None, add=False).any()
+    assert not multiplied(native, torch.randn(2, 32), torch.zeros(32, 32), dtype, None, add=False).any()
+
+
+@pytest.mark.parametrize("stored_as", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(3, 3, 16), (9, 3, 64), (14, 2, 80), (8, 1, 128), (4, 2, 144)])
+def test_a_row_attends_to_its_own_prefix(
+    native: ctypes.CDLL, heads: int, kv_heads: int, dim: int, stored_as: torch.dtype
+) -> None:
+    torch.manual_seed(2)
+    block_size, blocks, longest = 5, 40, 150
+    keys, values = torch.randn(2, blocks, block_size, kv_heads, dim).to(stored_as).unbind(0)
+    table = torch.randperm(blocks - 1, dtype=torch.int32)[None, : longest // block_size] + 1
+    positions = torch.tensor([0, 3, 4, 5, 15, 16, 31, 32, 77, 149], dtype=torch.int32)
+    sequences = torch.zeros(len(positions), dtype=torch.int32)
+    model = library.Model(
+        kv_type=TYPES[str(stored_as).removeprefix("torch.")],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=dim,
+        block_size=block_size,
+        max_len=longest,
+    )
+    layer = library.Layer(keys=keys.data_ptr(), values=values.data_ptr())
+    step = library.Step(
+        rows=len(positions),
+        table_width=table.shape[1],
+        positions=positions.data_ptr(),
+        sequences=sequences.data_ptr(),
+        tables=table.data_ptr(),
+    )
+    query, scores = torch.randn(heads, dim), torch.zeros(4, longest)
+    flat = [side[table[0].long()].flatten(0, 1).float().transpose(0, 1) for side in (keys, values)]
+    group = heads // kv_heads
+    for row, position in enumerate(positions.tolist()):
+        out = torch.empty(heads, dim)
+        for kv_head in range(kv_heads):
+            arguments = [query.data_ptr(), out.data_ptr(), scores.data_ptr()]
+            native.attend(ctypes.byref(model), ctypes.byref(layer), ctypes.byref(step), row, kv_head, *arguments)
+        key, value = (side[:, : position + 1].repeat_interleave(group, 0) for side in flat)
+        weights = (torch.einsum("hd,hjd->hj", query, key) / math.sqrt(dim)).softmax(-1)
+        torch.testing.assert_close(out, torch.einsum("hj,hjd->hd", weights, value), atol=2e-5, rtol=1e-5)
+
+
+SHAPE = ModelConfig(
+    architecture="llama",
+    vocab_size=96,
+    hidden_size=64,
+    intermediate_size=112,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rms_norm_eps=1e-6,
+    rope_theta=10_000.0,
+    max_position_embeddings=64,
+    rope_scaling=None,
+    attention_bias=False,
+    qk_norm=False,
+    tie_word_embeddings=True,
+    eos_token_ids=(),
+)
+
+
+def changed(**fields: int) -> ModelConfig:
+    return ModelConfig(**{name: fields.get(name, getattr(SHAPE, name)) for name in SHAPE.__slots__})
+
+
+def test_the_reason_is_told_where_a_step_cannot_be_computed_natively(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    require("int8")
+    assert problem(SHAPE, "int8") is None
+    assert problem(changed(head_dim=24), "int8") == "head_dim 24 is no multiple of 16"
+    longest = MOST_INT8_INPUTS // 16 * 16 + 16
+    assert "is longer than" in str(problem(changed(intermediate_size=longest), "int8"))
+    assert problem(changed(intermediate_size=longest), "bfloat16") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "cpu_flags", lambda: library.NEEDS["bfloat16"])
+        assert problem(SHAPE, "int8") == "this CPU has no avx512_vnni"
+        assert problem(SHAPE, "bfloat16") is None
+    for content, cause in ((None, "was not built"), (b"", "file too short")):
+        target = tmp_path / "libheadway.so"
+        if content is not None:
+            target.write_bytes(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "TARGET", target)
+            library.load.cache_clear()
+            assert cause in str(problem(SHAPE, "int8"))
+    library.load.cache_clear()
+
+
+def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "digest", lambda: "0123456789abcdef")
+        library.load.cache_clear()
+        assert "other sources" in str(problem(SHAPE, "float32"))
+    library.load.cache_clear()
