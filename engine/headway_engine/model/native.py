@@ -5,7 +5,7 @@ stream, norms, rotation and attention are computed in float32. What products mul
 
     float32    both as they are
     bfloat16   both rounded to bfloat16
-    int8       weights as bytes times a scale per output, inputs as bytes times a scale per row, found in each step
+    int8       weights as bytes times a scale per output, inputs as bytes times a scale for each 32, found in each step
 
 and the KV cache and the embedding are float32 or bfloat16 (int8: bfloat16). Every row is computed alone, with sums in one
 order: a token's logits do not depend on which other tokens are in the step, or on how a prompt was cut into chunks.
@@ -27,8 +27,6 @@ from headway_engine.native import library
 TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 TILE = 32  # outputs side by side
 _VECTOR = 16  # floats
-# Sums of int8 products are int32: 255 * 127 for each input.
-MOST_INT8_INPUTS = (2**31 - 1) // (255 * 127)
 
 
 def problem(config: ModelConfig, dtype: str) -> str | None:
@@ -36,9 +34,6 @@ def problem(config: ModelConfig, dtype: str) -> str | None:
     for name in ("hidden_size", "intermediate_size", "head_dim"):
         if getattr(config, name) % _VECTOR:
             return f"{name} {getattr(config, name)} is no multiple of {_VECTOR}"
-    inputs = max(config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
-    if dtype == "int8" and inputs > MOST_INT8_INPUTS:
-        return f"a row of {inputs} inputs is longer than {MOST_INT8_INPUTS}"
     return library.problem(dtype)
 
 
@@ -149,7 +144,6 @@ class NativeDecoder:
         return library.Matrix(
             weight=self._keep(packed.weight),
             scale=None if packed.scale is None else self._keep(packed.scale),
-            offset=None if packed.offset is None else self._keep(packed.offset),
             bias=None if linear.bias is None else self._floats(F.pad(linear.bias.data, (0, -len(linear.bias) % TILE))),
             groups=packed.weight.shape[1],
             outputs=packed.weight.shape[0] * TILE,
@@ -174,12 +168,10 @@ class Packed:
     Attributes:
         weight: `[outputs / 32, groups, 32, inputs of a group]`.
         scale: int8: float32, `[outputs]`.
-        offset: int8: int32, `[outputs]`.
     """
 
     weight: torch.Tensor
     scale: torch.Tensor | None = None
-    offset: torch.Tensor | None = None
 
 
 def pack(weight: torch.Tensor, dtype: str) -> Packed:
@@ -191,7 +183,7 @@ def pack(weight: torch.Tensor, dtype: str) -> Packed:
     scale = padded.abs().amax(1) / 127
     # An output without any weight has the scale 0, whatever its bytes.
     quantized = (padded / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().to(torch.int8)
-    return Packed(_tiles(quantized), scale, 128 * quantized.sum(1, dtype=torch.int32))
+    return Packed(_tiles(quantized.view(torch.uint8) ^ 128), scale)
 
 
 def _tiles(weight: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TARGET = HERE / "libheadway.so"
+# Not .so: Python would take it for a module.
+TARGET = HERE / "libheadway.so.1"
 # No -ffast-math: logits that are not finite must stay so, and sums keep their order.
 FLAGS = (
     *("-std=c11", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"),

@@ -10,15 +10,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What weights and the inputs of products are stored as. Sums are float (int8: exact int32). */
+/* What weights and the inputs of products are stored as. */
 enum { FLOAT32, BFLOAT16, INT8 };
+
+/* int8: inputs are bytes times a scale for each 32 of them (some inputs of a row are a hundred times the others, and one
+ * scale for all would leave the others 2 bits); sums within 32 are exact. Weights are bytes + 128 times a scale per output,
+ * so `shift` takes 128 times the inputs off again. */
+enum { BLOCK = 32 };
+typedef struct {
+  float scale;
+  int32_t shift;
+} Block;
 
 /* outputs and inputs are padded to 32. weight lies as [outputs/32][groups][32][4 bytes]: 4, 2 or 1 inputs are a group. */
 typedef struct {
   const uint8_t *weight;
-  const float *scale;     /* [outputs], int8: a weight is scale * its byte */
-  const int32_t *offset;  /* [outputs], int8: 128 * the sum of the row's bytes, because inputs are stored + 128 */
-  const float *bias;      /* [outputs] or NULL */
+  const float *scale; /* [outputs], int8 */
+  const float *bias;  /* [outputs] or NULL */
   int32_t groups, outputs;
 } Matrix;
 
@@ -58,13 +66,13 @@ void pool_run(Pool *pool);
 void pool_stop(Pool *pool);
 
 /* Stores `count` floats (a multiple of 16) as a product's input, and zeros up to a multiple of 32. */
-void pack_row(const float *from, int count, int type, uint8_t *x, float *scale);
+void pack_row(const float *from, int count, int type, uint8_t *x, Block *blocks);
 
-/* One product: `x` is [rows][groups][4 bytes], `scales` is [rows], `out` is [rows][stride]. */
+/* One product: `x` is [rows][groups][4 bytes], `blocks` is [rows][groups / 8], `out` is [rows][stride]. */
 typedef struct {
   const Matrix *matrix;
   const uint8_t *x;
-  const float *scales;
+  const Block *blocks;
   float *out;
   long stride;
   int rows, type;

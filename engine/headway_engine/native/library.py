@@ -21,7 +21,7 @@ class Matrix(Structure):
     """See headway.h."""
 
     _fields_: ClassVar = [
-        *((name, c_void_p) for name in ("weight", "scale", "offset", "bias")),
+        *((name, c_void_p) for name in ("weight", "scale", "bias")),
         *((name, c_int32) for name in ("groups", "outputs")),
     ]
 

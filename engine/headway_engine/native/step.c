@@ -14,8 +14,8 @@ typedef struct {
   float *h;      /* [rows][hidden], the residual stream */
   float *wide;   /* [rows][the widest product's outputs] */
   float *mixed;  /* [rows][heads * head_dim], or the gated inner state */
-  float *scales; /* [rows] */
   uint8_t *x;    /* [rows][the widest product's inputs] */
+  Block *blocks; /* [rows][their blocks] */
   float *scores; /* [threads][4][max_len] */
 } Context;
 
@@ -29,8 +29,12 @@ static long mixed_width(const Model *m) { return larger(padded(m->intermediate),
 
 #define EACH(item, count) for (int item; (item = pool_claim(c->pool, 1)) < (count);)
 
+/* Where a product with this matrix finds a row. */
+static uint8_t *inputs(Context *c, const Matrix *matrix, long row) { return c->x + 4L * matrix->groups * row; }
+static Block *blocks(Context *c, const Matrix *matrix, long row) { return c->blocks + matrix->groups / 8 * row; }
+
 /* RMSNorm of `from`, stored as the input of a product; `work` holds `hidden` floats. */
-static void norm_row(const Model *m, const float *from, const float *weight, float *work, uint8_t *x, float *scale) {
+static void norm_row(const Model *m, const float *from, const float *weight, float *work, uint8_t *x, Block *blocks) {
   __m512 squares = _mm512_setzero_ps();
   for (int i = 0; i < m->hidden; i += 16) {
     __m512 v = _mm512_loadu_ps(from + i);
@@ -39,18 +43,18 @@ static void norm_row(const Model *m, const float *from, const float *weight, flo
   __m512 inverse = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) / m->hidden + m->eps));
   for (int i = 0; i < m->hidden; i += 16)
     _mm512_storeu_ps(work + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(from + i), inverse), _mm512_loadu_ps(weight + i)));
-  pack_row(work, m->hidden, m->type, x, scale);
+  pack_row(work, m->hidden, m->type, x, blocks);
 }
 
 static void norm(Context *c, const float *weight, const Matrix *next) {
   long width = hidden_width(c->model), wide = wide_width(c->model);
   EACH(row, c->step->rows)
-  norm_row(c->model, c->h + row * width, weight, c->wide + row * wide, c->x + 4L * next->groups * row, c->scales + row);
+  norm_row(c->model, c->h + row * width, weight, c->wide + row * wide, inputs(c, next, row), blocks(c, next, row));
   pool_meet(c->pool);
 }
 
 static void multiply(Context *c, const Matrix *matrix, float *out, long stride, bool add) {
-  Product p = {matrix, c->x, c->scales, out, stride, c->step->rows, c->model->type, add};
+  Product p = {matrix, c->x, c->blocks, out, stride, c->step->rows, c->model->type, add};
   product(c->pool, &p);
   pool_meet(c->pool);
 }
@@ -82,7 +86,7 @@ static void attention(Context *c, const Layer *layer, int thread) {
   }
   pool_meet(c->pool);
   EACH(row, step->rows)
-  pack_row(c->mixed + row * width, m->heads * m->head_dim, m->type, c->x + 4L * layer->out.groups * row, c->scales + row);
+  pack_row(c->mixed + row * width, m->heads * m->head_dim, m->type, inputs(c, &layer->out, row), blocks(c, &layer->out, row));
   pool_meet(c->pool);
   multiply(c, &layer->out, c->h, hidden_width(m), true);
 }
@@ -100,7 +104,7 @@ static void feed_forward(Context *c, const Layer *layer) {
       __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), g))));
       _mm512_storeu_ps(out + i, _mm512_mul_ps(silu, _mm512_loadu_ps(up + i)));
     }
-    pack_row(out, m->intermediate, m->type, c->x + 4L * layer->down.groups * row, c->scales + row);
+    pack_row(out, m->intermediate, m->type, inputs(c, &layer->down, row), blocks(c, &layer->down, row));
   }
   pool_meet(c->pool);
   multiply(c, &layer->down, c->h, hidden_width(m), true);
@@ -111,9 +115,9 @@ static void logits(Context *c) {
   const Step *step = c->step;
   EACH(item, step->sampled)
   norm_row(m, c->h + step->sampled_rows[item] * hidden_width(m), m->norm, c->wide + item * wide_width(m),
-           c->x + 4L * m->head.groups * item, c->scales + item);
+           inputs(c, &m->head, item), blocks(c, &m->head, item));
   pool_meet(c->pool);
-  Product p = {&m->head, c->x, c->scales, step->logits, m->head.outputs, step->sampled, m->type, false};
+  Product p = {&m->head, c->x, c->blocks, step->logits, m->head.outputs, step->sampled, m->type, false};
   product(c->pool, &p);
 }
 
@@ -131,10 +135,11 @@ static void release(Context *c) {
   free(c->h);
   free(c->wide);
   free(c->mixed);
-  free(c->scales);
+  free(c->blocks);
   free(c->x);
-  c->h = c->wide = c->mixed = c->scales = NULL;
+  c->h = c->wide = c->mixed = NULL;
   c->x = NULL;
+  c->blocks = NULL;
   c->room = 0;
 }
 
@@ -152,9 +157,9 @@ static bool make_room(Context *c, int rows) {
   c->h = zeros(4 * rows * hidden_width(m));
   c->wide = zeros(4 * rows * wide_width(m));
   c->mixed = zeros(4 * rows * mixed_width(m));
-  c->scales = zeros(4L * rows);
+  c->blocks = zeros(sizeof(Block) * rows * larger(hidden_width(m), mixed_width(m)) / BLOCK);
   c->x = zeros(4 * rows * larger(hidden_width(m), mixed_width(m)));
-  if (!c->h || !c->wide || !c->mixed || !c->scales || !c->x) {
+  if (!c->h || !c->wide || !c->mixed || !c->blocks || !c->x) {
     release(c);
     return false;
   }

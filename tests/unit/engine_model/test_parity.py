@@ -2,7 +2,8 @@
 
 Every way in which the engine computes a token goes through the same comparison: a whole prompt, chunks of it, decodes, and
 mixed batches, over block tables scattered through the cache. The reference computes each sequence alone and whole,
-without a cache.
+without a cache. On the CPU that is the C library; torch's decoder, which serves where the library does not, takes the two
+plans that have everything.
 """
 
 import copy
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_library import require
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from headway_engine.core.batch import Batch, Chunk
 from headway_engine.core.request import SamplingParams
+from headway_engine.model import native
 from headway_engine.model.sampler import Draw
 from headway_engine.runtime import executor as executor_module
 from headway_engine.runtime import loading
@@ -59,7 +62,8 @@ MODELS: dict[str, PreTrainedConfig] = {
 # A step: (sequence, how many of its tokens are computed next).
 Step = Sequence[tuple[int, int]]
 # A plan: the lengths of the sequences, and the steps that compute them all.
-PLANS: dict[str, tuple[Sequence[int], Sequence[Step]]] = {
+Plan = tuple[Sequence[int], Sequence[Step]]
+PLANS: dict[str, Plan] = {
     "one token": ([1], [[(0, 1)]]),
     "exactly one block": ([BLOCK], [[(0, BLOCK)]]),
     "one block and a token": ([BLOCK + 1], [[(0, BLOCK + 1)]]),
@@ -129,7 +133,7 @@ def sequences_of(lengths: Sequence[int]) -> list[list[int]]:
 def computed(
     path: Path,
     dtype: torch.dtype,
-    plan: tuple[Sequence[int], Sequence[Step]],
+    plan: Plan,
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[tuple[int, int, torch.Tensor]]:
     """(sequence, position, logits) of the last token of each chunk, through our loader and our executor."""
@@ -164,15 +168,33 @@ def computed(
     return [(index, position, row) for (index, position), row in zip(where, rows, strict=True)]
 
 
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "problem", lambda *_: "not asked for")
+
+
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("model", MODELS)
 def test_float32_logits_equal_those_of_transformers(
     model: str,
-    plan: tuple[Sequence[int], Sequence[Step]],
+    plan: Plan,
     checkpoint: Callable[[str], Checkpoint],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = checkpoint(model)
+    require("float32")
+    check_float32(checkpoint(model), plan, monkeypatch)
+
+
+@pytest.mark.parametrize("plan", ["odd chunks", "decodes, first chunks and later chunks mixed"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.usefixtures("by_torch")
+def test_float32_logits_of_torch_equal_those_of_transformers(
+    model: str, plan: str, checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_float32(checkpoint(model), PLANS[plan], monkeypatch)
+
+
+def check_float32(source: Checkpoint, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = source.expected(sequences_of(plan[0]), torch.float32, torch.float32)
     for index, position, row in computed(source.path, torch.float32, plan, monkeypatch):
         # The logits have a standard deviation above 1; rounding alone differs, by the order of sums.
@@ -184,8 +206,20 @@ def test_float32_logits_equal_those_of_transformers(
 def test_bfloat16_logits_are_as_near_to_float32_as_those_of_transformers(
     model: str, checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require("bfloat16")
+    check_bfloat16(checkpoint(model), monkeypatch)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.usefixtures("by_torch")
+def test_bfloat16_logits_of_torch_are_as_near_to_float32_as_those_of_transformers(
+    model: str, checkpoint: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_bfloat16(checkpoint(model), monkeypatch)
+
+
+def check_bfloat16(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     # The truth is float32 on the weights that bfloat16 keeps; both bfloat16 computations err, in different places.
-    source = checkpoint(model)
     plan = PLANS["decodes, first chunks and later chunks mixed"]
     sequences = sequences_of(plan[0])
     theirs = source.expected(sequences, torch.bfloat16, torch.bfloat16)
