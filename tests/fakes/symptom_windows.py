@@ -51,8 +51,9 @@ def fleet(**overrides: Any) -> LLMDeploymentSpec:
 
 def evidence(spec: LLMDeploymentSpec | None = None, **view: Any) -> Evidence:
     spec = spec or fleet()
+    window = replace(HEALTHY, **view)
     load = FleetLoad(
-        view=replace(HEALTHY, **view),
+        view=window,
         tokens_per_s=60.0,
         queue_depth=0,
         last_sample_s=0.0,
@@ -60,5 +61,6 @@ def evidence(spec: LLMDeploymentSpec | None = None, **view: Any) -> Evidence:
         preemptions=0,
         queue_full=0,
         step=Latency(60.0, 48.0, 1000),
+        busiest_mean=window.busiest_running,
     )
     return Evidence(spec, baseline_limits(spec), load)

@@ -101,7 +101,7 @@ class Evidence:
 
     def slots_bind(self, was: bool) -> bool:
         """Whether the busiest engine runs as many sequences as it may."""
-        return above(self.view.busiest_running, BINDS * self.limits.max_num_seqs, was)
+        return above(self.load.busiest_mean, BINDS * self.limits.max_num_seqs, was)
 
     def kv_binds(self, was: bool) -> bool:
         """Whether the KV cache holds requests back: it is full, or running sequences give way."""

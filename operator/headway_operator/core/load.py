@@ -53,6 +53,7 @@ class FleetLoad:
     preemptions: int
     queue_full: int  # requests that were refused because the queue was full
     step: Latency  # engine steps, at the percentile of the time between tokens
+    busiest_mean: float  # running requests of the busiest engine, a mean over the window
 
 
 def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:
@@ -132,6 +133,7 @@ def fleet_load(
         preemptions=counts["preemptions"],
         queue_full=counts["queue_full"],
         step=_latency(pooled["step"], percentiles[1]),
+        busiest_mean=max((window.running for window in found), default=0.0),
     )
 
 

@@ -21,13 +21,13 @@ def prompts_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     prefill, queue = view.prefill, view.queue_wait.high_ms or 0.0
     if target is None or prefill.high_ms is None or prefill.count < MIN_REQUESTS:
         return None
-    idle = below(queue, NO_QUEUE * target, was) and below(view.busiest_running, ALONE, was)
+    idle = below(queue, NO_QUEUE * target, was) and below(evidence.load.busiest_mean, ALONE, was)
     if not (idle and above(prefill.high_ms, target, was)):
         return None
     least = _round_up(HEADROOM * prefill.high_ms)
     words = (
         f"{_p95(evidence)} prefill alone takes {_ms(prefill)} > TTFT target {target:.0f} ms on engines with nothing else to "
-        f"do ({view.busiest_running:.1f} sequences on average, queue wait {queue:.0f} ms): the objective is infeasible, "
+        f"do ({evidence.load.busiest_mean:.1f} sequences on average, queue wait {queue:.0f} ms): the objective is infeasible, "
         "no count of replicas and no limit reaches it"
     )
     cure = (
@@ -44,13 +44,13 @@ def batch_wait_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None
     if (
         not evidence.late(was)
         or queue.median_ms is None
-        or above(view.busiest_running, 0.9 * limits.max_num_seqs, False)
+        or above(evidence.load.busiest_mean, 0.9 * limits.max_num_seqs, False)
     ):
         return None
     target = evidence.ttft_target_ms or 0.0
     head = (
         f"{_p95(evidence)} TTFT {ttft:.0f} ms > {target:.0f} ms with tokens/s steady at {evidence.load.tokens_per_s:.0f}: "
-        f"requests wait {queue.median_ms:.0f} ms (median) for company while {view.busiest_running:.1f} of "
+        f"requests wait {queue.median_ms:.0f} ms (median) for company while {evidence.load.busiest_mean:.1f} of "
         f"{limits.max_num_seqs} sequences run"
     )
     if limits.batching_mode is BatchingMode.STATIC and above(evidence.queue_share, CLEAR_MAJORITY, was):
@@ -75,7 +75,7 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     view, itl, target = evidence.view, evidence.view.itl.high_ms, evidence.itl_target_ms
     words = (
         f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is queue wait: {_ms(view.queue_wait)} "
-        f"against {_ms(view.prefill)} of compute; {view.waiting:.1f} requests wait, {view.busiest_running:.1f} of "
+        f"against {_ms(view.prefill)} of compute; {view.waiting:.1f} requests wait, {evidence.load.busiest_mean:.1f} of "
         f"{evidence.limits.max_num_seqs} sequences run in the busiest engine"
     )
     tokens_have_room = itl is None or target is None or below(itl, 0.7 * target, was)
@@ -91,7 +91,7 @@ def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     view, limits = evidence.view, evidence.limits
     words = (
         f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is compute: {_ms(view.prefill)} of prefill "
-        f"against {_ms(view.queue_wait)} of queue wait, beside {view.busiest_running:.1f} running sequences in the busiest "
+        f"against {_ms(view.queue_wait)} of queue wait, beside {evidence.load.busiest_mean:.1f} running sequences in the busiest "
         "engine; scaling on the queue does not see it"
     )
     if limits.profile is Profile.LOW_TAIL:
@@ -116,9 +116,9 @@ def steps_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     words = (
         f"p{_itl_percentile(evidence)} time between tokens {_ms(itl)} > {target:.0f} ms: steps take {_ms(evidence.load.step)} "
-        f"with {view.busiest_running:.1f} sequences in the busiest engine, {view.prompt_share:.0%} of their tokens are prompt"
+        f"with {evidence.load.busiest_mean:.1f} sequences in the busiest engine, {view.prompt_share:.0%} of their tokens are prompt"
     )
-    if below(view.busiest_running, ALONE, was) and view.prompt_share < MOSTLY_PROMPTS:
+    if below(evidence.load.busiest_mean, ALONE, was) and view.prompt_share < MOSTLY_PROMPTS:
         return words, (
             f"one sequence alone is too slow: raise spec.slo.interTokenLatency.targetMilliseconds to "
             f"{_round_up(HEADROOM * itl.high_ms)} or more, or use a faster device"

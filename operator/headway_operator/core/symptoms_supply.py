@@ -27,7 +27,7 @@ def batches_too_small(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     words = (
         f"{evidence.load.tokens_per_s:.0f} tokens/s are held down by maxNumSeqs {evidence.limits.max_num_seqs}: "
-        f"{view.busiest_running:.1f} sequences run in the busiest engine and {view.waiting:.1f} requests wait, while TTFT "
+        f"{evidence.load.busiest_mean:.1f} sequences run in the busiest engine and {view.waiting:.1f} requests wait, while TTFT "
         f"{ttft.high_ms:.0f} ms (target {ttft_target:.0f}), time between tokens {itl.high_ms:.0f} ms (target "
         f"{itl_target:.0f}) and KV cache {view.kv_usage:.0%} have room"
     )
@@ -43,7 +43,7 @@ def kv_cache_full(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         f"; {evidence.load.preemptions} sequences gave way and were computed again" if evidence.load.preemptions else ""
     )
     words = (
-        f"the KV cache of the fullest engine is {view.kv_usage:.0%} full with {view.busiest_running:.1f} of "
+        f"the KV cache of the fullest engine is {view.kv_usage:.0%} full with {evidence.load.busiest_mean:.1f} of "
         f"{limits.max_num_seqs} sequences running and {view.waiting:.1f} requests waiting{gave_way}"
     )
     memory = evidence.spec.engine.capacity.kv_cache_memory_mebibytes
