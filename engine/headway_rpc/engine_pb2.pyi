@@ -810,6 +810,7 @@ class Loads(_message.Message):
     MAX_RUNNING_REQUESTS_FIELD_NUMBER: _builtins.int
     WAITING_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_BATCH_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     num_waiting: _builtins.int
     num_total: _builtins.int
@@ -826,6 +827,8 @@ class Loads(_message.Message):
     waiting_prompt_tokens: _builtins.int
     """prompt tokens not prefilled yet, of waiting and running requests"""
     draining: _builtins.bool
+    num_waiting_batch: _builtins.int
+    """of num_waiting: batch work that waits for the slack of better classes"""
     def __init__(
         self,
         *,
@@ -839,10 +842,11 @@ class Loads(_message.Message):
         max_running_requests: _builtins.int = ...,
         waiting_prompt_tokens: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        num_waiting_batch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,6 +87,8 @@ def _measured(slo: Json, objective: Json) -> Iterator[str]:
         aim = f", target {target['targetMilliseconds']} ms" if "targetMilliseconds" in target else ""
         value = f"{slo[field]} ms" if field in slo else "no samples"
         yield f"  {label:<5} p{target.get('percentile', 95)} {value}{aim}"
+    for one in slo.get("classes", []):
+        yield f"  {one['workloadClass']}: {_class_words(one)}"
     counts = [
         (slo[field], label)
         for field, label in (("sampleCount", "requests"), ("queueDepth", "waiting"), ("tokensPerSecond", "tokens/s"))
@@ -94,6 +96,19 @@ def _measured(slo: Json, objective: Json) -> Iterator[str]:
     ]
     if counts:
         yield "  " + ", ".join(f"{count} {label}" for count, label in counts)
+
+
+def _class_words(one: Json) -> str:
+    def part(name: str, key: str) -> str:
+        value = f"{one[f'{key}ObservedMilliseconds']} ms" if f"{key}ObservedMilliseconds" in one else "no samples"
+        return f"{name} {value}, target {one[f'{key}TargetMilliseconds']} ms"
+
+    within = (
+        f", {one['attainmentPercent']} % of {one['sampleCount']} first tokens within it"
+        if one.get("sampleCount")
+        else ""
+    )
+    return f"{part('TTFT', 'ttft')}{within}; {part('ITL', 'interTokenLatency')}"
 
 
 def _actuators(spec: Json, status: Json) -> Iterator[str]:

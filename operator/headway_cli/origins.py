@@ -29,14 +29,19 @@ def lines(manifest: Json) -> Iterator[str]:
 
 def origin(spec: LLMDeploymentSpec, field: str) -> str:
     """What a baseline limit follows from; `field` as it is written in `status.tuning.effective`."""
-    kind = spec.slo.workload_class if spec.slo else None
-    named = f"class {kind.value}" if kind else "the defaults without an slo"
+    slo = spec.slo
+    kinds = [one.workload_class.value for one in slo.objectives] if slo else []
+    named = "the defaults without an slo"
+    if kinds:
+        named = f"class {kinds[0]}" if len(kinds) == 1 else f"classes {', '.join(kinds)}"
     if field == "itlTargetMilliseconds":
-        given = spec.slo is not None and spec.slo.inter_token_latency is not None
+        given = slo is not None and any(one.inter_token_latency is not None for one in slo.objectives)
         return "slo.interTokenLatency" if given else named
+    if field == "defaultClass" and slo is not None:
+        return "slo.workloadClass"
     if field in spec.engine.limits.model_dump(by_alias=True, exclude_none=True):
         return "engine.limits"
-    defaults = class_defaults.of_class(kind)
+    defaults = class_defaults.of_slo(slo)
     if field == "maxNumSeqs" and defaults.max_num_seqs is None:
         return "engine.capacity"
     if field == "maxNumBatchedTokens" and defaults.max_num_batched_tokens is None:

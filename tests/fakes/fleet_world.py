@@ -14,7 +14,15 @@ from engine_samples import buckets as one_value
 from headway_operator.core import names, pods
 from headway_operator.core.decide import decide
 from headway_operator.core.memory import LoopMemory
-from headway_operator.core.observed import ContainerState, Defaults, EngineSample, Observed, OwnedObject, PodView
+from headway_operator.core.observed import (
+    ClassSample,
+    ContainerState,
+    Defaults,
+    EngineSample,
+    Observed,
+    OwnedObject,
+    PodView,
+)
 from headway_operator.core.plan import (
     Action,
     AddFinalizer,
@@ -60,6 +68,8 @@ class Engine:
     queue_wait: list[int] = field(default_factory=list)
     prefill: list[int] = field(default_factory=list)
     itl: list[int] = field(default_factory=list)
+    waiting_batch: int = 0
+    classes: dict[str, ClassSample] = field(default_factory=dict)
 
     def record(self, kind: str, value_ms: float, count: int = 1) -> None:
         """Count a latency."""
@@ -208,6 +218,12 @@ class World:
             int(flags["max-num-batched-tokens"]),
             int(flags["batch-wait-ms"]),
             int(flags["max-queued-requests"]),
+            flags.get("batching-mode", "continuous"),
+            flags.get("profile", "throughput"),
+            int(flags.get("itl-target-ms", 50)),
+            flags.get("default-class", "interactive"),
+            int(flags.get("reserved-percent", 0)),
+            int(flags.get("max-queued-batch-requests", 0)),
         )
         pod.view = replace(pod.view, phase="Running", ip="10.0.0.1")
         self.serial += 1
@@ -243,6 +259,8 @@ class World:
                 revision=engine.revision,
                 effective=engine.effective,
                 baseline=engine.baseline,
+                classes=dict(engine.classes),
+                num_waiting_batch=engine.waiting_batch,
                 lease_remaining_s=max(0.0, engine.lease_until_s - self.now_s),
                 steps=engine.steps,
                 step_sum_ms=engine.step_ms,

@@ -65,6 +65,10 @@ def _source(**source: Any) -> Change:
     return {"spec.model.source": source}
 
 
+def _classes(own: str, other: Mapping[str, Any]) -> Change:
+    return {"spec.slo": {"workloadClass": own, "classes": [other]}}
+
+
 def _bounds(field: str, low: int, high: int) -> Change:
     return {f"spec.tuning.bounds.{field}": {"min": low, "max": high}}
 
@@ -167,6 +171,13 @@ EXAMPLES: tuple[Example, ...] = (
     ),
     Example(
         "spec.engine",
+        "limits.maxQueuedBatchRequests cannot exceed capacity.maxQueuedRequests",
+        {"spec.engine.capacity.maxQueuedRequests": 8, "spec.engine.limits.maxQueuedBatchRequests": 8},
+        {"spec.engine.capacity.maxQueuedRequests": 8, "spec.engine.limits.maxQueuedBatchRequests": 9},
+        "limits.maxQueuedBatchRequests cannot exceed capacity.maxQueuedRequests (8)",
+    ),
+    Example(
+        "spec.engine",
         "engine.dtype float16 needs engine.device cuda; on cpu use auto, float32, bfloat16 or int8",
         {"spec.engine.device": "cuda", "spec.engine.dtype": "float16"},
         {"spec.engine.device": "cpu", "spec.engine.dtype": "float16"},
@@ -194,6 +205,31 @@ EXAMPLES: tuple[Example, ...] = (
         "workloadClass batch needs slo.ttft.targetMilliseconds above 2000",
         {"spec.slo": {"workloadClass": "batch", "ttft": {"targetMilliseconds": 2001}}},
         {"spec.slo": {"workloadClass": "batch", "ttft": {"targetMilliseconds": 2000}}},
+    ),
+    *(
+        Example(
+            "spec.slo.classes[0]",
+            f"workloadClass {kind} needs slo.classes[].ttft.targetMilliseconds {range_}",
+            _classes(own, {"workloadClass": kind, "ttft": {"targetMilliseconds": good}}),
+            _classes(own, {"workloadClass": kind, "ttft": {"targetMilliseconds": bad}}),
+        )
+        for own, kind, range_, good, bad in (
+            ("interactive", "realtime", "below 500", 499, 500),
+            ("realtime", "interactive", "from 500 to 2000", 2000, 2001),
+            ("realtime", "batch", "above 2000", 2001, 2000),
+        )
+    ),
+    Example(
+        "spec.slo",
+        "slo.classes must not name slo.workloadClass again: its targets are slo.ttft and slo.interTokenLatency",
+        _classes("interactive", {"workloadClass": "batch"}),
+        _classes("interactive", {"workloadClass": "interactive"}),
+    ),
+    Example(
+        "spec.slo",
+        "interTokenLatency targets must not fall from realtime to interactive to batch (defaults: 50, 100, 500 ms)",
+        _classes("interactive", {"workloadClass": "batch", "interTokenLatency": {"targetMilliseconds": 100}}),
+        _classes("interactive", {"workloadClass": "batch", "interTokenLatency": {"targetMilliseconds": 99}}),
     ),
     Example(
         "spec.scaling",

@@ -153,6 +153,7 @@ class AsyncEngine:
             max_running_requests=state.limits.effective.max_num_seqs,
             waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(state.requests_taken),
             draining=self._draining,
+            num_waiting_batch=state.num_waiting_batch,
         )
 
     def stats(self) -> StatsSnapshot:

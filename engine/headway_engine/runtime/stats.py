@@ -31,6 +31,7 @@ class Loads:
         max_running_requests: the live limit.
         waiting_prompt_tokens: prompt tokens not prefilled yet, of waiting and running requests.
         draining: admission has stopped.
+        num_waiting_batch: of num_waiting, batch work that waits for the slack of better classes.
     """
 
     num_running: int
@@ -43,6 +44,7 @@ class Loads:
     max_running_requests: int
     waiting_prompt_tokens: int
     draining: bool
+    num_waiting_batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,7 @@ def to_loads(loads: Loads) -> pb.Loads:
         max_running_requests=loads.max_running_requests,
         waiting_prompt_tokens=loads.waiting_prompt_tokens,
         draining=loads.draining,
+        num_waiting_batch=loads.num_waiting_batch,
     )
 
 

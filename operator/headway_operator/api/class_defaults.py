@@ -10,13 +10,15 @@ wait, mode Continuous, profile Throughput. Nothing here belongs to a pod's revis
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headway_operator.api.spec_actuators import Range, Tuning, TuningMode
-from headway_operator.api.spec_engine import BatchingMode, Capacity, Engine, Profile
-from headway_operator.api.spec_slo import WorkloadClass
+from headway_operator.api.spec_engine import BatchingMode, Capacity, Engine, Limits, Profile
+from headway_operator.api.spec_slo import Slo, WorkloadClass
 
 CLASSLESS_QUEUED_REQUESTS = 256
+# Room for arrivals of better classes until streams end; more would leave idle what batch work could use.
+POOLED_RESERVED_PERCENT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,31 @@ CLASS_DEFAULTS: Mapping[WorkloadClass, ClassDefaults] = {
 }
 
 
-def of_class(kind: WorkloadClass | None) -> ClassDefaults:
-    """The defaults of a class; None is a fleet without an objective."""
-    return CLASSLESS if kind is None else CLASS_DEFAULTS[kind]
+def of_slo(slo: Slo | None) -> ClassDefaults:
+    """The defaults of a fleet: of its class; of the best of its classes, with all the slots, when several share it."""
+    if slo is None:
+        return CLASSLESS
+    best = CLASS_DEFAULTS[slo.objectives[0].workload_class]
+    if not slo.classes:
+        return best
+    # The best class says how its requests are treated. Slots are for all of them: tuning trims them to the strictest target.
+    return replace(best, max_num_seqs=None, tuned_seqs_max=None)
+
+
+def reserved_percent(limits: Limits, slo: Slo | None) -> int:
+    """What batch work leaves free: the user's share, or a fifth where it runs beside better classes."""
+    if limits.reserved_percent is not None:
+        return limits.reserved_percent
+    return POOLED_RESERVED_PERCENT if slo is not None and slo.shares_slack else 0
+
+
+def queued_batch_requests(engine: Engine, slo: Slo | None) -> int:
+    """The queue's bound for batch work: the user's, or that of class batch where it runs beside better classes."""
+    if engine.limits.max_queued_batch_requests is not None:
+        return engine.limits.max_queued_batch_requests
+    shared = slo is not None and slo.shares_slack
+    batch = CLASS_DEFAULTS[WorkloadClass.BATCH].max_queued_requests
+    return min(batch, engine.capacity.max_queued_requests) if shared else 0
 
 
 def starting_seqs(engine: Engine, tuning: Tuning, defaults: ClassDefaults) -> int:

@@ -123,6 +123,22 @@ class Limits(ApiModel):
         description="Requests that wait in one engine's queue before further ones are refused. "
         "Default: 8 for class realtime, 16 for interactive, 1024 for batch, 256 without an slo; never above the capacity.",
     )
+    max_queued_batch_requests: int | None = Field(
+        default=None,
+        ge=0,
+        le=1048576,
+        description="Requests that wait in one engine before further batch work is refused; better classes then have "
+        "maxQueuedRequests for themselves. 0: batch shares it. Default: 1024, at most the capacity, where batch shares the "
+        "fleet with a better class, else 0.",
+    )
+    reserved_percent: int | None = Field(
+        default=None,
+        ge=0,
+        le=90,
+        description="Percent of the slots and KV blocks that batch work leaves free for better classes; above 0 it also joins "
+        "their streams only while steps end within their interTokenLatency. 0: batch is only served last. Default: 20 where "
+        "batch shares the fleet with a better class, else 0.",
+    )
     batching_mode: BatchingMode | None = Field(
         default=None,
         description="When waiting requests join the running ones. Continuous: at the next step; only an idle engine waits "
@@ -167,6 +183,14 @@ class Engine(ApiModel):
         _within_capacity("maxNumSeqs"),
         _within_capacity("maxNumBatchedTokens"),
         _within_capacity("maxQueuedRequests"),
+        Rule(
+            "!has(self.limits) || !has(self.limits.maxQueuedBatchRequests) || "
+            "self.limits.maxQueuedBatchRequests <= self.capacity.maxQueuedRequests",
+            "limits.maxQueuedBatchRequests cannot exceed capacity.maxQueuedRequests",
+            "'limits.maxQueuedBatchRequests cannot exceed capacity.maxQueuedRequests (%d)'"
+            ".format([self.capacity.maxQueuedRequests])",
+            ".limits.maxQueuedBatchRequests",
+        ),
         Rule(
             "!has(self.limits) || !has(self.limits.maxNumBatchedTokens) || has(self.limits.maxNumSeqs) || "
             "self.limits.maxNumBatchedTokens >= self.capacity.maxNumSeqs",

@@ -1,15 +1,16 @@
-"""`spec.slo`: the workload class and the latency objective of a fleet.
+"""`spec.slo`: the workload class and the latency objective of a fleet, and of further classes that share it.
 
 The class alone is enough: it brings targets of its own. A target that is given must lie in its class's range, so that
-the class keeps its meaning for whoever routes, prioritizes or plans by it.
+the class keeps its meaning for whoever routes, prioritizes or plans by it. In a fleet of several classes each is judged by
+its own targets; the time between tokens grows from the better to the worse class, since they share every step.
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from headway_operator.api.base import ApiModel, Rule
+from headway_operator.api.base import ApiModel, ListMap, Rule
 
 
 class WorkloadClass(StrEnum):
@@ -39,33 +40,35 @@ class LatencyTarget(ApiModel):
     percentile: int = Field(default=95, ge=50, le=99, description="The percentile that must stay below the target.")
 
 
-class Slo(ApiModel):
-    """The latency objective that scaling and tuning work for."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
+def _ranges(owner: str) -> tuple[Rule, ...]:
+    """The class boundaries of a first-token target; `owner`: what the messages call it by."""
+    return (
         Rule(
             "!has(self.ttft) || self.workloadClass != 'realtime' || self.ttft.targetMilliseconds < 500",
-            "workloadClass realtime needs slo.ttft.targetMilliseconds below 500",
+            f"workloadClass realtime needs {owner}.ttft.targetMilliseconds below 500",
             field_path=".ttft.targetMilliseconds",
         ),
         Rule(
             "!has(self.ttft) || self.workloadClass != 'interactive' || "
             "(self.ttft.targetMilliseconds >= 500 && self.ttft.targetMilliseconds <= 2000)",
-            "workloadClass interactive needs slo.ttft.targetMilliseconds from 500 to 2000",
+            f"workloadClass interactive needs {owner}.ttft.targetMilliseconds from 500 to 2000",
             field_path=".ttft.targetMilliseconds",
         ),
         Rule(
             "!has(self.ttft) || self.workloadClass != 'batch' || self.ttft.targetMilliseconds > 2000",
-            "workloadClass batch needs slo.ttft.targetMilliseconds above 2000",
+            f"workloadClass batch needs {owner}.ttft.targetMilliseconds above 2000",
             field_path=".ttft.targetMilliseconds",
         ),
     )
 
+
+class ClassObjective(ApiModel):
+    """A workload class and its latency objective."""
+
+    rules: ClassVar[tuple[Rule, ...]] = _ranges("slo.classes[]")
+
     workload_class: WorkloadClass = Field(
         description="realtime (first token below 500 ms), interactive (500 to 2000 ms) or batch (above 2000 ms)."
-    )
-    window_seconds: int = Field(
-        default=60, ge=10, le=3600, description="Seconds of samples that an observed percentile is taken over."
     )
     ttft: LatencyTarget | None = Field(
         default=None,
@@ -86,3 +89,61 @@ class Slo(ApiModel):
     def inter_token_latency_target(self) -> LatencyTarget:
         """The target for the time between tokens, the class's default filled in."""
         return self.inter_token_latency or LatencyTarget(target_milliseconds=DEFAULT_ITL_TARGET_MS[self.workload_class])
+
+
+def _itl(one: str) -> str:
+    """CEL: the target for the time between tokens of a class, its default filled in."""
+    defaults = ", ".join(f"'{kind.value}': {value}" for kind, value in DEFAULT_ITL_TARGET_MS.items())
+    written = f"has({one}.interTokenLatency) ? {one}.interTokenLatency.targetMilliseconds"
+    return f"({written} : {{{defaults}}}[{one}.workloadClass])"
+
+
+def _in_order(one: str, other: str) -> str:
+    """CEL: the better of two classes has no longer time between tokens than the other."""
+    ranks = "{" + ", ".join(f"'{kind.value}': {rank}" for rank, kind in enumerate(WorkloadClass)) + "}"
+    classes = f"({ranks}[{one}.workloadClass] - {ranks}[{other}.workloadClass])"
+    return f"{classes} * ({_itl(one)} - {_itl(other)}) >= 0"
+
+
+class Slo(ClassObjective):
+    """The latency objective that scaling and tuning work for."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *_ranges("slo"),
+        Rule(
+            "!has(self.classes) || self.classes.all(c, c.workloadClass != self.workloadClass)",
+            "slo.classes must not name slo.workloadClass again: its targets are slo.ttft and slo.interTokenLatency",
+            field_path=".classes",
+        ),
+        Rule(
+            f"!has(self.classes) || self.classes.all(c, {_in_order('c', 'self')} && "
+            f"self.classes.all(d, {_in_order('c', 'd')}))",
+            "interTokenLatency targets must not fall from realtime to interactive to batch (defaults: 50, 100, 500 ms)",
+            field_path=".classes",
+        ),
+    )
+
+    window_seconds: int = Field(
+        default=60, ge=10, le=3600, description="Seconds of samples that an observed percentile is taken over."
+    )
+    classes: Annotated[tuple[ClassObjective, ...], ListMap("workloadClass")] = Field(
+        default=(),
+        max_length=2,
+        description="Further classes that share the fleet, each with its own objective. Requests say their class; those that "
+        "say none have slo.workloadClass. Better classes are served first, batch only takes their slack.",
+    )
+
+    @property
+    def objectives(self) -> tuple[ClassObjective, ...]:
+        """Every class that the fleet serves, better ones first."""
+        own = ClassObjective(
+            workload_class=self.workload_class, ttft=self.ttft, inter_token_latency=self.inter_token_latency
+        )
+        ranks = list(WorkloadClass)
+        return tuple(sorted((own, *self.classes), key=lambda one: ranks.index(one.workload_class)))
+
+    @property
+    def shares_slack(self) -> bool:
+        """Whether batch work runs beside better classes."""
+        kinds = {one.workload_class for one in self.objectives}
+        return WorkloadClass.BATCH in kinds and len(kinds) > 1

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from headway_operator.api.base import ApiModel, Format, ListMap, Timestamp
 from headway_operator.api.spec_engine import DEFAULT_ITL_TARGET_MS, BatchingMode, Profile
+from headway_operator.api.spec_slo import WorkloadClass
 
 HISTORY_LENGTH = 10
 Int32 = Annotated[int, Format("int32")]
@@ -30,6 +31,24 @@ class Condition(ApiModel):
     )
 
 
+class ClassStatus(ApiModel):
+    """One workload class over slo.windowSeconds, beside its objective."""
+
+    workload_class: WorkloadClass = Field(description="The class.")
+    ttft_observed_milliseconds: int | None = Field(
+        default=None, description="Observed time to first token at its percentile, queue wait included."
+    )
+    ttft_target_milliseconds: int = Field(description="The objective for it.")
+    inter_token_latency_observed_milliseconds: int | None = Field(
+        default=None, description="Observed time between tokens at its percentile."
+    )
+    inter_token_latency_target_milliseconds: int = Field(description="The objective for it.")
+    attainment_percent: int | None = Field(
+        default=None, description="Percent of the requests whose first token came within the target, rounded down."
+    )
+    sample_count: int | None = Field(default=None, description="Requests that this was taken over.")
+
+
 class SloStatus(ApiModel):
     """The pooled measurements of all engines over slo.windowSeconds."""
 
@@ -49,6 +68,12 @@ class SloStatus(ApiModel):
         default=None, description="Requests that the observed percentiles were taken over."
     )
     last_sample_time: Timestamp | None = Field(default=None, description="When an engine last answered.")
+    classes: Annotated[tuple[ClassStatus, ...], ListMap("workloadClass")] = Field(
+        default=(),
+        max_length=3,
+        description="Each class apart, where slo.classes names further ones; the figures above are of slo.workloadClass then, "
+        "tokens and queue of all.",
+    )
 
 
 class ScalingChange(ApiModel):
@@ -90,7 +115,16 @@ class LimitValues(ApiModel):
     )
     profile: Profile = Field(default=Profile.THROUGHPUT, description="What an engine step is built for.")
     itl_target_milliseconds: int = Field(
-        default=DEFAULT_ITL_TARGET_MS, description="Gap between two tokens that profile LowTail aims at."
+        default=DEFAULT_ITL_TARGET_MS, description="Gap between two tokens that profile LowTail and batch work keep to."
+    )
+    default_class: WorkloadClass = Field(
+        default=WorkloadClass.INTERACTIVE, description="Class of requests that name none."
+    )
+    reserved_percent: int = Field(
+        default=0, description="Percent of the slots and KV blocks that batch work leaves free for better classes."
+    )
+    max_queued_batch_requests: int = Field(
+        default=0, description="Waiting requests in one engine at which batch work is refused; 0: as maxQueuedRequests."
     )
 
 

@@ -45,9 +45,10 @@ from headway_operator.api.spec_model import (
     PvcSource,
 )
 from headway_operator.api.spec_schedule import Schedule, ScheduleLimits, ScheduleScaling
-from headway_operator.api.spec_slo import LatencyTarget, Slo, WorkloadClass
+from headway_operator.api.spec_slo import ClassObjective, LatencyTarget, Slo, WorkloadClass
 from headway_operator.api.status import (
     HISTORY_LENGTH,
+    ClassStatus,
     Condition,
     DemandStatus,
     LimitValues,
@@ -73,6 +74,8 @@ __all__ = [
     "VERSION",
     "BatchingMode",
     "Capacity",
+    "ClassObjective",
+    "ClassStatus",
     "Condition",
     "DemandStatus",
     "Device",
@@ -123,6 +126,7 @@ __all__ = [
     "WorkloadClass",
     "baseline_limits",
     "itl_target_ms",
+    "strictest_itl_target_ms",
     "ttft_target_ms",
     "tuning_bounds",
 ]
@@ -302,6 +306,12 @@ def itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
     return spec.slo.inter_token_latency_target.target_milliseconds if spec.slo else None
 
 
+def strictest_itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
+    """The shortest target for the time between tokens of all classes that share the fleet, and so its steps."""
+    slo = spec.slo
+    return min(one.inter_token_latency_target.target_milliseconds for one in slo.objectives) if slo else None
+
+
 def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
     """The live limits that the spec asks for, the class's defaults filled in: what an engine starts with and falls back to."""
     engine, limits, defaults = spec.engine, spec.engine.limits, _class_defaults(spec)
@@ -313,7 +323,10 @@ def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
         max_queued_requests=class_defaults.queued_requests(engine, defaults),
         batching_mode=limits.batching_mode or defaults.batching_mode,
         profile=limits.profile or defaults.profile,
-        itl_target_milliseconds=itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS,
+        itl_target_milliseconds=strictest_itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS,
+        default_class=spec.slo.workload_class if spec.slo else WorkloadClass.INTERACTIVE,
+        reserved_percent=class_defaults.reserved_percent(limits, spec.slo),
+        max_queued_batch_requests=class_defaults.queued_batch_requests(engine, spec.slo),
     )
 
 
@@ -327,4 +340,4 @@ def tuning_bounds(spec: LLMDeploymentSpec) -> tuple[Range, Range]:
 
 
 def _class_defaults(spec: LLMDeploymentSpec) -> class_defaults.ClassDefaults:
-    return class_defaults.of_class(spec.slo.workload_class if spec.slo else None)
+    return class_defaults.of_slo(spec.slo)

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
 from headway_operator.api.parse import parse_status
-from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus
+from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus, Slo
 from headway_operator.core import (
     desired,
     diff,
     drain,
     events,
     names,
+    objectives,
     pods,
     podspec,
     rollout,
@@ -26,7 +27,7 @@ from headway_operator.core import (
     tuning,
     validation,
 )
-from headway_operator.core.load import fleet_load
+from headway_operator.core.load import fleet_load, of_class
 from headway_operator.core.loop import Facts, decide_loop
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import (
@@ -72,13 +73,14 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     spec, now_s = fleet.spec, observed.monotonic_s
     serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     slo = spec.slo
-    shares = (
-        (slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100) if slo else (0.95, 0.95)
-    )
+    shares = _shares(slo)
     window_s = float(slo.window_seconds) if slo else DEFAULT_WINDOW_S
     load = fleet_load(serving, observed.samples, now_s, window_s, shares)
+    judgement = objectives.judge(slo, load.classes)
+    if judgement is not None and slo is not None:
+        load = of_class(load, judgement.own(slo))
     revision = podspec.revision(spec)
-    looped = decide_loop(observed, fleet, Facts(load, tuple(serving), shares, revision))
+    looped = decide_loop(observed, fleet, Facts(load, tuple(serving), shares, revision, judgement))
     replicas = scaling.decided(fleet, looped.control.scale)
     replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
     limits = tuning.decided(fleet, looped.control.tune)
@@ -100,7 +102,15 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         ),
         schedule=windows,
         memory=looped.memory,
+        judgement=judgement,
     )
+
+
+def _shares(slo: Slo | None) -> tuple[float, float]:
+    """The percentiles of the time to first token and between tokens, 0..1."""
+    if slo is None:
+        return 0.95, 0.95
+    return slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100
 
 
 def _run(situation: Situation) -> Plan:

@@ -4,8 +4,10 @@ Messages hold no number that moves with the load, unless it is one that the stat
 when its meaning changes, not each second.
 """
 
+from collections.abc import Sequence
+
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
-from headway_operator.api.v1alpha1 import ScalingMode, SloStatus, TuningMode
+from headway_operator.api.v1alpha1 import ClassStatus, ScalingMode, SloStatus, TuningMode
 from headway_operator.core import pods, tuning
 from headway_operator.core.diagnose import Diagnosis, worst
 from headway_operator.core.view import Situation
@@ -96,8 +98,13 @@ def _slo_met(situation: Situation, slo: SloStatus | None) -> Finding:
     kind, objective = ConditionType.SLO_MET, situation.fleet.spec.slo
     if objective is None:
         return Finding(kind, UNKNOWN, Reason.NO_OBJECTIVE)
-    if slo is None or slo.ttft_observed_milliseconds is None:
+    if slo is None or not any(
+        seen is not None
+        for seen in (slo.ttft_observed_milliseconds, *(one.ttft_observed_milliseconds for one in slo.classes))
+    ):
         return Finding(kind, UNKNOWN, Reason.NO_TRAFFIC)
+    if slo.classes:
+        return _classes_met(slo.classes)
     parts, missed = [], False
     for name, target, seen in (
         ("TTFT", objective.ttft_target, slo.ttft_observed_milliseconds),
@@ -110,6 +117,27 @@ def _slo_met(situation: Situation, slo: SloStatus | None) -> Finding:
             parts.append(f"p{target.percentile} {name} {seen} ms {sign} {target.target_milliseconds} ms")
     status, reason = (FALSE, Reason.TARGET_MISSED) if missed else (TRUE, Reason.WITHIN_TARGET)
     return Finding(kind, status, reason, ", ".join(parts))
+
+
+def _classes_met(classes: Sequence[ClassStatus]) -> Finding:
+    """The condition of a fleet of several classes: met when each of them is."""
+    parts, missed = [], False
+    for one in classes:
+        for name, seen, target in (
+            ("TTFT", one.ttft_observed_milliseconds, one.ttft_target_milliseconds),
+            (
+                "inter-token latency",
+                one.inter_token_latency_observed_milliseconds,
+                one.inter_token_latency_target_milliseconds,
+            ),
+        ):
+            if seen is not None:
+                missed = missed or seen > target
+                parts.append(
+                    f"{one.workload_class.value} {name} {seen} ms {'>' if seen > target else '<='} {target} ms"
+                )
+    status, reason = (FALSE, Reason.TARGET_MISSED) if missed else (TRUE, Reason.WITHIN_TARGET)
+    return Finding(ConditionType.SLO_MET, status, reason, ", ".join(parts))
 
 
 def _scaling_active(situation: Situation) -> Finding:

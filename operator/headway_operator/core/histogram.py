@@ -7,6 +7,7 @@ its bucket on the log scale, which keeps it within 5 % of the true value.
 
 from collections.abc import Iterable
 from itertools import zip_longest
+from math import log
 from typing import TypeAlias
 
 Histogram: TypeAlias = tuple[int, ...]
@@ -38,6 +39,17 @@ def subtract(newer: Histogram, older: Histogram) -> Histogram | None:
 def count(histogram: Histogram) -> int:
     """How many values were counted."""
     return sum(histogram)
+
+
+def share_within(histogram: Histogram, bound_ms: float) -> float | None:
+    """The share (0..1) of the counted values up to `bound_ms`, interpolated inside its bucket; None when empty."""
+    total = sum(histogram)
+    if total <= 0:
+        return None
+    position = log(max(bound_ms, FIRST_MS) / FIRST_MS, GROWTH)
+    whole = int(position)
+    inside = histogram[whole] * (position - whole) if whole < len(histogram) else 0.0
+    return (sum(histogram[:whole]) + inside) / total
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:

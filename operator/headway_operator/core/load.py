@@ -7,12 +7,14 @@ An engine whose last sample is old, or whose numbers contradict themselves, does
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from headway_operator.api.v1alpha1 import WorkloadClass
 from headway_operator.core import histogram
 from headway_operator.core.histogram import EMPTY, Histogram
-from headway_operator.core.observed import EngineSample
+from headway_operator.core.objectives import ClassCounts, ClassLoad, Judgement, latency
+from headway_operator.core.observed import ClassSample, EngineSample
 from headway_operator.core.pods import STALE_S
 from headway_planner.model import Latency, LoadView
 
@@ -24,6 +26,7 @@ COUNTERS = (
     "preemptions",
     "queue_full",
 )
+CLASS_HISTOGRAMS = ("ttft", "queue_wait", "itl")
 HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
 
 
@@ -35,10 +38,12 @@ class PodWindow:
     running: float
     running_now: int
     waiting: float
+    waiting_batch: float  # of those, work that waits for the slack of better classes
     kv_usage: float
     active: bool
     counts: Mapping[str, int]
     histograms: Mapping[str, Histogram]
+    classes: Mapping[str, ClassCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class FleetLoad:
     queue_full: int  # requests that were refused because the queue was full
     step: Latency  # engine steps, at the percentile of the time between tokens
     busiest_mean: float  # running requests of the busiest engine, a mean over the window
+    classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
+    waiting_batch: float = 0.0  # requests that wait for the slack of better classes
 
 
 def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:
@@ -78,15 +85,20 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
             if difference is None:
                 return None
             parts[name].append(difference)
+    classes = _classes(series)
+    if classes is None:
+        return None
     return PodWindow(
         span_s=series[-1].taken_s - series[0].taken_s,
         running=_mean(sample.num_running for sample in inside),
         running_now=series[-1].num_running,
         waiting=_mean(sample.num_waiting for sample in inside),
+        waiting_batch=_mean(sample.num_waiting_batch for sample in inside),
         kv_usage=_mean(sample.kv_usage for sample in inside),
         active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in inside),
         counts=counts,
         histograms={name: histogram.merge(found) for name, found in parts.items()},
+        classes=classes,
     )
 
 
@@ -97,7 +109,7 @@ def fleet_load(
     window_s: float,
     percentiles: tuple[float, float] = (0.95, 0.95),
 ) -> FleetLoad:
-    """The serving pods pooled. `percentiles`: of the time to first token and of the time between tokens."""
+    """The serving pods pooled, all classes together. `percentiles`: of the times to first token and between tokens."""
     windows = {name: pod_window(samples.get(name, ()), now_s, window_s) for name in serving}
     found = [window for window in windows.values() if window is not None]
     pooled = {name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS}
@@ -118,10 +130,10 @@ def fleet_load(
         prompt_share=counts["prompt_tokens"] / computed if computed else 0.0,
         active=active,
         quiet=not active and len(found) == len(serving),
-        ttft=_latency(pooled["ttft"], percentiles[0]),
-        queue_wait=_latency(pooled["queue_wait"], percentiles[0]),
-        prefill=_latency(pooled["prefill"], percentiles[0]),
-        itl=_latency(pooled["itl"], percentiles[1]),
+        ttft=latency(pooled["ttft"], percentiles[0]),
+        queue_wait=latency(pooled["queue_wait"], percentiles[0]),
+        prefill=latency(pooled["prefill"], percentiles[0]),
+        itl=latency(pooled["itl"], percentiles[1]),
     )
     latest = [samples[name][-1] for name in serving if windows[name] is not None]
     return FleetLoad(
@@ -132,9 +144,52 @@ def fleet_load(
         silent=tuple(name for name in serving if windows[name] is None),
         preemptions=counts["preemptions"],
         queue_full=counts["queue_full"],
-        step=_latency(pooled["step"], percentiles[1]),
+        step=latency(pooled["step"], percentiles[1]),
         busiest_mean=max((window.running for window in found), default=0.0),
+        classes=_merged(window.classes for window in found),
+        waiting_batch=sum(window.waiting_batch for window in found),
     )
+
+
+def of_class(load: FleetLoad, kind: ClassLoad) -> FleetLoad:
+    """The load with the latencies of one class; prefill and gauges stay those of all."""
+    return replace(load, view=replace(load.view, ttft=kind.ttft, queue_wait=kind.queue_wait, itl=kind.itl))
+
+
+def deciding_view(load: FleetLoad, judgement: Judgement) -> LoadView:
+    """The view of a window with what decides in a fleet of several classes.
+
+    Batch work that waits counts only when its own objective is missed: until then it waits for slack, as it should.
+    """
+    view = judgement.view(load.view, load.classes)
+    if judgement.decides.kind is WorkloadClass.BATCH and judgement.decides.ratio > 1:
+        return view
+    return replace(view, waiting=max(0.0, view.waiting - load.waiting_batch))
+
+
+def _classes(series: Sequence[EngineSample]) -> Mapping[str, ClassCounts] | None:
+    """What each class counted over the samples of one engine; None for a contradiction."""
+    parts: list[dict[str, ClassCounts]] = []
+    for first, last, rebooted in _boots(series):
+        grown: dict[str, ClassCounts] = {}
+        for kind, newer in last.classes.items():
+            older = ClassSample() if rebooted else first.classes.get(kind, ClassSample())
+            differences = [histogram.subtract(getattr(newer, name), getattr(older, name)) for name in CLASS_HISTOGRAMS]
+            if any(difference is None for difference in differences):
+                return None
+            grown[kind] = ClassCounts(*(difference or EMPTY for difference in differences))
+        parts.append(grown)
+    return _merged(parts)
+
+
+def _merged(parts: Iterable[Mapping[str, ClassCounts]]) -> dict[str, ClassCounts]:
+    found = list(parts)
+    return {
+        kind: ClassCounts(
+            *(histogram.merge(getattr(part[kind], name) for part in found if kind in part) for name in CLASS_HISTOGRAMS)
+        )
+        for kind in sorted({kind for part in found for kind in part})
+    }
 
 
 def _boots(series: Sequence[EngineSample]) -> Iterable[tuple[EngineSample, EngineSample, bool]]:
@@ -154,10 +209,6 @@ def _sane(sample: EngineSample) -> bool:
         and math.isfinite(sample.kv_usage)
         and 0 <= sample.kv_usage <= 1.01
     )
-
-
-def _latency(pooled: Histogram, share: float) -> Latency:
-    return Latency(histogram.quantile(pooled, share), histogram.quantile(pooled, 0.5), histogram.count(pooled))
 
 
 def _mean(values: Iterable[float]) -> float:

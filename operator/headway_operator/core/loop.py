@@ -11,8 +11,9 @@ from datetime import datetime
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
 from headway_operator.core import clock, pods, scaling, tuning
 from headway_operator.core.intake import Reports, intake, start_times
-from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.memory import LoopMemory, restored
+from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import Observed
 from headway_planner.control import Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig
@@ -32,12 +33,21 @@ class Looped:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a pass has found out before the policy is asked. `shares`: the percentiles of TTFT and ITL, 0..1."""
+    """What a pass has found out before the policy is asked.
+
+    Attributes:
+        load: over the window of the objective.
+        serving: the pods that take requests.
+        shares: the percentiles of TTFT and ITL, 0..1.
+        revision: that pods should have.
+        judgement: the classes of a fleet of several.
+    """
 
     load: FleetLoad
     serving: tuple[str, ...]
     shares: tuple[float, float]
     revision: str
+    judgement: Judgement | None = None
 
 
 def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Looped:
@@ -60,7 +70,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     tune_state = tuning.policy_state(fleet, stamps)
     found, remembered = control(
         Sight(seen, *_views(observed, fleet, facts)),
-        _config(fleet.spec),
+        _config(fleet.spec if facts.judgement is None else facts.judgement.spec(fleet.spec)),
         (scaling.policy_state(fleet, observed.pods, tune_state, stamps), tune_state),
         memory.control,
         observed.monotonic_s,
@@ -89,8 +99,9 @@ def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[Load
     cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
 
     def view(window_s: float) -> LoadView:
-        short = fleet_load(facts.serving, observed.samples, observed.monotonic_s, window_s, facts.shares).view
-        return replace(short, quiet=facts.load.view.quiet)
+        short = fleet_load(facts.serving, observed.samples, observed.monotonic_s, window_s, facts.shares)
+        seen = short.view if facts.judgement is None else deciding_view(short, facts.judgement)
+        return replace(seen, quiet=facts.load.view.quiet)
 
     scale = view(CONTROL_WINDOW_S)
     return scale, scale if cooldown_s >= CONTROL_WINDOW_S else view(cooldown_s)

@@ -10,6 +10,15 @@ from headway_operator.core.plan import Json, LimitsPatch
 
 
 @dataclass(frozen=True, slots=True)
+class ClassSample:
+    """The requests of one workload class in a GetStats answer, since boot; milliseconds."""
+
+    ttft: Histogram = ()
+    queue_wait: Histogram = ()
+    itl: Histogram = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSample:
     """One GetStats answer. Counters and histograms run since `boot_id` began.
 
@@ -42,6 +51,8 @@ class EngineSample:
     effective: LimitsPatch  # every field set
     baseline: LimitsPatch  # every field set
     lease_remaining_s: float
+    num_waiting_batch: int = 0  # of num_waiting: waits for the slack of better classes
+    classes: Mapping[str, ClassSample] = field(default_factory=dict)  # by workload class; those that had requests
     queue_full: int = 0  # of requests_rejected: the queue was full
     cached_prompt_tokens: int = 0  # of prompt_tokens: found in the prefix cache
     steps: int = 0

@@ -25,6 +25,9 @@ class LimitsPatch:
     batching_mode: str | None = None  # continuous, static, dynamic, adaptive
     profile: str | None = None  # throughput, low-tail
     itl_target_ms: int | None = None
+    default_class: str | None = None  # realtime, interactive, batch
+    reserved_percent: int | None = None
+    max_queued_batch_requests: int | None = None
 
     def agrees(self, other: "LimitsPatch") -> bool:
         """Whether no limit that both name differs: an engine of an older version does not know them all."""

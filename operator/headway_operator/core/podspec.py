@@ -22,6 +22,7 @@ from headway_operator.api.v1alpha1 import (
     Profile,
     PromptPolicy,
     PvcSource,
+    WorkloadClass,
 )
 from headway_operator.core import names
 from headway_operator.core.merge import merge
@@ -71,7 +72,8 @@ def pod_manifest(
 def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
     """The engine's flags, see ARCHITECTURE.md."""
     engine = fleet.spec.engine
-    default_rules = (limits.batching_mode, limits.profile) == (BatchingMode.CONTINUOUS, Profile.THROUGHPUT)
+    rules = limits.batching_mode, limits.profile
+    default_rules = rules == (BatchingMode.CONTINUOUS, Profile.THROUGHPUT) and not limits.reserved_percent
     default_policy = engine.prompt_policy is PromptPolicy.REJECT
     flags: list[tuple[str, str | int | None]] = [
         ("model", _model_path(fleet.spec.model)),
@@ -90,11 +92,22 @@ def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
         ("batching-mode", None if default_rules else names.engine_word(limits.batching_mode)),
         ("profile", None if default_rules else names.engine_word(limits.profile)),
         ("itl-target-ms", None if default_rules else limits.itl_target_milliseconds),
+        *_class_flags(limits),
         ("prompt-policy", None if default_policy else names.engine_word(engine.prompt_policy)),
         ("kv-cache-memory-mib", engine.capacity.kv_cache_memory_mebibytes),
         ("drain-timeout-seconds", fleet.spec.drain.timeout_seconds),
     ]
     return [f"--{flag}={value}" for flag, value in flags if value is not None]
+
+
+def _class_flags(limits: LimitValues) -> list[tuple[str, str | int | None]]:
+    """What differs from an engine's own defaults: an older one does not know these flags."""
+    kind = limits.default_class
+    return [
+        ("default-class", None if kind is WorkloadClass.INTERACTIVE else kind.value),
+        ("reserved-percent", limits.reserved_percent or None),
+        ("max-queued-batch-requests", limits.max_queued_batch_requests or None),
+    ]
 
 
 def _pod_spec(fleet: LLMDeployment, limits: LimitValues, defaults: Defaults) -> dict[str, Json]:

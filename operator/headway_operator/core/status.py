@@ -5,14 +5,15 @@ or more, and at most every five seconds; sentences with numbers in them are rene
 written at once. So a busy fleet costs a write in five seconds at most, and an idle one none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from headway_operator.api.conditions import ConditionType, Finding, set_conditions
-from headway_operator.api.v1alpha1 import Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
+from headway_operator.api.v1alpha1 import ClassStatus, Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
 from headway_operator.core import desired, findings, names, scaling, tuning, watch
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import remembered
+from headway_operator.core.objectives import ClassLoad
 from headway_operator.core.plan import Json
 from headway_operator.core.view import Situation
 
@@ -27,7 +28,8 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
     """The status after this pass."""
     fleet, now = situation.fleet, situation.observed.now
     before = fleet.status
-    slo = _slo(before.slo, situation.load, now - timedelta(seconds=_sample_age_s(situation)), now)
+    classes = () if situation.judgement is None else tuple(map(_class, situation.judgement.loads))
+    slo = _slo(before.slo, situation.load, classes, now - timedelta(seconds=_sample_age_s(situation)), now)
     refresh = slo != before.slo
     symptoms = watch.symptoms_of(situation, refresh)
     confirmed = tuning.applied(situation.limits, situation.serving, situation.samples)
@@ -75,7 +77,22 @@ def _sample_age_s(situation: Situation) -> float:
     return 0.0 if last_s is None else max(0.0, situation.observed.monotonic_s - last_s)
 
 
-def _slo(before: SloStatus | None, load: FleetLoad, sampled: datetime, now: datetime) -> SloStatus | None:
+def _class(load: ClassLoad) -> ClassStatus:
+    return ClassStatus(
+        workload_class=load.kind,
+        ttft_observed_milliseconds=_rounded(load.ttft.high_ms),
+        ttft_target_milliseconds=load.objective.ttft_target.target_milliseconds,
+        inter_token_latency_observed_milliseconds=_rounded(load.itl.high_ms),
+        inter_token_latency_target_milliseconds=load.objective.inter_token_latency_target.target_milliseconds,
+        # Rounded down, so that 100 means every one.
+        attainment_percent=None if load.attainment is None else int(100 * load.attainment + 1e-9),
+        sample_count=load.ttft.count,
+    )
+
+
+def _slo(
+    before: SloStatus | None, load: FleetLoad, classes: tuple[ClassStatus, ...], sampled: datetime, now: datetime
+) -> SloStatus | None:
     """The block of measurements: the one from before unless it is old and has changed materially."""
     if load.last_sample_s is None:
         return before  # nobody answers: the last known numbers, with their time
@@ -89,6 +106,7 @@ def _slo(before: SloStatus | None, load: FleetLoad, sampled: datetime, now: date
         queue_depth=load.queue_depth,
         sample_count=view.ttft.count,
         last_sample_time=sampled,
+        classes=classes,
     )
     if before is None or before.last_sample_time is None:
         return fresh
@@ -107,7 +125,29 @@ def _material(before: SloStatus, after: SloStatus) -> bool:
         or _moved(before.tokens_per_second, after.tokens_per_second, MATERIAL_RATE)
         or _moved(before.queue_depth, after.queue_depth, MATERIAL_COUNT)
         or _moved(before.sample_count, after.sample_count, MATERIAL_COUNT)
+        or _classes_moved(before.classes, after.classes)
     )
+
+
+def _classes_moved(before: Sequence[ClassStatus], after: Sequence[ClassStatus]) -> bool:
+    if [one.workload_class for one in before] != [one.workload_class for one in after]:
+        return True
+    return any(
+        _targets(old) != _targets(new)
+        or _moved(old.ttft_observed_milliseconds, new.ttft_observed_milliseconds, MATERIAL_LATENCY)
+        or _moved(
+            old.inter_token_latency_observed_milliseconds,
+            new.inter_token_latency_observed_milliseconds,
+            MATERIAL_LATENCY,
+        )
+        or _moved(old.attainment_percent, new.attainment_percent, MATERIAL_LATENCY)
+        or _moved(old.sample_count, new.sample_count, MATERIAL_COUNT)
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def _targets(one: ClassStatus) -> tuple[int, int]:
+    return one.ttft_target_milliseconds, one.inter_token_latency_target_milliseconds
 
 
 def _moved(before: int | None, after: int | None, share: float) -> bool:

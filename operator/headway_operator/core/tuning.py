@@ -167,6 +167,9 @@ def patch(limits: LimitValues) -> LimitsPatch:
         batching_mode=names.engine_word(limits.batching_mode),
         profile=names.engine_word(limits.profile),
         itl_target_ms=limits.itl_target_milliseconds,
+        default_class=limits.default_class.value,
+        reserved_percent=limits.reserved_percent,
+        max_queued_batch_requests=limits.max_queued_batch_requests,
     )
 
 

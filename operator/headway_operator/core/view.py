@@ -8,6 +8,7 @@ from headway_operator.api.v1alpha1 import LLMDeployment, ScheduleStatus
 from headway_operator.core import pods, rivals
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import LoopMemory
+from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.rollout import Steps
 from headway_operator.core.scaling import Replicas
@@ -29,6 +30,7 @@ class Situation:
         steps: the next step for the pods.
         schedule: the open windows; `fleet` holds their overrides.
         memory: what the control loop leaves to the next pass.
+        judgement: each class of a fleet of several; None for one of a single class.
     """
 
     observed: Observed
@@ -41,6 +43,7 @@ class Situation:
     steps: Steps
     schedule: ScheduleStatus | None
     memory: LoopMemory
+    judgement: Judgement | None = None
 
     @cached_property
     def live(self) -> tuple[PodView, ...]:

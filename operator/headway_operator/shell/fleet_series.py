@@ -4,16 +4,24 @@ Everything is read from the LLMDeployment, so the series say what its status say
 traffic, no objective) loses its series in the same pass: an alert must not burn on the last number of a quiet fleet.
 """
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Gauge
 
 from headway_operator.api.spec_slo import DEFAULT_ITL_TARGET_MS, DEFAULT_TTFT_TARGET_MS, WorkloadClass
-from headway_operator.core.plan import Manifest
+from headway_operator.core.plan import Json, Manifest
 from headway_operator.shell.kube import FleetKey, at
 
 _FLEET = ("namespace", "fleet")
 _CLASSED = (*_FLEET, "workload_class")
 _STATUS_VALUE = {"True": 1.0, "False": 0.0}
 UNKNOWN = -1.0
+
+
+def _queue_bound(limits: Mapping[str, Json]) -> int | None:
+    """Requests that may wait in one engine; where batch work has a bound of its own, it is the one for all of them."""
+    bounds = [limits.get("maxQueuedRequests"), limits.get("maxQueuedBatchRequests")]
+    return max((bound for bound in bounds if isinstance(bound, int)), default=None)
 
 
 class FleetSeries:
@@ -46,7 +54,7 @@ class FleetSeries:
         if isinstance(waiting, int):
             self._waiting.labels(*fleet).set(waiting)
         ready, each = at(manifest, "status", "readyReplicas"), at(manifest, "status", "tuning", "effective")
-        bound = each.get("maxQueuedRequests") if isinstance(each, dict) else None
+        bound = _queue_bound(each) if isinstance(each, dict) else None
         if isinstance(ready, int) and isinstance(bound, int):
             self._queue_limit.labels(*fleet).set(ready * bound)
         conditions = at(manifest, "status", "conditions")
@@ -61,19 +69,38 @@ class FleetSeries:
             metric.remove_by_labels({"namespace": key.namespace, "fleet": key.name})
 
     def _show_objective(self, key: FleetKey, manifest: Manifest) -> None:
+        several = at(manifest, "status", "slo", "classes")
+        if isinstance(several, list) and several:
+            for one in several:
+                if isinstance(one, dict):
+                    self._show_class(key, one)
+            return
         name = at(manifest, "spec", "slo", "workloadClass")
         if not isinstance(name, str) or name not in set(WorkloadClass):
             return
-        labels, kind = (key.namespace, key.name, name), WorkloadClass(name)
-        for field, default_ms, target, observed, seen in (
-            ("ttft", DEFAULT_TTFT_TARGET_MS[kind], self._ttft_target, self._ttft, "ttftObservedMilliseconds"),
-            (
-                *("interTokenLatency", DEFAULT_ITL_TARGET_MS[kind], self._itl_target, self._itl),
-                "interTokenLatencyObservedMilliseconds",
-            ),
+        kind = WorkloadClass(name)
+        ttft = at(manifest, "spec", "slo", "ttft", "targetMilliseconds")
+        itl = at(manifest, "spec", "slo", "interTokenLatency", "targetMilliseconds")
+        observed = at(manifest, "status", "slo")
+        self._show_class(
+            key,
+            {
+                **(observed if isinstance(observed, dict) else {}),
+                "workloadClass": name,
+                "ttftTargetMilliseconds": ttft or DEFAULT_TTFT_TARGET_MS[kind],
+                "interTokenLatencyTargetMilliseconds": itl or DEFAULT_ITL_TARGET_MS[kind],
+            },
+        )
+
+    def _show_class(self, key: FleetKey, one: Mapping[str, Json]) -> None:
+        """The figures of one class, as `status.slo.classes` has them."""
+        labels = (key.namespace, key.name, str(one.get("workloadClass")))
+        for gauge, field in (
+            (self._ttft_target, "ttftTargetMilliseconds"),
+            (self._ttft, "ttftObservedMilliseconds"),
+            (self._itl_target, "interTokenLatencyTargetMilliseconds"),
+            (self._itl, "interTokenLatencyObservedMilliseconds"),
         ):
-            asked_ms = at(manifest, "spec", "slo", field, "targetMilliseconds")
-            target.labels(*labels).set((asked_ms if isinstance(asked_ms, int) else default_ms) / 1000)
-            seen_ms = at(manifest, "status", "slo", seen)
-            if isinstance(seen_ms, int):
-                observed.labels(*labels).set(seen_ms / 1000)
+            value = one.get(field)
+            if isinstance(value, int):
+                gauge.labels(*labels).set(value / 1000)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from headway_operator.core.histogram import Histogram
-from headway_operator.core.observed import EngineSample
+from headway_operator.core.observed import ClassSample, EngineSample
 from headway_operator.core.plan import LimitsPatch
 from headway_rpc import pb
 
@@ -24,6 +24,7 @@ _MODES = {number: name.removeprefix("BATCHING_MODE_").lower() for name, number i
 _PROFILES = {
     number: name.removeprefix("PROFILE_").lower().replace("_", "-") for name, number in pb.Profile.items() if number
 }
+_CLASSES = {number: name.removeprefix("PRIORITY_").lower() for name, number in pb.Priority.items() if number}
 Named = TypeVar("Named")
 
 
@@ -116,6 +117,12 @@ def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
         effective=limits_of(stats.config.effective),
         baseline=limits_of(stats.config.baseline),
         lease_remaining_s=stats.config.lease_remaining_seconds,
+        num_waiting_batch=stats.loads.num_waiting_batch,
+        classes={
+            kind: ClassSample(tuple(one.ttft.buckets), tuple(one.queue_wait.buckets), tuple(one.itl.buckets))
+            for one in stats.classes
+            if (kind := _CLASSES.get(one.workload_class)) is not None
+        },
         queue_full=stats.requests_rejected.get("queue_full", 0),
         cached_prompt_tokens=stats.cached_prompt_tokens,
         steps=stats.steps,
@@ -126,6 +133,7 @@ def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
 
 def limits_of(limits: "pb.Limits") -> LimitsPatch:
     """The wire's limits as the core's; a limit the engine did not report stays None."""
+    batch = limits.max_queued_batch_requests
     return LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
@@ -134,6 +142,9 @@ def limits_of(limits: "pb.Limits") -> LimitsPatch:
         batching_mode=_MODES.get(limits.batching_mode),
         profile=_PROFILES.get(limits.profile),
         itl_target_ms=limits.itl_target_ms if limits.HasField("itl_target_ms") else None,
+        default_class=_CLASSES.get(limits.default_class),
+        reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
+        max_queued_batch_requests=batch if limits.HasField("max_queued_batch_requests") else None,
     )
 
 
@@ -147,6 +158,9 @@ def limits_message(limits: LimitsPatch) -> "pb.Limits":
         batching_mode=_named(_MODES, limits.batching_mode),
         profile=_named(_PROFILES, limits.profile),
         itl_target_ms=limits.itl_target_ms,
+        default_class=_named(_CLASSES, limits.default_class),
+        reserved_percent=limits.reserved_percent,
+        max_queued_batch_requests=limits.max_queued_batch_requests,
     )
 
 
@@ -176,6 +190,7 @@ def _sharing(sample: EngineSample, before: EngineSample) -> EngineSample:
         prefill=same(sample.prefill, before.prefill),
         itl=same(sample.itl, before.itl),
         step=same(sample.step, before.step),
+        classes=before.classes if sample.classes == before.classes else sample.classes,
         effective=before.effective if sample.effective == before.effective else sample.effective,
         baseline=before.baseline if sample.baseline == before.baseline else sample.baseline,
     )

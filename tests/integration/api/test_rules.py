@@ -23,7 +23,8 @@ def rules_in(schema: dict[str, Any], place: str = "") -> Iterator[str]:
     if "items" in schema:
         yield from rules_in(schema["items"], f"{place}[0]")
     for name, child in schema.get("properties", {}).items():
-        yield from rules_in(child, f"{place}.{name}".lstrip("."))
+        nested = f"{place}.{name}".lstrip(".")
+        yield from rules_in(child.get("items", child), f"{nested}[0]" if "items" in child else nested)
 
 
 def test_every_rule_has_exactly_one_example_and_every_example_its_rule() -> None:

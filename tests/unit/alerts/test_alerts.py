@@ -99,6 +99,24 @@ def test_it_fires_when_it_should_and_is_quiet_otherwise(case: Case, tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_each_class_of_a_shared_fleet_has_series_of_its_own() -> None:
+    metrics, manifest = Metrics(), full_manifest()
+    classes = [
+        {"workloadClass": kind, "ttftObservedMilliseconds": seen, "ttftTargetMilliseconds": target}
+        for kind, seen, target in (("realtime", 250, 400), ("batch", 9000, 10_000))
+    ]
+    status = {**manifest["status"], "slo": {"classes": classes, "queueDepth": 40}}  # type: ignore[dict-item]
+    status["tuning"] = {"effective": {"maxQueuedRequests": 8, "maxQueuedBatchRequests": 100}}
+    metrics.fleet(KEY, {**manifest, "status": status}, 1.0)  # type: ignore[dict-item]
+    value = metrics.registry.get_sample_value
+    for kind, seen_s, target_s in (("realtime", 0.25, 0.4), ("batch", 9.0, 10.0)):
+        labels = {"namespace": "apps", "fleet": "chat", "workload_class": kind}
+        assert value("headway_fleet_ttft_seconds", labels) == seen_s
+        assert value("headway_fleet_ttft_target_seconds", labels) == target_s
+    # Batch work that waits in its own bound does not fill the queue of the others.
+    assert value("headway_fleet_queue_limit_requests", {"namespace": "apps", "fleet": "chat"}) == 200
+
+
 def test_a_fleet_without_traffic_or_objective_loses_those_series() -> None:
     metrics, manifest = Metrics(), full_manifest()
     metrics.fleet(KEY, manifest, 1.0)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from rule_examples import changed
 from headway_operator.api.class_defaults import CLASS_DEFAULTS
 from headway_operator.api.v1alpha1 import (
     BatchingMode,
+    LimitValues,
     LLMDeployment,
     LLMDeploymentSpec,
     Profile,
@@ -41,7 +42,36 @@ LIMITS: dict[str | None, tuple[object, ...]] = {
 
 @pytest.mark.parametrize("kind", LIMITS)
 def test_each_class_brings_its_limits(kind: str | None) -> None:
-    assert tuple(baseline_limits(spec(kind)).model_dump().values()) == LIMITS[kind]
+    limits = baseline_limits(spec(kind))
+    assert tuple(limits.model_dump().values())[: len(LIMITS[kind])] == LIMITS[kind]
+    assert limits.default_class == (kind or "interactive")
+    assert (limits.reserved_percent, limits.max_queued_batch_requests) == (0, 0)
+
+
+def pooled(own: str, *others: str, limits: dict[str, Any] | None = None, **capacity: int) -> LimitValues:
+    slo = {"workloadClass": own, "classes": [{"workloadClass": kind} for kind in others]}
+    sizes = {"maxNumSeqs": 64, "maxNumBatchedTokens": 2048, **capacity}
+    return baseline_limits(spec(None, limits, spec__slo=slo, spec__engine__capacity=sizes))
+
+
+def test_batch_beside_a_better_class_waits_for_its_slack_in_a_queue_of_its_own() -> None:
+    for own, other in (("interactive", "batch"), ("batch", "interactive")):
+        limits = pooled(own, other)
+        assert (limits.reserved_percent, limits.max_queued_batch_requests) == (20, 1024)
+        assert (limits.max_queued_requests, limits.batching_mode) == (16, BatchingMode.DYNAMIC)
+        assert limits.default_class == own
+    assert pooled("interactive", "batch", maxQueuedRequests=100).max_queued_batch_requests == 100
+    written = {"reservedPercent": 0, "maxQueuedBatchRequests": 0}
+    limits = pooled("interactive", "batch", limits=written)
+    assert (limits.reserved_percent, limits.max_queued_batch_requests) == (0, 0)
+
+
+def test_the_best_class_says_how_steps_are_made_and_the_slots_are_for_all() -> None:
+    limits = pooled("batch", "interactive", "realtime")
+    assert (limits.batching_mode, limits.profile) == (BatchingMode.CONTINUOUS, Profile.LOW_TAIL)
+    assert (limits.max_num_seqs, limits.max_num_batched_tokens) == (64, 512)
+    assert limits.itl_target_milliseconds == 50
+    assert pooled("realtime", "interactive").reserved_percent == 0
 
 
 @pytest.mark.parametrize(

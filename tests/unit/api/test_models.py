@@ -63,7 +63,13 @@ def test_baseline_is_the_capacity_until_limits_say_less() -> None:
         "profile": "LowTail",
     }
     found = baseline_limits(fleet(spec__engine__limits=given).spec).model_dump(mode="json", by_alias=True)
-    assert found == {**given, "itlTargetMilliseconds": 50}
+    assert found == {
+        **given,
+        "itlTargetMilliseconds": 50,
+        "defaultClass": "interactive",
+        "reservedPercent": 0,
+        "maxQueuedBatchRequests": 0,
+    }
 
 
 def test_the_gap_that_low_tail_aims_at_is_the_objectives() -> None:

@@ -137,3 +137,24 @@ def test_open_windows_are_named_with_what_they_set_and_limits_have_them_as_their
         fleet([condition("Ready", "True")], schedule={"active": [], "nextChangeTime": "2026-01-02T01:00:00Z"})
     )
     assert "Windows: none is open\n  next change 2026-01-02T01:00:00Z" in closed
+
+
+def test_each_class_of_a_shared_fleet_stands_beside_its_own_target() -> None:
+    classes = [
+        {
+            "workloadClass": "interactive",
+            "ttftObservedMilliseconds": 430,
+            "ttftTargetMilliseconds": 1500,
+            "interTokenLatencyObservedMilliseconds": 80,
+            "interTokenLatencyTargetMilliseconds": 100,
+            "attainmentPercent": 99,
+            "sampleCount": 240,
+        },
+        {"workloadClass": "batch", "ttftTargetMilliseconds": 10000, "interTokenLatencyTargetMilliseconds": 500},
+    ]
+    found = text(fleet([condition("Ready", "True")], slo={"classes": classes}))
+    assert (
+        "  interactive: TTFT 430 ms, target 1500 ms, 99 % of 240 first tokens within it; ITL 80 ms, target 100 ms\n"
+        in found
+    )
+    assert "  batch: TTFT no samples, target 10000 ms; ITL no samples, target 500 ms\n" in found

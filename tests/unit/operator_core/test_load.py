@@ -2,10 +2,12 @@
 
 import pytest
 from engine_samples import buckets, sample
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headway_operator.core import histogram
 from headway_operator.core.load import fleet_load, pod_window
-from headway_operator.core.observed import EngineSample
+from headway_operator.core.observed import ClassSample, EngineSample
 
 
 def at(second: float, **changes: object) -> EngineSample:
@@ -113,3 +115,41 @@ def test_difference_of_equal_histograms_is_empty():
 
 def test_merge_takes_the_longer_length():
     assert histogram.merge([(1,), (1, 2), ()]) == (2, 2)
+
+
+def batch(*ttft_ms: float) -> dict[str, ClassSample]:
+    return {"batch": ClassSample(ttft=buckets(*ttft_ms), queue_wait=buckets(*ttft_ms), itl=())}
+
+
+def test_classes_are_windows_of_their_own_and_survive_a_restart():
+    series = [at(0, classes=batch(5)), at(1, classes=batch(5, 50)), at(2, boot_id="b", classes=batch(500))]
+    window = pod_window(series, 2, 60)
+    assert window is not None
+    assert histogram.count(window.classes["batch"].ttft) == 2
+    first = pod_window([at(0), at(1, classes=batch(5))], 1, 60)
+    assert first is not None
+    assert histogram.count(first.classes["batch"].ttft) == 1
+
+
+def test_a_class_that_shrinks_without_a_restart_is_a_contradiction():
+    assert pod_window([at(0, classes=batch(5, 9)), at(1, classes=batch(9))], 1, 60) is None
+
+
+def test_classes_are_pooled_over_the_pods():
+    chat = {"interactive": ClassSample(ttft=buckets(7))}
+    samples = {
+        "a": (at(0), at(10, classes=batch(5, 5), num_waiting_batch=4)),
+        "b": (at(0), at(10, classes=batch(9) | chat)),
+    }
+    load = fleet_load(["a", "b"], samples, 10, 60)
+    assert {kind: histogram.count(one.ttft) for kind, one in load.classes.items()} == {"batch": 3, "interactive": 1}
+    assert load.waiting_batch == 2  # the mean of two samples
+
+
+@given(st.lists(st.floats(1, 1e5), min_size=1, max_size=30), st.floats(1, 1e5))
+def test_the_share_within_a_bound_is_right_up_to_a_buckets_width(values: list[float], bound_ms: float):
+    share = histogram.share_within(buckets(*values), bound_ms)
+    assert share is not None
+    assert sum(value <= bound_ms / 1.11 for value in values) <= share * len(values) + 1e-6
+    assert share * len(values) - 1e-6 <= sum(value <= bound_ms * 1.11 for value in values)
+    assert histogram.share_within((), bound_ms) is None

@@ -106,6 +106,15 @@ def test_rules_of_batching_reach_the_engine_and_the_default_ones_need_no_flag():
     assert flags <= set(engine(pod(engine={**spec()["engine"], "limits": limits}, slo=slo))["args"])
 
 
+def test_class_reserve_and_queue_of_batch_work_reach_the_engine_where_they_say_something():
+    flags = ("default-class", "reserved-percent", "max-queued-batch-requests")
+    assert not any(flag in text for text in engine(pod())["args"] for flag in flags)
+    slo = {"workloadClass": "batch", "classes": [{"workloadClass": "interactive"}]}
+    found = set(engine(pod(slo=slo))["args"])
+    assert {"--default-class=batch", "--reserved-percent=20", "--max-queued-batch-requests=1024"} <= found
+    assert {"--itl-target-ms=100", "--profile=throughput"} <= found
+
+
 def test_prompt_policy_reaches_the_engine():
     cut = {**spec()["engine"], "promptPolicy": "TruncateMiddle"}
     assert "--prompt-policy=truncate-middle" in engine(pod(engine=cut))["args"]
@@ -136,6 +145,8 @@ def test_live_limits_do_not_change_the_revision():
 
 def test_another_class_does_not_change_the_revision():
     assert len({revision(slo={"workloadClass": kind}) for kind in ("realtime", "interactive", "batch")}) == 1
+    several = {"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]}
+    assert revision(slo=several) == revision()
 
 
 def test_fields_of_the_operator_alone_do_not_change_the_revision():

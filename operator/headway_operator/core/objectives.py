@@ -1,0 +1,124 @@
+"""Several classes in one fleet: what each was promised, what it got, and whose objective decides.
+
+    ratio of a class = observed percentile / target, of the time to first token or between tokens, whichever is larger
+    decides          = the strictest (best) class with a ratio above 1; without one, the class with the largest ratio
+
+So the fleet grows for whoever is missed, first for the one that may wait least; batch work that is late counts by its own
+loose target, not by the strict one of the class beside it. Only the time between tokens always has the strictest target of
+all, since every class shares the steps; it is measured on the best class that had streams, so that limits are right for a
+better one before it comes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from headway_operator.api.v1alpha1 import ClassObjective, LatencyTarget, LLMDeploymentSpec, Slo, WorkloadClass
+from headway_operator.core import histogram
+from headway_operator.core.histogram import Histogram
+from headway_planner.model import Latency, LoadView
+
+MIN_SAMPLES = 8  # fewer first tokens say nothing about a percentile
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """What one class counted over a window; milliseconds."""
+
+    ttft: Histogram = ()
+    queue_wait: Histogram = ()
+    itl: Histogram = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLoad:
+    """One class over a window, beside its objective.
+
+    Attributes:
+        objective: what it was promised.
+        ttft: time to first token at the objective's percentile.
+        queue_wait: the part of it before the first prefill step.
+        itl: time between tokens at the objective's percentile.
+        attainment: share of the first tokens that came within the target, 0..1; None without any.
+    """
+
+    objective: ClassObjective
+    ttft: Latency
+    queue_wait: Latency
+    itl: Latency
+    attainment: float | None
+
+    @property
+    def kind(self) -> WorkloadClass:
+        """The class."""
+        return self.objective.workload_class
+
+    @property
+    def ratio(self) -> float:
+        """How near the class is to its targets; above 1 one of them is missed, 0 on too few requests to tell."""
+        if self.ttft.count < MIN_SAMPLES:
+            return 0.0
+        ttft = (self.ttft.high_ms or 0.0) / self.objective.ttft_target.target_milliseconds
+        return max(ttft, (self.itl.high_ms or 0.0) / self.objective.inter_token_latency_target.target_milliseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A fleet of several classes over the window of the objective.
+
+    Attributes:
+        loads: every class, better ones first.
+        decides: whose time to first token decides.
+        streams: whose time between tokens is measured: of the classes that had streams, the best.
+    """
+
+    loads: tuple[ClassLoad, ...]
+    decides: ClassLoad
+    streams: ClassLoad
+
+    def own(self, slo: Slo) -> ClassLoad:
+        """The fleet's own class, of requests that name none."""
+        return next(load for load in self.loads if load.kind is slo.workload_class)
+
+    def spec(self, spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
+        """The spec with the targets that decisions work for; its class, and with it limits and bounds, stay its own."""
+        targets: dict[str, LatencyTarget] = {
+            "ttft": self.decides.objective.ttft_target,
+            "inter_token_latency": self.loads[0].objective.inter_token_latency_target,
+        }
+        return spec.model_copy(update={"slo": spec.slo.model_copy(update=targets)}) if spec.slo else spec
+
+    def view(self, view: LoadView, counts: Mapping[str, ClassCounts]) -> LoadView:
+        """The view of another window with the latencies that decide; prefill and gauges stay those of all classes."""
+        first, between = (_judge(one.objective, _of(counts, one.kind)) for one in (self.decides, self.streams))
+        return replace(view, ttft=first.ttft, queue_wait=first.queue_wait, itl=between.itl)
+
+
+def judge(slo: Slo | None, counts: Mapping[str, ClassCounts]) -> Judgement | None:
+    """Every class beside its objective; None for a fleet of one class, whose figures are those of all requests."""
+    if slo is None or not slo.classes:
+        return None
+    loads = tuple(_judge(objective, _of(counts, objective.workload_class)) for objective in slo.objectives)
+    missed = [load for load in loads if load.ratio > 1]
+    present = [load for load in loads if load.itl.count]
+    decides = missed[0] if missed else max(loads, key=lambda load: load.ratio)
+    return Judgement(loads, decides, (present or list(loads))[0])
+
+
+def _of(counts: Mapping[str, ClassCounts], kind: WorkloadClass) -> ClassCounts:
+    return counts.get(kind.value, ClassCounts())
+
+
+def _judge(objective: ClassObjective, counts: ClassCounts) -> ClassLoad:
+    first, between = objective.ttft_target, objective.inter_token_latency_target
+    return ClassLoad(
+        objective=objective,
+        ttft=latency(counts.ttft, first.percentile / 100),
+        queue_wait=latency(counts.queue_wait, first.percentile / 100),
+        itl=latency(counts.itl, between.percentile / 100),
+        attainment=histogram.share_within(counts.ttft, first.target_milliseconds),
+    )
+
+
+def latency(pooled: Histogram, share: float) -> Latency:
+    """The percentile, the median and the count of a histogram."""
+    return Latency(histogram.quantile(pooled, share), histogram.quantile(pooled, 0.5), histogram.count(pooled))
