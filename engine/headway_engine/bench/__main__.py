@@ -6,7 +6,7 @@ A case is a module with
     def add_arguments(parser: argparse.ArgumentParser) -> None   its flags
     def run(options: argparse.Namespace) -> Report               measures
 
-It is imported only when it runs. Progress goes to standard error, the table (or with --json the JSON lines) to standard
+It is imported only when it runs, and the import needs no more than torch, triton, transformers and numpy. Progress goes to standard error, the table (or with --json the JSON lines) to standard
 output.
 """
 
@@ -69,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = case.run(options)
     except ModelLoadError as error:
         sys.stderr.write(f"headway bench engine: {error}\n")
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        sys.stderr.write(f"headway bench engine: --case {chosen.case} needs {package}, which is not installed\n")
         sys.exit(1)
     now = datetime.now(UTC)
     lines = report.as_lines(result, report.environment(), now)

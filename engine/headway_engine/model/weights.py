@@ -1,8 +1,8 @@
 """Fills a decoder with the weights of a safetensors directory or a GGUF file.
 
 The decoder is built without memory (meta device), gets uninitialized memory on its device, and each tensor of the files is
-copied into its place in a fused parameter: q, k and v side by side, gate and up side by side. So the peak is the model
-plus one tensor. Afterwards every element must have been written: a file that lacks a tensor is refused by its name.
+copied into its place in a fused parameter: q, k and v side by side, gate and up side by side. Safetensors are read shard by
+shard, each tensor from the file straight to the device, where it is also cast. So the peak is the model plus one tensor. Afterwards every element must have been written: a file that lacks a tensor is refused by its name.
 """
 
 import json
@@ -114,16 +114,16 @@ def build(
     return model.eval()
 
 
-def from_directory(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of all safetensors files in `path`, one at a time.
+def from_directory(path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of all safetensors files in `path`, one at a time, on `device`.
 
     Raises:
         ModelFileError: there is none, one named by the index is missing, or one is corrupt.
     """
-    for shard in _shards(path):
+    for shard in shards(path):
         try:
             shard.open("rb").close()  # safe_open says of a file that it may not read that there is none
-            with safe_open(shard, framework="pt") as file:
+            with safe_open(shard, framework="pt", device=str(device)) as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     yield name, file.get_tensor(name)
         except OSError as error:
@@ -145,7 +145,12 @@ def from_gguf(file: GgufFile, config: ModelConfig) -> Iterator[tuple[str, torch.
         yield _hf_name(name, file.path), value
 
 
-def _shards(path: Path) -> list[Path]:
+def shards(path: Path) -> list[Path]:
+    """The safetensors files of a model, those that its index names if it has one.
+
+    Raises:
+        ModelFileError: there is none, or one named by the index is missing.
+    """
     index = path / "model.safetensors.index.json"
     if index.exists():
         try:

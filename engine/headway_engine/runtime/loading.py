@@ -7,6 +7,8 @@ import contextlib
 import logging
 import math
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.executor import TorchExecutor
 from headway_engine.runtime.loaded import LoadedModel, ModelFacts
+from headway_engine.runtime.progress import LoadProgress
 
 logger = logging.getLogger(__name__)
 
@@ -148,14 +151,36 @@ def _cpu_quota(cgroups: Path) -> tuple[int, int]:
 def _read(path: Path, device: torch.device, dtype: torch.dtype) -> _Model:
     if path.is_dir():
         shape = model_config.from_hf(read_json(path / "config.json"), str(path / "config.json"))
-        decoder = weights.build(shape, weights.from_directory(path), path, device, dtype)
+        size = sum(shard.stat().st_size for shard in weights.shards(path))
+        decoder = _build(shape, weights.from_directory(path, device), size, path, (device, dtype))
         return _Model(decoder, model_tokenizer.from_directory(path, shape.eos_token_ids))
     if not path.exists():
         raise ModelFileError(f"{path}: No such file or directory")
     file = GgufFile(path)
     shape = model_config.from_gguf(file.metadata, frozenset(file.tensors), str(path))
-    decoder = weights.build(shape, weights.from_gguf(file, shape), path, device, dtype)
+    size = sum(4 * math.prod(info.shape) for info in file.tensors.values())  # dequantized to float32 on the way
+    decoder = _build(shape, weights.from_gguf(file, shape), size, path, (device, dtype))
     return _Model(decoder, model_tokenizer.from_gguf(file, shape.eos_token_ids))
+
+
+def _build(
+    shape: ModelConfig,
+    tensors: Iterator[tuple[str, torch.Tensor]],
+    size: int,
+    path: Path,
+    target: tuple[torch.device, torch.dtype],
+) -> Decoder:
+    """See `weights.build`; says how far it is, of `size` bytes."""
+    progress = LoadProgress(str(path), size, sys.stderr)
+
+    def watched() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in tensors:
+            yield name, value
+            progress.advance(value.nbytes)
+
+    decoder = weights.build(shape, watched(), path, *target)
+    progress.finish()
+    return decoder
 
 
 def _with_cure(message: str, cause: BaseException | None) -> str:

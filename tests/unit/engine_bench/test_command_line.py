@@ -1,5 +1,7 @@
 import argparse
 import json
+import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -77,3 +79,20 @@ def test_every_case_of_the_list_can_be_loaded(name: str) -> None:
     case = bench.load(name)
     assert case.DESCRIPTION
     case.add_arguments(argparse.ArgumentParser())
+
+
+def test_cases_are_listed_and_run_without_the_packages_of_the_server() -> None:
+    code = """
+import sys
+for name in ("grpc_health", "grpc_reflection", "google", "gguf", "accelerate", "llguidance", "prometheus_client", "pydantic"):
+    sys.modules[name] = None  # an import of it fails as if it was not installed
+from headway_engine.bench import __main__ as bench
+for name in bench.CASES:
+    bench.load(name)
+bench.main(["--list"])
+bench.main(["--case", "stalled"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert {line.split()[0] for line in done.stdout.splitlines()} == set(bench.CASES)
+    assert done.returncode == 1
+    assert re.fullmatch(r"headway bench engine: --case stalled needs \w+, which is not installed\n", done.stderr)
