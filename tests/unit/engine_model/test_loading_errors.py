@@ -62,6 +62,8 @@ def nobody() -> Iterator[int]:
     """A user without rights of its own, as the engine is in a pod."""
     before = os.geteuid()
     if before == 0:
+        # Torch imports more on its first use of a shape without memory, from where nobody may not read.
+        torch.empty_like(torch.empty(1, device="meta"), device="cpu")
         os.seteuid(65534)
     yield os.geteuid()
     os.seteuid(before)
