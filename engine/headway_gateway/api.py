@@ -32,7 +32,7 @@ LONGEST_ECHO = 80  # characters of a refused value that its refusal repeats
 # What an answer of ours, or of OpenAI's, holds beside its text: a client sends it back with the next turn.
 _EMPTY_PARTS = ("refusal", "tool_calls", "function_call", "audio", "annotations")
 # For the provider's own records: they change no answer.
-_RECORDS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+_RECORDS = ("user", "metadata", "store", "safety_identifier", "prompt_cache_key")
 
 
 def _shown(value: object) -> str:
@@ -110,7 +110,8 @@ class Sampled(_Body):
     stop: Annotated[list[str] | None, BeforeValidator(_one_or_many)] = None
     ignore_eos: bool = False
     cache_salt: str = ""
-    priority: Literal["realtime", "interactive", "batch"] = "interactive"
+    priority: Literal["realtime", "interactive", "batch"] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 

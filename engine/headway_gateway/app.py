@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, aclosing
 
 from aiohttp import web
 
-from headway_gateway import api, errors, translate
+from headway_gateway import api, classes, errors, translate
 from headway_gateway.answers import Choice, Head, Json
 from headway_gateway.api import ChatRequest, CompletionRequest
 from headway_gateway.engines import Engines
@@ -105,7 +105,7 @@ class Gateway:
         try:
             body = api.parse(kind, await request.read())
             model = self._engines.model(body.model)
-            wanted = translate.generate_request(body, model.chat_template)
+            wanted = translate.generate_request(body, model.chat_template, request.headers.get(classes.HEADER))
             is_chat = isinstance(body, ChatRequest)
             answer_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
             head = Head(is_chat, answer_id, int(time.time()), model.model)

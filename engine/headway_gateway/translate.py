@@ -2,27 +2,23 @@
 
 import json
 
-from headway_gateway import chat
+from headway_gateway import chat, classes
 from headway_gateway.api import ChatRequest, CompletionRequest, Sampled
 from headway_gateway.errors import invalid
 from headway_rpc import pb
 
-_PRIORITIES = {
-    "realtime": pb.PRIORITY_REALTIME,
-    "interactive": pb.PRIORITY_INTERACTIVE,
-    "batch": pb.PRIORITY_BATCH,
-}
 
-
-def generate_request(body: ChatRequest | CompletionRequest, template: str) -> pb.GenerateRequest:
-    """The engine's request. `template`: the model's chat template, "" when it has none.
+def generate_request(
+    body: ChatRequest | CompletionRequest, template: str, header: str | None = None
+) -> pb.GenerateRequest:
+    """The engine's request. `template`: the model's chat template, "" when it has none; `header`: `x-headway-class`.
 
     Raises:
-        Failure: 400, the chat cannot become a prompt.
+        Failure: 400, the chat cannot become a prompt, or its class is none.
     """
     request = pb.GenerateRequest(
         sampling_params=_sampling(body),
-        priority=_PRIORITIES[body.priority],
+        priority=classes.wanted(header, body.priority, body.service_tier),
         model=body.model,
         cache_salt=body.cache_salt,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from headway_cli import target
 from headway_cli.errors import CliError
 from headway_gateway import chat
+from headway_gateway.classes import CLASSES
 from headway_rpc import pb
 from headway_rpc.client import EngineClient, EngineError
 
@@ -41,7 +42,8 @@ async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
         await client.wait_ready(CONNECT_TIMEOUT_S)
         template = "" if options.raw else (await client.model_info()).chat_template
         text = render_chat(template, prompt, options.system) if template else prompt
-        request = pb.GenerateRequest(text=text, sampling_params=sampling(options))
+        kind = CLASSES[options.workload_class] if options.workload_class else pb.PRIORITY_UNSPECIFIED
+        request = pb.GenerateRequest(text=text, sampling_params=sampling(options), priority=kind)
         async with aclosing(client.generate(request, options.timeout)) as answer:
             async for message in answer:
                 sys.stdout.write(message.text)

@@ -119,6 +119,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of the schema in this file")
     form.add_argument("--regex", metavar="EXPRESSION", help="the whole answer matches it")
     form.add_argument("--choice", action="append", metavar="TEXT", help="the answer is one of these; repeat it")
+    parser.add_argument(
+        "--class",
+        dest="workload_class",
+        choices=("realtime", "interactive", "batch"),
+        help="workload class of the request (default: the fleet's own)",
+    )
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     parser.add_argument(
         "--system",

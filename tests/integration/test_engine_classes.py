@@ -41,7 +41,7 @@ async def served() -> AsyncIterator[Served]:
     await ports.stop(0)
 
 
-async def answer(client: EngineClient, priority: "pb.Priority") -> None:
+async def answer(client: EngineClient, priority: "pb.Priority.ValueType") -> None:
     sampling = pb.SamplingParams(max_tokens=3, seed=0)
     wanted = pb.GenerateRequest(tokenized=pb.TokenizedInput(input_ids=[7]), priority=priority, sampling_params=sampling)
     async for _ in client.generate(wanted):

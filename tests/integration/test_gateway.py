@@ -15,7 +15,7 @@ from fake_async_engine import FakeAsyncEngine
 from loopback import served
 from openai_front import HELLO, ChattyEngine, front
 
-from headway_engine.core.request import FinishReason
+from headway_engine.core.request import FinishReason, Priority
 from headway_gateway import engines as engines_module
 from headway_gateway.app import Gateway
 from headway_gateway.engines import Engines
@@ -53,6 +53,20 @@ async def test_a_completion_is_answered_whole_and_streamed_alike() -> None:
 async def test_the_models_of_the_engines_are_listed() -> None:
     async with front(FakeAsyncEngine(), FakeAsyncEngine()) as (client, _):
         assert [model.id async for model in client.models.list()] == ["fake"]
+
+
+async def test_the_class_of_a_request_reaches_the_engine_by_header_field_or_tier() -> None:
+    engine = ChattyEngine(auto=True)
+    async with front(engine) as (client, _):
+        ask = {"model": "fake", "messages": HELLO, "max_tokens": 1}
+        await client.chat.completions.create(**ask, extra_headers={"x-headway-class": "batch"})
+        await client.chat.completions.create(**ask, extra_body={"priority": "realtime"})
+        await client.chat.completions.create(**ask, service_tier="flex")
+        await client.chat.completions.create(**ask)
+        assert [one.priority for one in engine.submitted] == [Priority.BATCH, Priority.REALTIME, Priority.BATCH, None]
+        with pytest.raises(openai.BadRequestError, match="x-headway-class must be one of realtime, interactive, batch"):
+            await client.chat.completions.create(**ask, extra_headers={"x-headway-class": "urgent"})
+        assert len(engine.submitted) == 4
 
 
 async def test_an_unknown_model_is_404_and_a_bad_parameter_400_naming_it() -> None:

@@ -96,6 +96,7 @@ def test_a_parameter_without_effect_is_refused_by_name(field: dict[str, Any]) ->
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"priority": "urgent"}, "priority"),
+        ({"service_tier": "gold"}, "service_tier"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
@@ -215,3 +216,55 @@ def test_an_answer_cut_short_is_an_error(reason: pb.FinishReason, status: int) -
     failure = errors.of_end(pb.GenerateComplete(finish_reason=reason))
     assert failure is not None
     assert failure.status == status
+
+
+@pytest.mark.parametrize(
+    ("fields", "header", "expected"),
+    [
+        ({}, None, pb.PRIORITY_UNSPECIFIED),
+        ({"priority": "batch"}, None, pb.PRIORITY_BATCH),
+        ({"priority": None}, "realtime", pb.PRIORITY_REALTIME),
+        ({}, " Batch ", pb.PRIORITY_BATCH),
+        ({"service_tier": "flex"}, None, pb.PRIORITY_BATCH),
+        ({"service_tier": "priority"}, None, pb.PRIORITY_REALTIME),
+        ({"service_tier": "auto"}, None, pb.PRIORITY_UNSPECIFIED),
+        ({"service_tier": "default"}, "interactive", pb.PRIORITY_INTERACTIVE),
+        ({"service_tier": "flex", "priority": "batch"}, "batch", pb.PRIORITY_BATCH),
+    ],
+)
+def test_a_request_names_its_class_or_leaves_it_to_the_fleet(
+    fields: dict[str, Any], header: str | None, expected: "pb.Priority.ValueType"
+) -> None:
+    assert translate.generate_request(chat(**fields), TEMPLATE, header).priority == expected
+    assert translate.generate_request(completion(**fields), "", header).priority == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "header", "message", "param"),
+    [
+        (
+            {},
+            "urgent",
+            "header x-headway-class must be one of realtime, interactive, batch, got 'urgent'",
+            "x-headway-class",
+        ),
+        (
+            {"priority": "realtime"},
+            "batch",
+            "the request names more than one workload class: header x-headway-class says batch, priority says realtime",
+            "x-headway-class",
+        ),
+        (
+            {"priority": "realtime", "service_tier": "flex"},
+            None,
+            "the request names more than one workload class: priority says realtime, service_tier says batch",
+            "priority",
+        ),
+    ],
+)
+def test_a_class_that_is_unknown_or_contradicts_another_is_refused(
+    fields: dict[str, Any], header: str | None, message: str, param: str
+) -> None:
+    with pytest.raises(Failure) as caught:
+        translate.generate_request(chat(**fields), TEMPLATE, header)
+    assert (caught.value.status, caught.value.message, caught.value.param) == (400, message, param)
