@@ -49,7 +49,8 @@ def fleet(**overrides: Any) -> LLMDeploymentSpec:
     return LLMDeploymentSpec.model_validate(manifest_spec(engine=engine, **overrides))
 
 
-def evidence(spec: LLMDeploymentSpec | None = None, **view: Any) -> Evidence:
+def evidence(spec: LLMDeploymentSpec | None = None, *, prompt_tokens: int = 7552, **view: Any) -> Evidence:
+    """A healthy window with changes; its prompts have 64 tokens on average."""
     spec = spec or fleet()
     window = replace(HEALTHY, **view)
     load = FleetLoad(
@@ -61,6 +62,7 @@ def evidence(spec: LLMDeploymentSpec | None = None, **view: Any) -> Evidence:
         preemptions=0,
         queue_full=0,
         step=Latency(60.0, 48.0, 1000),
+        prompt_tokens=prompt_tokens,
         busiest_mean=window.busiest_running,
     )
     return Evidence(spec, baseline_limits(spec), load)

@@ -99,6 +99,12 @@ class Evidence:
         queue, prefill = self.view.queue_wait.high_ms or 0.0, self.view.prefill.high_ms or 0.0
         return queue / (queue + prefill) if queue + prefill > 0 else 0.0
 
+    @property
+    def prompt_length(self) -> float | None:
+        """Mean tokens of a prompt; None on too few. The engines count tokens and requests, not lengths."""
+        begun = self.view.prefill.count
+        return self.load.prompt_tokens / begun if begun >= MIN_REQUESTS else None
+
     def slots_bind(self, was: bool) -> bool:
         """Whether the busiest engine runs as many sequences as it may."""
         return above(self.load.busiest_mean, BINDS * self.limits.max_num_seqs, was)

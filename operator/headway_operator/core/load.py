@@ -59,6 +59,7 @@ class FleetLoad:
     queue_full: int  # requests that were refused because the queue was full
     step: Latency  # engine steps, at the percentile of the time between tokens
     busiest_mean: float  # running requests of the busiest engine, a mean over the window
+    prompt_tokens: int  # computed or found in the prefix cache
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
     waiting_batch: float = 0.0  # requests that wait for the slack of better classes
 
@@ -145,6 +146,7 @@ def fleet_load(
         preemptions=counts["preemptions"],
         queue_full=counts["queue_full"],
         step=latency(pooled["step"], percentiles[1]),
+        prompt_tokens=counts["prompt_tokens"],
         busiest_mean=max((window.running for window in found), default=0.0),
         classes=_merged(window.classes for window in found),
         waiting_batch=sum(window.waiting_batch for window in found),

@@ -26,8 +26,8 @@ def prompts_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     least = _round_up(HEADROOM * prefill.high_ms)
     words = (
-        f"{_p95(evidence)} prefill alone takes {_ms(prefill)} > TTFT target {target:.0f} ms on engines with nothing else to "
-        f"do ({evidence.load.busiest_mean:.1f} sequences on average, queue wait {queue:.0f} ms): the objective is infeasible, "
+        f"{_p95(evidence)} prefill{_of_length(evidence)} alone takes {_ms(prefill)} > TTFT target {target:.0f} ms on engines with "
+        f"nothing else to do ({evidence.load.busiest_mean:.1f} sequences on average, queue wait {queue:.0f} ms): the objective is infeasible, "
         "no count of replicas and no limit reaches it"
     )
     cure = (
@@ -90,8 +90,8 @@ def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     view, limits = evidence.view, evidence.limits
     words = (
-        f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is compute: {_ms(view.prefill)} of prefill "
-        f"against {_ms(view.queue_wait)} of queue wait, beside {evidence.load.busiest_mean:.1f} running sequences in the busiest "
+        f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is compute: {_ms(view.prefill)} of "
+        f"prefill{_of_length(evidence)} against {_ms(view.queue_wait)} of queue wait, beside {evidence.load.busiest_mean:.1f} running sequences in the busiest "
         "engine; scaling on the queue does not see it"
     )
     if limits.profile is Profile.LOW_TAIL:
@@ -99,13 +99,16 @@ def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
             "profile LowTail holds prompts back beside running streams: set spec.engine.limits.profile Throughput, or "
             f"raise spec.slo.interTokenLatency.targetMilliseconds above {limits.itl_target_milliseconds}"
         )
+    fewer = f"lower maxNumSeqs from {limits.max_num_seqs} (live), so that fewer share a step"
     budget, most = limits.max_num_batched_tokens, evidence.spec.engine.capacity.max_num_batched_tokens
+    if (evidence.prompt_length or 0.0) <= 0.5 * budget:
+        return words, f"{fewer}, or use a faster device: prompts fit into a step as it is"
     wider = (
-        f"raise maxNumBatchedTokens from {budget} (capacity {most}), so that a prompt needs fewer steps"
+        f"raise maxNumBatchedTokens from {budget} (capacity {most})"
         if budget < most
-        else f"raise spec.engine.capacity.maxNumBatchedTokens above {most}, so that a prompt needs fewer steps"
+        else f"raise spec.engine.capacity.maxNumBatchedTokens above {most}"
     )
-    return words, f"{wider}; lower maxNumSeqs from {limits.max_num_seqs}, so that fewer share a step"
+    return words, f"{wider}, so that a prompt needs fewer steps; {fewer}"
 
 
 def steps_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
@@ -129,6 +132,11 @@ def steps_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
             f"from {limits.max_num_batched_tokens} (live)"
         )
     return words, f"lower maxNumSeqs from {limits.max_num_seqs} (live), and {more_replicas(evidence)}"
+
+
+def _of_length(evidence: Evidence) -> str:
+    length = evidence.prompt_length
+    return "" if length is None else f" (prompts of {length:.0f} tokens on average)"
 
 
 def _p95(evidence: Evidence) -> str:

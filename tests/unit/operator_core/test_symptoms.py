@@ -40,9 +40,9 @@ def test_prefill_over_the_target_on_an_idle_engine_is_infeasible() -> None:
         "queue_wait": Latency(3.0, 1.0, 20),
         "busiest_running": 0.7,
     }
-    found = only(symptoms(evidence(**alone)))
+    found = only(symptoms(evidence(prompt_tokens=38000, **alone)))
     assert (found.name, found.severity) == (Reason.PROMPTS_TOO_LONG, Severity.CRITICAL)
-    assert "p95 prefill alone takes 2100 ms > TTFT target 1500 ms" in found.words
+    assert "p95 prefill (prompts of 1900 tokens on average) alone takes 2100 ms > TTFT target 1500 ms" in found.words
     assert "targetMilliseconds to 2520 or more" in found.cure
     busy = only(symptoms(evidence(**{**alone, "busiest_running": 4.0})))
     assert busy.name is Reason.PREFILL_TOO_SLOW, "beside other requests the same prefill may be cured"
@@ -92,8 +92,13 @@ def test_late_first_tokens_without_a_queue_are_compute() -> None:
     busy = {"ttft": Latency(1900.0, 700.0, 118), "prefill": Latency(1800.0, 650.0, 118), "busiest_running": 6.0}
     found = only(symptoms(evidence(**busy)))
     assert found.name is Reason.PREFILL_TOO_SLOW
-    assert "is compute: 1800 ms of prefill against 40 ms of queue wait, beside 6.0 running sequences" in found.words
-    assert "raise spec.engine.capacity.maxNumBatchedTokens above 512" in found.cure
+    assert (
+        "is compute: 1800 ms of prefill (prompts of 64 tokens on average) against 40 ms of queue wait, beside 6.0"
+        in found.words
+    )
+    assert "lower maxNumSeqs from 8 (live), so that fewer share a step, or use a faster device" in found.cure
+    long = only(symptoms(evidence(prompt_tokens=118 * 900, **busy)))
+    assert "raise spec.engine.capacity.maxNumBatchedTokens above 512, so that a prompt needs fewer steps" in long.cure
     assert "profile Throughput" in only(symptoms(evidence(fleet(limits={"profile": "LowTail"}), **busy))).cure
 
 
