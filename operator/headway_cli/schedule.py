@@ -30,12 +30,14 @@ class Window:
     Attributes:
         begin, end: in the schedule's own time zone.
         overrides: fields that are others meanwhile, by their path in the spec.
+        gives_way_to: windows that it contradicts: it is set aside while one of them is open.
     """
 
     name: str
     begin: datetime
     end: datetime
     overrides: Mapping[str, object]
+    gives_way_to: tuple[str, ...] = ()
 
 
 def command(options: argparse.Namespace) -> int:
@@ -57,8 +59,9 @@ def windows(fleet: LLMDeployment, now: datetime, days: int) -> Iterator[Window]:
     until = now + timedelta(days=days)
     for item in fleet.spec.schedules:
         zone, length = ZoneInfo(item.time_zone), timedelta(seconds=item.duration_seconds)
+        sets, opponents = schedule.overrides(item), schedule.gives_way_to(fleet.spec, item)
         for begin in takewhile(lambda at: at <= until, cron.starts(cron.parse(item.cron), zone, now - length)):
-            yield Window(item.name, begin.astimezone(zone), (begin + length).astimezone(zone), schedule.overrides(item))
+            yield Window(item.name, begin.astimezone(zone), (begin + length).astimezone(zone), sets, opponents)
 
 
 def table(found: list[Window], days: int) -> str:
@@ -68,6 +71,8 @@ def table(found: list[Window], days: int) -> str:
     rows = [("WINDOW", "BEGINS", "ENDS", "BEGINS (UTC)", "OVERRIDES")]
     for window in found:
         changed = ", ".join(f"{field} {value}" for field, value in window.overrides.items()) or "none"
+        if window.gives_way_to:
+            changed += f" (set aside while {' or '.join(window.gives_way_to)} is open)"
         utc = window.begin.astimezone(UTC)
         rows.append((window.name, _local(window.begin), _local(window.end), f"{utc:%a %Y-%m-%d %H:%M}", changed))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -81,7 +86,13 @@ def _local(at: datetime) -> str:
 
 def _as_json(found: list[Window]) -> str:
     lines = [
-        {"name": one.name, "begin": one.begin.isoformat(), "end": one.end.isoformat(), "overrides": one.overrides}
+        {
+            "name": one.name,
+            "begin": one.begin.isoformat(),
+            "end": one.end.isoformat(),
+            "overrides": one.overrides,
+            "givesWayTo": one.gives_way_to,
+        }
         for one in found
     ]
     return "".join(json.dumps(line) + "\n" for line in lines)

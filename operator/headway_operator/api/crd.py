@@ -100,6 +100,7 @@ def _columns() -> list[dict[str, str | int]]:
         _column("Batched", "integer", ".status.tuning.effective.maxNumBatchedTokens", 1),
         _column("Scaling", "string", ".spec.scaling.mode", 1),
         _column("Tuning", "string", ".spec.tuning.mode", 1),
+        _column("Healthy", "string", _condition("Healthy", "reason"), 1),
         _column("Endpoint", "string", ".status.endpoint", 1),
         _column("Message", "string", _condition("Ready", "message"), 1),
     ]

@@ -4,6 +4,7 @@ A threshold is an edge with width. A symptom that is reported already stays whil
 so a value that wavers there does not make it come and go.
 """
 
+import math
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,6 +26,7 @@ MIN_TOKENS = 20
 EASE = 0.1  # width of an edge, as a share of it
 BINDS = 0.9  # share of maxNumSeqs from which on it holds requests back
 KV_BINDS = 0.9
+KV_CROWDED = 0.7  # use of the KV cache, a mean, from which on sequences give way for want of blocks
 CLEAR_MAJORITY = 0.5  # share of the time to first token that makes a part of it the cause
 
 
@@ -105,13 +107,23 @@ class Evidence:
         begun = self.view.prefill.count
         return self.load.prompt_tokens / begun if begun >= MIN_REQUESTS else None
 
+    @property
+    def backlog_ms(self) -> float:
+        """How long a request that comes now will wait, at the rate at which requests begin; infinite when none does."""
+        begun = self.view.queue_wait.count
+        return 1000 * self.view.waiting * self.window_s / begun if begun else math.inf
+
     def slots_bind(self, was: bool) -> bool:
         """Whether the busiest engine runs as many sequences as it may."""
         return above(self.load.busiest_mean, BINDS * self.limits.max_num_seqs, was)
 
     def kv_binds(self, was: bool) -> bool:
-        """Whether the KV cache holds requests back: it is full, or running sequences give way."""
-        if self.load.preemptions > 0 and self.load.preemptions * 20 >= self.view.finished:
+        """Whether the KV cache holds requests back: it is full, or running sequences give way for want of blocks.
+
+        Sequences of a lesser class also give way to better ones, with room in the cache.
+        """
+        often = self.load.preemptions > 0 and self.load.preemptions * 20 >= self.view.finished
+        if often and above(self.view.kv_usage, KV_CROWDED, was):
             return True
         crowded = above(self.view.kv_usage, KV_BINDS, was) and self.view.waiting >= 1
         return crowded and not self.slots_bind(False)

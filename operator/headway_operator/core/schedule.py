@@ -8,6 +8,7 @@ Everything follows from the spec and the time, so a restart inside a window need
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from headway_operator.api.parse import FieldError
@@ -70,6 +71,12 @@ def overrides(item: Schedule) -> dict[str, object]:
     return found
 
 
+def gives_way_to(spec: LLMDeploymentSpec, item: Schedule) -> tuple[str, ...]:
+    """The windows earlier in the list that `item` contradicts: it is set aside while one of them is open."""
+    earlier = takewhile(lambda one: one.name != item.name, spec.schedules)
+    return tuple(one.name for one in earlier if any(contradictions(overlay(overlay(spec, one), item))))
+
+
 def naming(reason: str, status: ScheduleStatus | None, *fields: str) -> str:
     """A reason with the open windows that set one of `fields` (beginnings of their paths)."""
     sets = [
@@ -93,8 +100,8 @@ def _now(item: Schedule, now: datetime) -> tuple[datetime | None, datetime | Non
 
 def _opponents(spec: LLMDeploymentSpec, held: Sequence[Schedule], item: Schedule) -> list[str]:
     """The open windows that `item` contradicts: those that do it alone, or all of them together."""
-    alone = [one.name for one in held if any(contradictions(overlay(overlay(spec, one), item)))]
-    return alone or [one.name for one in held]
+    names = [one.name for one in held]
+    return [name for name in gives_way_to(spec, item) if name in names] or names
 
 
 def overlay(spec: LLMDeploymentSpec, item: Schedule) -> LLMDeploymentSpec:

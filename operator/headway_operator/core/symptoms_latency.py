@@ -3,6 +3,8 @@
 Each rule answers with what was measured and the cure, or None. `was`: the symptom is reported already, see `evidence`.
 """
 
+import math
+
 from headway_operator.api.v1alpha1 import BatchingMode, Profile
 from headway_operator.core.cures import more_replicas, more_sequences
 from headway_operator.core.evidence import CLEAR_MAJORITY, MIN_REQUESTS, MIN_TOKENS, Evidence, above, below
@@ -69,19 +71,39 @@ def batch_wait_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None
 
 
 def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
-    """First tokens are late, and most of that time is queue wait."""
-    if not (evidence.late(was) and above(evidence.queue_share, CLEAR_MAJORITY, was)) or evidence.kv_binds(was):
-        return None
+    """First tokens are late, and most of that time is queue wait; or they will be, by the length of the queue."""
     view, itl, target = evidence.view, evidence.view.itl.high_ms, evidence.itl_target_ms
-    words = (
-        f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is queue wait: {_ms(view.queue_wait)} "
-        f"against {_ms(view.prefill)} of compute; {view.waiting:.1f} requests wait, {evidence.load.busiest_mean:.1f} of "
-        f"{evidence.limits.max_num_seqs} sequences run in the busiest engine"
+    running = (
+        f"{view.waiting:.1f} requests wait, {evidence.load.busiest_mean:.1f} of {evidence.limits.max_num_seqs} sequences run in "
+        "the busiest engine"
     )
+    if evidence.kv_binds(was):
+        return None
+    if evidence.late(was) and above(evidence.queue_share, CLEAR_MAJORITY, was):
+        words = (
+            f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is queue wait: {_ms(view.queue_wait)} "
+            f"against {_ms(view.prefill)} of compute; {running}"
+        )
+    elif _will_be_late(evidence, was):
+        words = (
+            f"{running}, and {view.queue_wait.count} began in {evidence.window_s:.0f} s: at this rate one that comes now "
+            f"{_begins(evidence.backlog_ms)}, the TTFT target is {evidence.ttft_target_ms:.0f} ms"
+        )
+    else:
+        return None
     tokens_have_room = itl is None or target is None or below(itl, 0.7 * target, was)
     if evidence.slots_bind(was) and tokens_have_room:
         return words, f"maxNumSeqs binds and ITL has room: {more_sequences(evidence)}"
     return words, f"the engines are busy: {more_replicas(evidence)}"
+
+
+def _will_be_late(evidence: Evidence, was: bool) -> bool:
+    """A long queue, of which too few have begun to judge their waits."""
+    target = evidence.ttft_target_ms
+    few = evidence.view.ttft.count < MIN_REQUESTS and evidence.window_s > 0
+    return (
+        target is not None and few and above(evidence.view.waiting, MIN_REQUESTS, was) and evidence.backlog_ms > target
+    )
 
 
 def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
@@ -151,6 +173,10 @@ def _itl_percentile(evidence: Evidence) -> int:
 
 def _ms(latency: Latency) -> str:
     return "an unknown time" if latency.high_ms is None else f"{latency.high_ms:.0f} ms"
+
+
+def _begins(wait_ms: float) -> str:
+    return f"begins in {wait_ms / 1000:.0f} s" if math.isfinite(wait_ms) else "never begins"
 
 
 def _round_up(value: float) -> int:

@@ -64,3 +64,16 @@ def test_what_the_operator_refuses_is_refused_with_its_words(tmp_path: Path) -> 
     (tmp_path / "empty.yaml").write_text("{}")
     with pytest.raises(CliError, match="needs one LLMDeployment, has 0"):
         run(["schedule", "preview", "-f", str(tmp_path / "empty.yaml")])
+
+
+def test_a_window_that_contradicts_an_earlier_one_says_to_which_it_gives_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm = {**NIGHT, "name": "calm", "scaling": {"maxReplicas": 2}}
+    path = saved(tmp_path, {**NIGHT, "scaling": {"minReplicas": 5}}, calm)
+    assert run(["schedule", "preview", "-f", path, "--days", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(("(set aside while night is open)" in line) == line.startswith("calm") for line in lines)
+    assert run(["schedule", "preview", "-f", path, "--days", "2", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["name"]: line["givesWayTo"] for line in found} == {"night": [], "calm": ["night"]}

@@ -76,6 +76,17 @@ def test_late_first_tokens_that_queue_behind_the_limit_ask_for_the_limit() -> No
     assert symptoms(evidence(**{**QUEUED, "ttft": Latency(1400.0, 900.0, 118), "waiting": 0.4})) == ()
 
 
+def test_a_long_queue_of_which_few_have_begun_is_judged_by_its_length() -> None:
+    few = {"ttft": Latency(40000.0, 30000.0, 6), "queue_wait": Latency(39000.0, 30000.0, 6), "waiting": 55.0}
+    found = only(symptoms(evidence(**few, busiest_running=8.0, itl=Latency(95.0, 90.0, 600))))
+    assert found.name is Reason.QUEUE_TOO_LONG
+    assert "55.0 requests wait, 8.0 of 8 sequences run in the busiest engine, and 6 began in 60 s" in found.words
+    assert "one that comes now begins in 550 s, the TTFT target is 1500 ms" in found.words
+    none = only(symptoms(evidence(waiting=9.0, ttft=Latency(), queue_wait=Latency(), itl=Latency())))
+    assert "one that comes now never begins" in none.words
+    assert symptoms(evidence(**{**few, "waiting": 3.0})) == ()
+
+
 def test_late_first_tokens_behind_slow_steps_ask_for_replicas() -> None:
     slow = {**QUEUED, "itl": Latency(95.0, 80.0, 3600), "arrivals": 240, "finished": 120}
     (found,) = symptoms(evidence(**slow))
@@ -161,6 +172,8 @@ def test_preemptions_count_against_what_finished() -> None:
     assert "12 sequences gave way" in found.words
     assert "lower maxNumSeqs from 8" in found.cure
     assert symptoms(replace(many, load=replace(many.load, preemptions=5))) == ()
+    roomy = evidence(kv_usage=0.1)
+    assert symptoms(replace(roomy, load=replace(roomy.load, preemptions=12))) == (), "they gave way to better classes"
 
 
 def test_refused_requests_are_critical() -> None:
