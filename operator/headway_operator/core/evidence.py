@@ -5,7 +5,7 @@ so a value that wavers there does not make it come and go.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from headway_operator.api.v1alpha1 import (
@@ -14,10 +14,11 @@ from headway_operator.api.v1alpha1 import (
     LLMDeploymentSpec,
     ScheduleSetAside,
     ScheduleStatus,
+    WorkloadClass,
     baseline_limits,
 )
-from headway_operator.core import pods, rivals
-from headway_operator.core.load import FleetLoad, fleet_load
+from headway_operator.core import objectives, pods, rivals
+from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.observed import Observed
 from headway_planner.model import LoadView
 
@@ -58,6 +59,7 @@ class Evidence:
         growth: change of the arrivals, in requests/s per second; None when the window is too short to tell.
         rivals: one sentence for each foreign write that was seen.
         set_aside: open windows of spec.schedules that contradict others.
+        judged: in a fleet of several classes the one whose objective decides; its latencies are in the view.
     """
 
     spec: LLMDeploymentSpec
@@ -67,6 +69,7 @@ class Evidence:
     growth: float | None = None
     rivals: tuple[str, ...] = ()
     set_aside: tuple[ScheduleSetAside, ...] = ()
+    judged: WorkloadClass | None = None
 
     @property
     def view(self) -> LoadView:
@@ -181,12 +184,14 @@ def gather(
     """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
     serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     found = supply(observed)
+    judgement = objectives.judge(fleet.spec.slo, load.classes)
     return Evidence(
-        spec=fleet.spec,
+        spec=fleet.spec if judgement is None else judgement.spec(fleet.spec),
         limits=limits,
-        load=load,
+        load=load if judgement is None else replace(load, view=deciding_view(load, judgement)),
         supply=found,
         growth=growth(observed, serving, load) if found.warming else None,
         rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),
         set_aside=windows.set_aside if windows is not None else (),
+        judged=None if judgement is None else judgement.decides.kind,
     )

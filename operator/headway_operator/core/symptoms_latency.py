@@ -12,6 +12,7 @@ from headway_planner.model import Latency
 
 ALONE = 1.5  # sequences that the busiest engine runs on average, from which on a request is not alone with it
 NO_QUEUE = 0.1  # share of the target that queue wait may have on an idle engine
+QUEUED = 2.0  # requests that wait, and times the target that they will, from which on a queue is judged by its length
 WAIT_COUNTS = 0.25  # share of the time to first token from which on batchWaitMilliseconds matters
 HEADROOM = 1.2  # a recommended target lies so far above what was measured
 MOSTLY_PROMPTS = 0.5  # share of prompt tokens from which on prefill makes the steps long
@@ -24,7 +25,7 @@ def prompts_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     if target is None or prefill.high_ms is None or prefill.count < MIN_REQUESTS:
         return None
     idle = below(queue, NO_QUEUE * target, was) and below(evidence.load.busiest_mean, ALONE, was)
-    if not (idle and above(prefill.high_ms, target, was)):
+    if not (idle and evidence.late(was) and above(prefill.high_ms, target, was)):
         return None
     least = _round_up(HEADROOM * prefill.high_ms)
     words = (
@@ -98,12 +99,11 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
 
 
 def _will_be_late(evidence: Evidence, was: bool) -> bool:
-    """A long queue, of which too few have begun to judge their waits."""
+    """A queue of which too few have begun to judge their waits."""
     target = evidence.ttft_target_ms
     few = evidence.view.ttft.count < MIN_REQUESTS and evidence.window_s > 0
-    return (
-        target is not None and few and above(evidence.view.waiting, MIN_REQUESTS, was) and evidence.backlog_ms > target
-    )
+    queued = few and above(evidence.view.waiting, QUEUED, was)
+    return queued and target is not None and above(evidence.backlog_ms, QUEUED * target, was)
 
 
 def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
@@ -162,8 +162,8 @@ def _of_length(evidence: Evidence) -> str:
 
 
 def _p95(evidence: Evidence) -> str:
-    slo = evidence.spec.slo
-    return f"p{slo.ttft_target.percentile if slo else 95}"
+    slo, judged = evidence.spec.slo, evidence.judged
+    return f"{judged.value + ' ' if judged is not None else ''}p{slo.ttft_target.percentile if slo else 95}"
 
 
 def _itl_percentile(evidence: Evidence) -> int:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from engine_samples import buckets
 from fleet_world import World, spec
 from toy_traffic import Traffic
 
@@ -12,7 +13,7 @@ from headway_operator.api.v1alpha1 import LLMDeployment, baseline_limits
 from headway_operator.core import pods
 from headway_operator.core.evidence import Evidence, gather
 from headway_operator.core.load import fleet_load
-from headway_operator.core.observed import Observed
+from headway_operator.core.observed import ClassSample, Observed
 from headway_operator.core.plan import LimitsPatch
 from headway_operator.core.symptoms import symptoms
 
@@ -79,6 +80,32 @@ def test_growth_is_told_only_while_replicas_start() -> None:
     starting = replace(one, ready=False, ready_since=None)
     found = evidence(world, replace(world.observe(), pods=(starting, *rest))).growth
     assert found == pytest.approx(0.05, rel=0.5), "half of 0.1 requests/s per second: one of two engines is left"
+
+
+def shared(chat_ms: float, batch_ms: float) -> Evidence:
+    """A fleet that chat and batch work share, after thirty requests of each whose time to first token is queue wait."""
+    world = World(spec(slo={**SLO, "classes": [{"workloadClass": "batch"}]}, replicas=1))
+    world.settle()
+    for engine in world.engines.values():
+        engine.classes = {
+            kind: ClassSample(buckets(*[late_ms] * 30), buckets(*[late_ms - 90] * 30), buckets(*[50.0] * 30))
+            for kind, late_ms in (("interactive", chat_ms), ("batch", batch_ms))
+        }
+        engine.record("prefill", 80.0, 60)
+        engine.received += 60
+    world.tick(1)
+    return evidence(world)
+
+
+def test_each_class_that_shares_a_fleet_is_judged_by_its_own_objective() -> None:
+    assert symptoms(shared(430.0, 4300.0)) == (), "4.3 s are well for batch work"
+    (found,) = symptoms(shared(4300.0, 4300.0))
+    assert found.name is Reason.QUEUE_TOO_LONG
+    assert found.words.startswith("interactive p95 TTFT 4")
+    assert "> 1500 ms is queue wait" in found.words
+    (found,) = symptoms(shared(430.0, 43_000.0))
+    assert found.words.startswith("batch p95 TTFT 4")
+    assert "> 10000 ms is queue wait" in found.words
 
 
 FOREIGN = LimitsPatch(13, 99, 0, 256)

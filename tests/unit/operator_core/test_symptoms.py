@@ -84,7 +84,8 @@ def test_a_long_queue_of_which_few_have_begun_is_judged_by_its_length() -> None:
     assert "one that comes now begins in 550 s, the TTFT target is 1500 ms" in found.words
     none = only(symptoms(evidence(waiting=9.0, ttft=Latency(), queue_wait=Latency(), itl=Latency())))
     assert "one that comes now never begins" in none.words
-    assert symptoms(evidence(**{**few, "waiting": 3.0})) == ()
+    assert symptoms(evidence(**{**few, "waiting": 1.5})) == ()
+    assert symptoms(evidence(**{**few, "waiting": 2.5, "queue_wait": Latency(900.0, 500.0, 60)})) == ()
 
 
 def test_late_first_tokens_behind_slow_steps_ask_for_replicas() -> None:
