@@ -155,7 +155,7 @@ def supply(observed: Observed) -> Supply:
     starts = [
         (pod.ready_since - pod.created).total_seconds()
         for pod in observed.pods
-        if pods.serving(pod) and pod.ready_since is not None
+        if pods.serving(pod) and pod.ready_since is not None and pod.ready_since >= pod.created
     ]
     return Supply(
         warming=len(warming),
