@@ -80,7 +80,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     if judgement is not None and slo is not None:
         load = of_class(load, judgement.own(slo))
     revision = podspec.revision(spec)
-    looped = decide_loop(observed, fleet, Facts(load, tuple(serving), shares, revision, judgement))
+    looped = decide_loop(observed, fleet, Facts(load, shares, revision, judgement))
     replicas = scaling.decided(fleet, looped.control.scale)
     replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
     limits = tuning.decided(fleet, looped.control.tune)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
 from headway_operator.api.v1alpha1 import ClassStatus, ScalingMode, SloStatus, TuningMode
-from headway_operator.core import pods, tuning
+from headway_operator.core import names, pods
 from headway_operator.core.diagnose import Diagnosis, worst
 from headway_operator.core.view import Situation
 
@@ -83,7 +83,7 @@ def _metrics_available(situation: Situation) -> Finding:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES)
     now = situation.observed.now
     young = {pod.name for pod in situation.live if pods.ready_s(pod, now) < FIRST_ANSWER_S}
-    silent = ", ".join(name for name in situation.load.silent if name not in young)
+    silent = names.few(name for name in situation.load.silent if name not in young)
     if view.reporting == 0 and not silent:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES, "engines have just become ready")
     if view.reporting == 0:
@@ -174,8 +174,7 @@ def _tuning_applied(situation: Situation) -> Finding | None:
     kind = ConditionType.TUNING_APPLIED
     if not situation.serving:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES)
-    confirmed = tuning.applied(situation.limits, situation.serving, situation.samples)
-    missing = [pod for pod in situation.serving if pod.name not in confirmed]
+    missing = [pod for pod in situation.serving if pod.name not in situation.confirmed]
     mode = situation.fleet.spec.tuning.mode
     if not missing:
         return Finding(kind, TRUE, Reason.APPLIED, "" if mode is TuningMode.AUTO else f"tuning mode {mode.value}")
@@ -187,15 +186,15 @@ def _tuning_applied(situation: Situation) -> Finding | None:
     young = all(pods.age_s(pod, now) < APPLY_GRACE_S for pod in missing)
     if deciding or recent or young:
         return None
-    names = ", ".join(sorted(pod.name for pod in missing))
-    return Finding(kind, FALSE, Reason.APPLYING, f"not confirmed by {names}: are they reachable on the control port?")
+    text = names.few(sorted(pod.name for pod in missing))
+    return Finding(kind, FALSE, Reason.APPLYING, f"not confirmed by {text}: are they reachable on the control port?")
 
 
 def _draining(situation: Situation) -> Finding:
     if not situation.draining:
         return Finding(ConditionType.DRAINING, FALSE, Reason.NONE_DRAINING)
-    names = ", ".join(sorted(pod.name for pod in situation.draining))
-    return Finding(ConditionType.DRAINING, TRUE, Reason.STREAMS_FINISHING, names)
+    text = names.few(sorted(pod.name for pod in situation.draining))
+    return Finding(ConditionType.DRAINING, TRUE, Reason.STREAMS_FINISHING, text)
 
 
 def _paused(situation: Situation) -> Finding:

@@ -19,13 +19,8 @@ EMPTY: Histogram = ()
 
 def merge(histograms: Iterable[Histogram]) -> Histogram:
     """The sum of several histograms."""
-    total: list[int] = []
-    for histogram in histograms:
-        if len(histogram) > len(total):
-            total.extend([0] * (len(histogram) - len(total)))
-        for index, count in enumerate(histogram):
-            total[index] += count
-    return tuple(total)
+    found = tuple(histograms)
+    return found[0] if len(found) == 1 else tuple(map(sum, zip_longest(*found, fillvalue=0)))
 
 
 def subtract(newer: Histogram, older: Histogram) -> Histogram | None:

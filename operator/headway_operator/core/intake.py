@@ -4,12 +4,16 @@ Counters run since an engine's boot, and pods come and go; so each engine's grow
 the fleet. An engine that is seen for the first time adds nothing, because what it counted may be old; one that restarted adds
 all that its new process counted. Engines that do not answer are taken to be like those that do.
 
+Of a large fleet `MOST` engines are counted, always the same ones while they are there, and stand for the others.
+
 An engine counts a prompt when it begins with it, and tells how many prompt tokens still wait. A prompt that is under way is
 in both, so the sum of the two is followed by its highest value.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
+from zlib import crc32
 
 from headway_operator.core import pods
 from headway_operator.core.memory import Counted
@@ -17,6 +21,7 @@ from headway_operator.core.observed import EngineSample, PodView
 from headway_planner.coordinator import Intake, Totals
 from headway_planner.identify import StepsDone
 
+MOST = 512
 STARTS = 20  # newest starts that the start time is taken from
 
 
@@ -27,17 +32,14 @@ class Reports:
     serving: int
     samples: Mapping[str, EngineSample]  # the latest per pod name, sound ones only
 
-    @property
-    def share(self) -> float:
-        """Serving pods per reporting one."""
-        return self.serving / len(self.samples) if self.samples else 1.0
-
 
 def intake(
     reports: Reports, before: Mapping[str, Counted], totals: Totals, desired: int, starts: tuple[float, ...]
 ) -> tuple[Intake, dict[str, Counted]]:
     """The intake of this pass, and the counters to compare the next one with."""
-    counted = {name: _counted(sample, before.get(name)) for name, sample in reports.samples.items()}
+    chosen = _chosen(reports.samples)
+    share = reports.serving / len(chosen) if chosen else 1.0
+    counted = {name: _counted(sample, before.get(name)) for name, sample in chosen.items()}
     grown: list[tuple[int, ...]] = []
     done: list[StepsDone] = []
     for name, now in counted.items():
@@ -50,8 +52,8 @@ def intake(
             done.append(
                 StepsDone(growth[5], growth[4], growth[6], now.step_ms - (then.step_ms if _same(now, then) else 0))
             )
-    sums = [reports.share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
-    samples = reports.samples.values()
+    sums = [share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
+    samples = chosen.values()
     found = Intake(
         at_s=max((sample.taken_s for sample in samples), default=0.0),
         desired=desired,
@@ -63,15 +65,22 @@ def intake(
             finished=totals.finished + sums[3],
             output_tokens=totals.output_tokens + sums[4],
         ),
-        running=reports.share * sum(sample.num_running for sample in samples),
-        waiting=reports.share * sum(sample.num_waiting for sample in samples),
-        queued_tokens=reports.share * sum(sample.waiting_prompt_tokens for sample in samples),
+        running=share * sum(sample.num_running for sample in samples),
+        waiting=share * sum(sample.num_waiting for sample in samples),
+        queued_tokens=share * sum(sample.waiting_prompt_tokens for sample in samples),
         stale=2 * len(reports.samples) < reports.serving or not reports.samples,
         kv_tokens=max((sample.kv_tokens for sample in samples), default=0),
         done=tuple(done),
         starts=starts,
     )
     return found, counted
+
+
+def _chosen(samples: Mapping[str, EngineSample]) -> Mapping[str, EngineSample]:
+    """At most `MOST` of them, by a checksum of the name: a pod that comes or goes changes one, not all."""
+    if len(samples) <= MOST:
+        return samples
+    return {name: samples[name] for name in nsmallest(MOST, samples, key=lambda name: crc32(name.encode()))}
 
 
 def start_times(all_pods: Iterable[PodView]) -> tuple[float, ...]:

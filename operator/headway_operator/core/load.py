@@ -3,6 +3,10 @@
 Counters and histograms run since an engine's boot; a window is the difference of its last sample and the last one before
 the window began. A restart inside the window is seen by the boot id: what the new process counted all happened since.
 An engine whose last sample is old, or whose numbers contradict themselves, does not report; the others decide.
+
+Every engine of a fleet does the same work, so the windows of a fleet with more than `MOST` engines are those of `MOST` of
+them, evenly spread over the names: percentiles are theirs, sums are raised by the share. Whether an engine answers is looked
+at for each.
 """
 
 import math
@@ -26,7 +30,8 @@ COUNTERS = (
     "preemptions",
     "queue_full",
 )
-CLASS_HISTOGRAMS = ("ttft", "queue_wait", "itl")
+CLASS_MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
+HISTOGRAMS = ("ttft", "queue_wait", "itl")
 HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
 
 
@@ -62,6 +67,7 @@ class FleetLoad:
     prompt_tokens: int  # computed or found in the prefix cache
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
     waiting_batch: float = 0.0  # requests that wait for the slack of better classes
+    heard: tuple[str, ...] = ()  # serving pods that report
 
 
 def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:
@@ -111,46 +117,105 @@ def fleet_load(
     percentiles: tuple[float, float] = (0.95, 0.95),
 ) -> FleetLoad:
     """The serving pods pooled, all classes together. `percentiles`: of the times to first token and between tokens."""
-    windows = {name: pod_window(samples.get(name, ()), now_s, window_s) for name in serving}
+    answering = [name for name in serving if _answers(samples.get(name, ()), now_s)]
+    return _load((serving, answering), samples, _Span(now_s, window_s, percentiles))
+
+
+def shorter(
+    load: FleetLoad,
+    samples: Mapping[str, tuple[EngineSample, ...]],
+    now_s: float,
+    window_s: float,
+    percentiles: tuple[float, float],
+) -> FleetLoad:
+    """Another window of the engines that a load was taken of."""
+    return _load(((*load.heard, *load.silent), load.heard), samples, _Span(now_s, window_s, percentiles))
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    now_s: float
+    window_s: float
+    percentiles: tuple[float, float]
+
+
+def _load(
+    pods: tuple[Sequence[str], Sequence[str]], samples: Mapping[str, tuple[EngineSample, ...]], span: _Span
+) -> FleetLoad:
+    """`pods`: those that serve, and those of them that answer."""
+    serving, answering = pods
+    windows = {name: pod_window(samples[name], span.now_s, span.window_s) for name in _spread(answering)}
+    refuted = {name for name, window in windows.items() if window is None}
+    heard = tuple(name for name in answering if name not in refuted)
+    known = frozenset(heard)
     found = [window for window in windows.values() if window is not None]
+    share = len(heard) / len(found) if found else 1.0
     pooled = {name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS}
-    counts = {name: sum(window.counts[name] for window in found) for name in COUNTERS}
-    span_s = max((window.span_s for window in found), default=0.0)
+    counts = {name: round(share * sum(window.counts[name] for window in found)) for name in COUNTERS}
+    view = _view(found, share, counts, pooled, span.percentiles)
+    latest = [samples[name][-1] for name in heard]
+    speeds = (window.counts["generation_tokens"] / window.span_s for window in found if window.span_s > 0)
+    all_heard = len(heard) == len(serving)
+    return FleetLoad(
+        view=replace(view, serving=len(serving), reporting=len(heard), quiet=not view.active and all_heard),
+        tokens_per_s=share * sum(speeds),
+        queue_depth=sum(sample.num_waiting for sample in latest),
+        last_sample_s=max((sample.taken_s for sample in latest), default=None),
+        silent=tuple(name for name in serving if name not in known),
+        preemptions=counts["preemptions"],
+        queue_full=counts["queue_full"],
+        step=latency(pooled["step"], span.percentiles[1]),
+        prompt_tokens=counts["prompt_tokens"],
+        busiest_mean=max((window.running for window in found), default=0.0),
+        classes=_merged(window.classes for window in found),
+        waiting_batch=share * sum(window.waiting_batch for window in found),
+        heard=heard,
+    )
+
+
+def _view(
+    found: Sequence[PodWindow],
+    share: float,
+    counts: Mapping[str, int],
+    pooled: Mapping[str, Histogram],
+    percentiles: tuple[float, float],
+) -> LoadView:
+    """The windows together, of pods yet to be counted. `share`: engines that each window stands for."""
     computed = counts["prompt_tokens"] + counts["generation_tokens"]
-    active = any(window.active for window in found)
-    view = LoadView(
-        serving=len(serving),
-        reporting=len(found),
-        span_s=span_s,
-        waiting=sum(window.waiting for window in found),
-        running=sum(window.running for window in found),
+    return LoadView(
+        serving=0,
+        reporting=0,
+        span_s=max((window.span_s for window in found), default=0.0),
+        waiting=share * sum(window.waiting for window in found),
+        running=share * sum(window.running for window in found),
         busiest_running=max((max(window.running, window.running_now) for window in found), default=0.0),
         kv_usage=max((window.kv_usage for window in found), default=0.0),
         arrivals=counts["requests_received"],
         finished=counts["requests_finished"],
         prompt_share=counts["prompt_tokens"] / computed if computed else 0.0,
-        active=active,
-        quiet=not active and len(found) == len(serving),
+        active=any(window.active for window in found),
         ttft=latency(pooled["ttft"], percentiles[0]),
         queue_wait=latency(pooled["queue_wait"], percentiles[0]),
         prefill=latency(pooled["prefill"], percentiles[0]),
         itl=latency(pooled["itl"], percentiles[1]),
     )
-    latest = [samples[name][-1] for name in serving if windows[name] is not None]
-    return FleetLoad(
-        view=view,
-        tokens_per_s=sum(window.counts["generation_tokens"] / window.span_s for window in found if window.span_s > 0),
-        queue_depth=sum(sample.num_waiting for sample in latest),
-        last_sample_s=max((sample.taken_s for sample in latest), default=None),
-        silent=tuple(name for name in serving if windows[name] is None),
-        preemptions=counts["preemptions"],
-        queue_full=counts["queue_full"],
-        step=latency(pooled["step"], percentiles[1]),
-        prompt_tokens=counts["prompt_tokens"],
-        busiest_mean=max((window.running for window in found), default=0.0),
-        classes=_merged(window.classes for window in found),
-        waiting_batch=sum(window.waiting_batch for window in found),
-    )
+
+
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    """At most `MOST` of the names, evenly spread."""
+    if len(names) <= MOST:
+        return names
+    return [names[index * len(names) // MOST] for index in range(MOST)]
+
+
+def _answers(series: Sequence[EngineSample], now_s: float) -> bool:
+    """The newest sample is fresh and does not contradict itself, nor the one before it."""
+    if not series or now_s - series[-1].taken_s > STALE_S or not _sane(series[-1]):
+        return False
+    if len(series) < 2 or series[-2].boot_id != series[-1].boot_id:
+        return True
+    before, last = series[-2], series[-1]
+    return last.requests_received >= before.requests_received and last.generation_tokens >= before.generation_tokens
 
 
 def of_class(load: FleetLoad, kind: ClassLoad) -> FleetLoad:

@@ -11,7 +11,7 @@ from datetime import datetime
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
 from headway_operator.core import clock, pods, scaling, tuning
 from headway_operator.core.intake import Reports, intake, start_times
-from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
+from headway_operator.core.load import FleetLoad, deciding_view, shorter
 from headway_operator.core.memory import LoopMemory, restored
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import Observed
@@ -37,14 +37,12 @@ class Facts:
 
     Attributes:
         load: over the window of the objective.
-        serving: the pods that take requests.
         shares: the percentiles of TTFT and ITL, 0..1.
         revision: that pods should have.
         judgement: the classes of a fleet of several.
     """
 
     load: FleetLoad
-    serving: tuple[str, ...]
     shares: tuple[float, float]
     revision: str
     judgement: Judgement | None = None
@@ -58,10 +56,9 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         memory = replace(restored(fleet.status.demand, facts.revision, observed.now), stamps=stamps)
     passed_s = observed.memory.passed_s if observed.memory is not None else None
     stamps = clock.placed(_stamps(observed, fleet), memory.stamps, observed.now, observed.monotonic_s, passed_s)
-    silent = frozenset(facts.load.silent)
-    sound = {name: observed.samples[name][-1] for name in facts.serving if name not in silent}
+    sound = {name: observed.samples[name][-1] for name in facts.load.heard}
     seen, engines = intake(
-        Reports(len(facts.serving), sound),
+        Reports(facts.load.view.serving, sound),
         memory.engines,
         memory.totals,
         scaling.manual_replicas(fleet),
@@ -99,7 +96,7 @@ def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[Load
     cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
 
     def view(window_s: float) -> LoadView:
-        short = fleet_load(facts.serving, observed.samples, observed.monotonic_s, window_s, facts.shares)
+        short = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)
         seen = short.view if facts.judgement is None else deciding_view(short, facts.judgement)
         return replace(seen, quiet=facts.load.view.quiet)
 

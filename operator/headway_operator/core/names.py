@@ -16,6 +16,8 @@ API_VERSION = f"{GROUP}/v1alpha1"
 KIND = "LLMDeployment"
 FINALIZER = f"{GROUP}/drain"
 
+FEW = 10  # names in one message
+
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -91,6 +93,13 @@ def free_names(fleet: str, revision: str, taken: Iterable[str], count: int) -> t
             names.append(name)
         ordinal += 1
     return tuple(names)
+
+
+def few(names: Iterable[str]) -> str:
+    """Names for a message: all, or the first `FEW` and how many more. A condition's message has an upper length."""
+    found = list(names)
+    more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+    return ", ".join(found[:FEW]) + more
 
 
 def engine_word(value: str) -> str:

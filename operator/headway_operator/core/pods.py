@@ -8,6 +8,7 @@ from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
 
 STALE_S = 10.0  # a sample older than this says nothing about now
+_SPENT = ("Failed", "Succeeded")
 UNSCHEDULABLE_GRACE_S = 10.0  # the scheduler's first verdict may be about a pod that is still going away
 
 
@@ -18,27 +19,28 @@ def draining(pod: PodView) -> bool:
 
 def spent(pod: PodView) -> bool:
     """Evicted, lost with its node, or ended: it never runs again."""
-    return pod.phase in ("Failed", "Succeeded")
+    return pod.phase in _SPENT
 
 
 def live(pod: PodView) -> bool:
     """It counts as a replica: it serves or will."""
-    return not (pod.deleting or draining(pod) or spent(pod))
+    # Asked many times for each pod of a pass, so spelled out.
+    return not (pod.deleting or names.ANNOTATION_DRAIN_STARTED in pod.annotations or pod.phase in _SPENT)
 
 
 def serving(pod: PodView) -> bool:
     """It takes requests."""
-    return live(pod) and pod.ready
+    return pod.ready and live(pod)
 
 
 def blocked(pod: PodView) -> bool:
     """No node takes it."""
-    return live(pod) and not pod.node and pod.unschedulable_message != ""
+    return not pod.node and pod.unschedulable_message != "" and live(pod)
 
 
 def warming(pod: PodView) -> bool:
     """It is on its way to serve, and nothing is known to stand in its way."""
-    return live(pod) and not pod.ready and not blocked(pod) and not failing(pod)
+    return not pod.ready and live(pod) and not blocked(pod) and not failing(pod)
 
 
 def failing(pod: PodView) -> bool:

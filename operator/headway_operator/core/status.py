@@ -32,7 +32,6 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
     slo = _slo(before.slo, situation.load, classes, now - timedelta(seconds=_sample_age_s(situation)), now)
     refresh = slo != before.slo
     symptoms = watch.symptoms_of(situation, refresh)
-    confirmed = tuning.applied(situation.limits, situation.serving, situation.samples)
     return LLMDeploymentStatus(
         observed_generation=fleet.metadata.generation,
         model=fleet.model_name,
@@ -43,7 +42,7 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
         selector=names.selector(fleet.metadata.name),
         slo=slo,
         scaling=scaling.status_of(fleet, situation.replicas, now, refresh),
-        tuning=tuning.status_of(fleet, situation.limits, len(confirmed), now, refresh),
+        tuning=tuning.status_of(fleet, situation.limits, len(situation.confirmed), now, refresh),
         demand=remembered(situation.memory, before.demand, now),
         schedule=situation.schedule,
         symptoms=symptoms,

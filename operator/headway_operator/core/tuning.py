@@ -96,16 +96,28 @@ def actions(
 ) -> tuple[SetLimits, ...]:
     """The calls that bring the engines to `limits`; `samples`: the fresh ones only."""
     calls: list[SetLimits] = []
+    goal = _goal(limits)
     for pod in sorted(targets, key=lambda one: one.name):
         sample = samples.get(pod.name)
         if sample is not None:
-            calls.extend(_calls(pod.name, sample, limits, lease_s))
+            calls.extend(_calls(pod.name, sample, goal, lease_s))
     return tuple(calls)
 
 
-def _calls(pod: str, sample: EngineSample, limits: Limits, lease_s: int) -> list[SetLimits]:
-    baseline, wanted = patch(limits.baseline), patch(limits.effective)
-    if limits.effective == limits.baseline:
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    baseline: LimitsPatch
+    wanted: LimitsPatch
+    lent: bool
+
+
+def _goal(limits: Limits) -> _Goal:
+    return _Goal(patch(limits.baseline), patch(limits.effective), lent=limits.effective != limits.baseline)
+
+
+def _calls(pod: str, sample: EngineSample, goal: _Goal, lease_s: int) -> list[SetLimits]:
+    baseline, wanted = goal.baseline, goal.wanted
+    if not goal.lent:
         if sample.baseline.agrees(baseline) and sample.effective.agrees(baseline):
             return []
         return [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from headway_operator.api.v1alpha1 import LLMDeployment, ScheduleStatus
-from headway_operator.core import pods, rivals
+from headway_operator.core import pods, rivals, tuning
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.objectives import Judgement
@@ -54,6 +54,11 @@ class Situation:
     def serving(self) -> tuple[PodView, ...]:
         """Pods that take requests."""
         return tuple(pod for pod in self.live if pod.ready)
+
+    @cached_property
+    def confirmed(self) -> frozenset[str]:
+        """Names of the serving pods whose engine confirms the limits."""
+        return frozenset(tuning.applied(self.limits, self.serving, self.samples))
 
     @cached_property
     def updated(self) -> tuple[PodView, ...]:

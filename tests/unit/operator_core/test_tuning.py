@@ -14,7 +14,7 @@ SPEC = LimitValues(max_num_seqs=4, max_num_batched_tokens=64, batch_wait_millise
 
 
 def calls(wanted: LimitValues, found: EngineSample) -> list[SetLimits]:
-    return tuning._calls("p", found, Limits(wanted, wanted, None, ""), 30)
+    return tuning._calls("p", found, tuning._goal(Limits(wanted, wanted, None, "")), 30)
 
 
 def test_a_mode_of_the_spec_is_sent_to_an_engine_that_has_another() -> None:
