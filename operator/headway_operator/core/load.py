@@ -30,8 +30,8 @@ COUNTERS = (
     "preemptions",
     "queue_full",
 )
-CLASS_MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
-HISTOGRAMS = ("ttft", "queue_wait", "itl")
+CLASS_HISTOGRAMS = ("ttft", "queue_wait", "itl")
+MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
 HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
 
 
