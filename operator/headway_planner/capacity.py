@@ -5,7 +5,7 @@ prefill each), and the rest makes decode steps of d(B): r * out = B * (1 - r * p
 and a token takes d(B) / (1 - r * p) on average.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headway_planner.model import BatchLimits
 from headway_planner.steps import StepCost
@@ -13,19 +13,44 @@ from headway_planner.steps import StepCost
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Mean lengths of the requests, tokens."""
+    """Mean lengths of the requests, tokens.
+
+    Attributes:
+        inputs, outputs: per request.
+        held: measured KV tokens of a running sequence; 0: not known. It is more than the lengths say when a few answers are
+            long, because those are there for longer than they are frequent.
+    """
 
     inputs: float
     outputs: float
+    held: float = 0.0
+
+    @property
+    def context(self) -> float:
+        """KV tokens of a running sequence."""
+        return max(self.held, self.inputs + self.outputs / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one engine sustains: requests per second, sequences in the batch then, and the time between tokens."""
+    """What one engine sustains: requests per second, sequences in the batch then, and the time between tokens.
+
+    Attributes:
+        fixed_s, each_s: rate = batch / (fixed_s + each_s * batch), for smaller batches as well.
+    """
 
     rate: float
     batch: float
     itl_ms: float
+    fixed_s: float = 0.0
+    each_s: float = 0.0
+
+    def slack_s(self, load: float) -> float:
+        """How long an engine under `load` (share of `rate`) takes in what it does not finish: its free slots over the rate."""
+        busy = min(max(load, 0.0), 1.0)
+        fixed = max(self.fixed_s, 1e-9)
+        taken = busy * self.batch * fixed / (fixed + self.each_s * self.batch * (1 - busy))
+        return (self.batch - taken) / self.rate
 
 
 def prefill_s(model: StepCost, mix: Mix, budget: int) -> float:
@@ -41,8 +66,8 @@ def prefill_s(model: StepCost, mix: Mix, budget: int) -> float:
 def sustained(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> Capacity:
     """The highest rate that one engine keeps inside the ITL target, its KV cache and its limits."""
     prefill = prefill_s(model, mix, limits.tokens)
-    context = mix.inputs + mix.outputs / 2
-    most = min(limits.seqs, max(1, int(0.9 * model.kv_tokens / (mix.inputs + mix.outputs))))
+    context = mix.context
+    most = min(limits.seqs, max(1, int(0.9 * model.kv_tokens / max(mix.held, mix.inputs + mix.outputs))))
     best = _at(model, mix, 1, prefill, context)
     low, high = 1, most
     while low <= high:
@@ -52,7 +77,10 @@ def sustained(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: flo
             best, low = found, batch + 1
         else:
             high = batch - 1
-    return best
+    # The step is close to a line in the batch, so two points of it say what smaller batches do.
+    one = _at(model, mix, 1, prefill, context)
+    each = (best.batch / best.rate - 1 / one.rate) / max(1.0, best.batch - 1)
+    return replace(best, fixed_s=1 / one.rate - each, each_s=each)
 
 
 def _at(model: StepCost, mix: Mix, batch: int, prefill: float, context: float) -> Capacity:

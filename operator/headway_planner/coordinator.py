@@ -5,34 +5,35 @@ engine works off one a second at the rate that it sustains with the user's basel
 behind that is given, or learnt from what the engines did (`identify.py`); before it is known nothing is guessed (`Needs` is
 None). Every 5 s it is answered how many replicas are needed:
 
-- `forecast`: the bursts of the last minutes (as long as a removal may take), at the level that the demand may reach until an ordered replica serves: the
-  level of the last minute times the growth that past horizons of that length did not exceed, in the given quantile;
+- `forecast` (`forecast.py`): the bursts of the last minutes, at the level that the demand may reach until an ordered replica
+  serves;
 - `reactive`: the demand of the last seconds plus the backlog, worked off in `DRAIN_S`. Whatever the forecast says, the fleet
   is not smaller.
 
 `up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
-these in the whole window of a removal; before a window, and two horizons of demand, have been seen nothing is removed.
+these in the whole window of a removal, which doubles with each order that followed a removal in the last half hour; before
+a window, and two horizons of demand, have been seen nothing is removed.
 """
 
 import math
 from dataclasses import dataclass, field, replace
 
 from headway_planner.capacity import Mix, sustained
+from headway_planner.forecast import Ask, Past, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
-from headway_planner.staffing import UTILIZATION, centred_mean, growth, needed, rolling_mean
+from headway_planner.staffing import UTILIZATION
 from headway_planner.steps import StepCost
 
-REPLAY_S, HISTORY_S, LEVEL_S, REACT_S = 900, 3600, 60, 10  # the first at most
+HISTORY_S, REACT_S = 3600, 10
 PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
-LEVEL_FLOOR = 0.5  # engines
 SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
+LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
+KEEP_S, KEEP_HOLDS = 300.0, 5.0  # a removal looks so far ahead, at most so many of its windows
+TURNS_S, MOST_TURNS = 1800.0, 3  # how long an order after a removal is remembered, and how many count
+HELD_S = 60.0  # of what the mean context rests on
 ENOUGH_REQUESTS = 4.0  # before their mean lengths are believed
-EVIDENCE = 10.0  # horizons of demand before the growth in them is believed: one step is no rule
-GROWTH_PRIOR = 1.2  # until then
-PEAK_MARGIN = 1.1  # a forecast goes this far above the highest level seen
-SLACK = 0.5  # share of the TTFT target that may pass in the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class CoordinatorConfig:
     baseline: BatchLimits
     model: StepCost | None = None
     late_allowed: float = 0.002
-    up_quantile: float = 0.9
+    up_quantile: float = 0.98
     down_quantile: float = 0.8
     hold_s: float = 60.0
 
@@ -84,6 +85,7 @@ class Intake:
         queued_tokens: prompt tokens still to be computed.
         stale: too few replicas answer to decide on.
         kv_tokens: tokens that one engine's KV cache holds; 0: not known.
+        kv_used: tokens that the caches of all engines hold for running sequences; 0: not known.
         done: what engines did since the intake before, for the step model.
         starts: seconds from order to service of the replicas that serve; (): measured from the counts.
     """
@@ -97,6 +99,7 @@ class Intake:
     queued_tokens: float = 0.0
     stale: bool = False
     kv_tokens: int = 0
+    kv_used: float = 0.0
     done: tuple[StepsDone, ...] = ()
     starts: tuple[float, ...] = ()
 
@@ -107,7 +110,7 @@ class Memory:
 
     Attributes:
         prior: a step model from before, used until `fit` knows one.
-        work: engines of demand, one value a second, oldest first.
+        work, prompts: engines of demand, one value a second, oldest first; the share of it that is prefill.
         seen_s: seconds of it that were seen in full; the rest is what a predecessor wrote down of each minute.
     """
 
@@ -116,10 +119,13 @@ class Memory:
     prior: LearntSteps | None = None
     seen_s: float = 0.0
     work: tuple[float, ...] = ()
+    prompts: tuple[float, ...] = ()
     mix: Mix | None = None
     sums: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # arrivals, input tokens, finished, output tokens
     planned_s: float = -math.inf
     needs: Needs | None = None  # of the last plan
+    turns: tuple[float, ...] = ()  # times of orders that followed a removal
+    falling: bool = False  # the last change was a removal
     answers: tuple[tuple[float, int], ...] = ()  # (time, replicas that suffice for a removal)
     orders: tuple[float, ...] = ()  # times of replicas ordered and not serving yet
     starts: tuple[float, ...] = ()  # seconds from order to service, newest last
@@ -143,8 +149,11 @@ def ordered(memory: Memory, desired: int, wanted: int) -> Memory:
     if memory.last is None:
         return memory
     if wanted > desired:
-        return replace(memory, orders=(*memory.orders, *(memory.last.at_s,) * (wanted - desired)))
-    return replace(memory, orders=memory.orders[: max(0, len(memory.orders) - (desired - wanted))])
+        turns = (*memory.turns, memory.last.at_s) if memory.falling else memory.turns
+        orders = (*memory.orders, *(memory.last.at_s,) * (wanted - desired))
+        return replace(memory, orders=orders, turns=turns, falling=False)
+    orders = memory.orders[: max(0, len(memory.orders) - (desired - wanted))]
+    return replace(memory, orders=orders, falling=memory.falling or wanted < desired)
 
 
 def model_of(config: CoordinatorConfig, memory: Memory) -> StepCost | None:
@@ -198,7 +207,7 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
         memory,
         last=intake,
         sums=sums,
-        mix=_mix(sums, memory.mix),
+        mix=_mix(sums, memory.mix, _held(intake, memory.mix, span_s)),
         orders=_under_way(memory.orders[began:], intake),
         starts=(*memory.starts, *starts)[-20:],
     )
@@ -206,19 +215,31 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
     work = _work(config, memory, (arrivals, fresh[1], squares, refused))
     if work is None:
         return memory, False
-    seconds = min(LEVEL_S, max(1, round(span_s)))
+    seconds = min(LEAST_LEVEL_S, max(1, round(span_s)))
+    prompt = _prompt_ms(model_of(config, memory), fresh[1], squares) / 1000
     series = (*memory.work, *(work / span_s,) * seconds)[-HISTORY_S:]
-    return replace(memory, work=series, seen_s=memory.seen_s + seconds), True
+    prompts = (*memory.prompts, *(min(work, prompt) / span_s,) * seconds)[-HISTORY_S:]
+    return replace(memory, work=series, prompts=prompts, seen_s=memory.seen_s + seconds), True
 
 
-def _mix(sums: tuple[float, float, float, float], before: Mix | None) -> Mix | None:
+def _mix(sums: tuple[float, float, float, float], before: Mix | None, held: float) -> Mix | None:
     arrivals, inputs, finished, outputs = sums
     if before is None and (arrivals < ENOUGH_REQUESTS or finished < ENOUGH_REQUESTS):
         return None
     return Mix(
         inputs / arrivals if arrivals >= 1 or before is None else before.inputs,
         max(1.0, outputs / finished) if finished >= 1 or before is None else before.outputs,
+        held,
     )
+
+
+def _held(intake: Intake, before: Mix | None, span_s: float) -> float:
+    """Mean KV tokens of a running sequence, smoothed; 0: not known."""
+    held = before.held if before is not None else 0.0
+    if intake.running < 1 or intake.kv_used <= 0:
+        return held
+    seen = intake.kv_used / intake.running
+    return seen if held == 0 else held + (seen - held) * min(1.0, span_s / HELD_S)
 
 
 def _under_way(orders: tuple[float, ...], intake: Intake) -> tuple[float, ...]:
@@ -240,9 +261,13 @@ def _work(config: CoordinatorConfig, memory: Memory, came: tuple[float, float, f
     if model is None or mix is None:
         return None
     held = sustained(model, mix, config.baseline, config.itl_target_ms)
-    token_ms = model.decode_ms(round(held.batch), held.batch * (mix.inputs + mix.outputs / 2)) / held.batch
-    prefill_ms = model.prefill_token_ms * (tokens + refused * mix.inputs) + model.prefill_square_ms * squares
+    token_ms = model.decode_ms(round(held.batch), held.batch * mix.context) / held.batch
+    prefill_ms = _prompt_ms(model, tokens + refused * mix.inputs, squares)
     return max(0.0, prefill_ms + requests * mix.outputs * token_ms) / 1000
+
+
+def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
+    return 0.0 if model is None else model.prefill_token_ms * tokens + model.prefill_square_ms * squares
 
 
 def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
@@ -255,39 +280,34 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     reactive = math.ceil((rate + backlog_s / DRAIN_S) / UTILIZATION - 1e-9)
     lead_s = start_s(memory) + SETTLE_S
     up, level = _forecast(config, memory, lead_s, config.up_quantile)
-    down, _ = _forecast(config, memory, 2 * lead_s, config.down_quantile)
+    keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
+    down, _ = _forecast(config, memory, keep_s, config.down_quantile)
     keep = _bounded(max(reactive, up, down), config)
-    answers = (*((at_s, count) for at_s, count in memory.answers if at_s > now_s - config.hold_s), (now_s, keep))
-    held = now_s - answers[0][0] >= config.hold_s - PLAN_EVERY_S
+    turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
+    hold_s = config.hold_s * 2 ** min(MOST_TURNS, len(turns))
+    since_s = now_s - hold_s - PLAN_EVERY_S
+    answers = (*((at_s, count) for at_s, count in memory.answers if at_s > since_s), (now_s, keep))
+    held = now_s - answers[0][0] >= hold_s - PLAN_EVERY_S
     enough = held and memory.seen_s >= max(config.hold_s, 2 * lead_s)
     needs = Needs(
         up=max(reactive, up),
         keep=keep,
         keep_long=max(count for _, count in answers) if enough else None,
         reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
-        f"{lead_s:.0f} s, {keep} for {2 * lead_s:.0f} s",
+        f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s",
     )
-    return needs, replace(memory, answers=answers)
+    return needs, replace(memory, answers=answers, turns=turns)
 
 
 def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share: float) -> tuple[int, float]:
     """Replicas for the demand that may come within the horizon, and its level."""
-    work = memory.work
-    if not work:
+    model, mix = model_of(config, memory), memory.mix
+    if model is None or mix is None or not memory.work:
         return config.min_replicas, 0.0
-    levels = rolling_mean(work, LEVEL_S)
-    factor = GROWTH_PRIOR
-    if len(work) >= EVIDENCE * horizon_s:
-        factor = growth(levels, round(horizon_s), share, LEVEL_FLOOR)
-    now = levels[-1]
-    level = (now + LEVEL_FLOOR) * factor - LEVEL_FLOOR
-    level = max(now, min(level, PEAK_MARGIN * max(levels)))
-    # The bursts of as long as a removal waits, and a removal and a start take.
-    recent = work[-round(min(REPLAY_S, max(config.hold_s, 2 * horizon_s))) :]
-    pairs = zip(recent, centred_mean(recent, LEVEL_S), strict=True)
-    # A larger demand is more users, whose bursts add as independent ones do: with the square root.
-    shape = [max(0.0, level + (one - mean) * math.sqrt(level / max(mean, LEVEL_FLOOR))) for one, mean in pairs]
-    return needed(shape, SLACK * config.ttft_target_ms / 1000, config.late_allowed, config.max_replicas + 1), level
+    engine = sustained(model, mix, config.baseline, config.itl_target_ms)
+    level_s = round(min(MOST_LEVEL_S, max(LEAST_LEVEL_S, start_s(memory))))
+    ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, level_s)
+    return forecast(Past(memory.work, memory.prompts), engine, ask, horizon_s, share)
 
 
 def _bounded(count: int, config: CoordinatorConfig) -> int:

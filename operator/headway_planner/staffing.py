@@ -6,7 +6,7 @@ the slack is late. The answer is the smallest count that leaves no more late wor
 bursts count as long and as high as they were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 UTILIZATION = 0.95  # share of the sustained rate that is planned with
@@ -26,12 +26,12 @@ def late_share(work: Sequence[float], replicas: float, slack_s: float) -> float:
     return late / total if total > 0 else 0.0
 
 
-def needed(work: Sequence[float], slack_s: float, allowed: float, most: int) -> int:
+def needed(work: Sequence[float], slack_s: Callable[[int], float], allowed: float, most: int) -> int:
     """The smallest count, 1 to `most`, with a late share of at most `allowed`; `most` when there is none."""
     low, high = 1, most
     while low < high:
         middle = (low + high) // 2
-        if late_share(work, middle, slack_s) <= allowed:
+        if late_share(work, middle, slack_s(middle)) <= allowed:
             high = middle
         else:
             low = middle + 1
@@ -58,18 +58,26 @@ def centred_mean(values: Sequence[float], span: int) -> list[float]:
     return [(sums[high] - sums[low]) / (high - low) for low, high in bounds]
 
 
-def growth(levels: Sequence[float], horizon: int, share: float, floor: float) -> float:
-    """How much a level grew at the most within `horizon` steps, as a factor: the given quantile over the past.
+def rise(levels: Sequence[float], spans: tuple[int, int], share: float) -> float:
+    """How much a level rose at the most within a horizon: the given quantile over the past; 0.0 without a past.
 
-    Each past moment counts whose horizon is over; `floor` is added to both levels, so that a start from nothing has a size.
-    1.0 without a past.
+    `spans`: the horizon, and the time that a level is a mean of. Each past moment counts whose horizon is over. What exceeds
+    the quantile must have happened more than once: one rise is no rule, and a smaller one that did is taken instead. A
+    difference and no ratio, because a burst does not depend on how quiet it was before.
     """
+    horizon, span = spans
     step = max(1, len(levels) // 200)
     ahead = _maxima(levels, horizon)
-    factors = sorted(
-        (ahead[index] + floor) / (levels[index] + floor) for index in range(0, len(levels) - horizon, step)
-    )
-    return factors[min(len(factors) - 1, int(share * len(factors)))] if factors else 1.0
+    rises = sorted((ahead[index] - levels[index], index) for index in range(0, len(levels) - horizon, step))
+    if not rises:
+        return 0.0
+    place = min(len(rises) - 1, int(share * len(rises)))
+    moments = [index for _, index in rises[place:]]
+    first, last = min(moments), max(moments)
+    while place > 0 and last - first <= horizon + span:
+        place -= 1
+        first, last = min(first, rises[place][1]), max(last, rises[place][1])
+    return rises[place][0]
 
 
 def _maxima(values: Sequence[float], span: int) -> list[float]:

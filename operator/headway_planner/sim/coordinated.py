@@ -90,6 +90,7 @@ class ControlPolicy:
             queued_tokens=silent * sum(one.queued_tokens for one in sample.replicas),
             stale=sample.serving > 0 and 2 * count < sample.serving,
             kv_tokens=self._kv_tokens,
+            kv_used=silent * self._kv_tokens * sum(one.kv_usage for one in sample.replicas),
             done=done,
         )
 

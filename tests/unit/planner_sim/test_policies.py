@@ -19,7 +19,7 @@ from headway_planner.rivals.wva import WvaSaturation, WvaTokens
 from headway_planner.sim.jobs import Arrival, Rank
 from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import BUCKETS, Bounds, FleetView, ReplicaSample, Sample, bucket, quantile
-from headway_planner.staffing import growth, late_share, needed
+from headway_planner.staffing import late_share, needed, rise
 
 MODEL = engines.load(engines.BUILT_IN)
 LIMITS = BatchLimits(256, 2048)
@@ -118,17 +118,23 @@ def test_the_clairvoyant_schedule_bridges_valleys_shorter_than_a_start():
 
 def test_replayed_demand_needs_the_fewest_replicas_that_leave_little_late():
     steady = [3.0] * 100
-    assert needed(steady, 0.75, 0.002, 20) == 4
+    assert needed(steady, lambda _: 0.75, 0.002, 20) == 4
     burst = [*steady, *[9.0] * 5, *steady]
-    assert needed(burst, 0.75, 0.002, 20) > 4
+    assert needed(burst, lambda _: 0.75, 0.002, 20) > 4
     assert late_share(burst, 4, 0.75) > 0.002
 
 
-def test_growth_is_the_quantile_of_what_horizons_brought():
-    rising = [1.0 * 1.01**second for second in range(300)]
-    assert growth(rising, 50, 0.9, 0.0) == pytest.approx(1.01**50, rel=0.01)
-    assert growth([2.0] * 300, 50, 0.9, 0.5) == 1.0
-    assert growth([1.0] * 10, 50, 0.9, 0.5) == 1.0
+def test_rise_is_the_quantile_of_what_horizons_brought():
+    climbing = [0.01 * second for second in range(300)]
+    assert rise(climbing, (50, 10), 0.9) == pytest.approx(0.5)
+    assert rise([2.0] * 300, (50, 10), 0.9) == 0.0
+    assert rise([1.0] * 10, (50, 10), 0.9) == 0.0
+
+
+def test_one_rise_is_no_rule_and_two_are():
+    calm, high = [1.0] * 200, [9.0] * 60
+    assert rise([*calm, *high, *calm], (50, 10), 0.9) == 0.0
+    assert rise([*calm, *high, *calm, *high, *calm], (50, 10), 0.9) == 8.0
 
 
 def test_a_percentile_errs_upwards_by_a_bucket_at_most():

@@ -1,0 +1,80 @@
+"""How many replicas the demand needs within a horizon, from the demand of the last hour, one value a second.
+
+    level    = mean of the last level_s
+    rise_q   = quantile q of max(level over the next H) - level, over the last hour; more than one rise must exceed it
+    ahead    = level + rise_q, at most PEAK_MARGIN times the highest level seen
+    shape    = ahead + (demand - local mean) * sqrt(ahead / local mean), last REPLAY_S
+
+`shape` is replayed twice (`staffing.py`). All work may wait for the share of the TTFT target that the queue may take, and as
+long as the free slots of the engines take in what they do not finish: a decoding request is not late. Prompts alone may wait
+for that share of the target and no longer. The larger answer counts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headway_planner.capacity import Capacity
+from headway_planner.staffing import UTILIZATION, centred_mean, needed, rise, rolling_mean
+
+REPLAY_S, REPLAY = 900, 4  # seconds at the most, horizons
+LEVEL_FLOOR = 0.5  # engines
+GROWTH_PRIOR = 1.2  # until the rises of the past is believed
+EVIDENCE, EVIDENCE_S = 10.0, 600.0  # horizons of demand, or seconds, before it is; three horizons at the least
+PEAK_MARGIN = 1.1
+SLACK = 0.5  # share of the TTFT target that may pass in the queue
+SLOTS = 0.5  # share of the free slots that a forecast may fill
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Engines of demand, one value a second, oldest first: all work, and that of prompts."""
+
+    work: Sequence[float]
+    prompts: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the replicas must hold: the TTFT target, the share of late requests, the most replicas, a removal's window.
+
+    `level_s`: what a level is a mean of.
+    """
+
+    ttft_target_ms: float
+    late_allowed: float
+    max_replicas: int
+    hold_s: float = 60.0
+    level_s: int = 60
+
+
+def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: float) -> tuple[int, float]:
+    """Replicas for the level that the demand exceeds within the horizon with probability 1 - `share`; and that level."""
+    levels = rolling_mean(past.work, ask.level_s)
+    if not levels:
+        return 1, 0.0
+    now = levels[-1]
+    ahead = (now + LEVEL_FLOOR) * GROWTH_PRIOR - LEVEL_FLOOR
+    if len(levels) >= max(3 * horizon_s, min(EVIDENCE * horizon_s, EVIDENCE_S)):
+        ahead = now + rise(levels, (round(horizon_s), ask.level_s), share)
+    ahead = max(now, min(ahead, PEAK_MARGIN * max(levels)))
+    slack_s = SLACK * ask.ttft_target_ms / 1000
+
+    # The bursts of as long as a removal waits, and some removals and starts take.
+    replay = round(min(REPLAY_S, max(ask.hold_s, REPLAY * horizon_s)))
+
+    def wait_s(count: int) -> float:
+        return slack_s + SLOTS * engine.slack_s(ahead / (UTILIZATION * count))
+
+    every = needed(_at_level(past.work[-replay:], ahead, ask.level_s), wait_s, ask.late_allowed, ask.max_replicas)
+    prompts = ahead / max(now, LEVEL_FLOOR) * (rolling_mean(past.prompts, ask.level_s) or [0.0])[-1]
+    first = needed(
+        _at_level(past.prompts[-replay:], prompts, ask.level_s), lambda _: slack_s, ask.late_allowed, ask.max_replicas
+    )
+    return max(every, first), ahead
+
+
+def _at_level(values: Sequence[float], level: float, span_s: int) -> list[float]:
+    """The last minutes at another level. A larger demand is more users, whose bursts add with the square root."""
+    pairs = zip(values, centred_mean(values, span_s), strict=True)
+    return [max(0.0, level + (one - mean) * math.sqrt(level / max(mean, LEVEL_FLOOR))) for one, mean in pairs]
