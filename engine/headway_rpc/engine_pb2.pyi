@@ -1054,8 +1054,20 @@ class ClassStats(_message.Message):
     QUEUE_WAIT_FIELD_NUMBER: _builtins.int
     ITL_FIELD_NUMBER: _builtins.int
     REQUESTS_FINISHED_FIELD_NUMBER: _builtins.int
+    REQUESTS_ADMITTED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_ADMITTED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     workload_class: Global___Priority.ValueType
     requests_finished: _builtins.int
+    requests_admitted: _builtins.int
+    """refused ones are not among them"""
+    prompt_tokens_admitted: _builtins.int
+    """of their prompts"""
+    prompt_tokens: _builtins.int
+    """of those whose first prefill step began"""
+    cached_prompt_tokens: _builtins.int
+    """of prompt_tokens: found in the prefix cache"""
     @_builtins.property
     def ttft(self) -> Global___Histogram: ...
     @_builtins.property
@@ -1070,10 +1082,14 @@ class ClassStats(_message.Message):
         queue_wait: Global___Histogram | None = ...,
         itl: Global___Histogram | None = ...,
         requests_finished: _builtins.int = ...,
+        requests_admitted: _builtins.int = ...,
+        prompt_tokens_admitted: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "requests_finished", b"requests_finished", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

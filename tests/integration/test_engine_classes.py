@@ -65,6 +65,12 @@ async def test_requests_count_in_the_class_that_they_name_or_else_in_the_default
     await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=limits))
     await answer(served.client, pb.PRIORITY_UNSPECIFIED)
     assert (await finished(served))[pb.PRIORITY_BATCH] == (2, 2, 4)
+    stats = await served.control.GetStats(pb.GetStatsRequest())
+    assert sum(one.requests_admitted for one in stats.classes) == stats.requests_received == 5
+    assert sum(one.prompt_tokens_admitted for one in stats.classes) == stats.prompt_tokens == 5
+    (batch,) = (one for one in stats.classes if one.workload_class == pb.PRIORITY_BATCH)
+    assert (batch.requests_admitted, batch.prompt_tokens_admitted, batch.prompt_tokens) == (2, 2, 2)
+    assert stats.generation_tokens == sum(one.ttft.count + one.itl.count for one in stats.classes)
 
 
 async def test_default_class_reserve_and_queue_of_batch_work_change_live(served: Served) -> None:

@@ -99,7 +99,7 @@ def test_200_000_steps_conserve_blocks_and_starve_nobody() -> None:
     assert soak.longest_wait_s < LONGEST_WAIT_S
     assert soak.added - soak.ended == scheduler.num_running + scheduler.num_waiting
     assert scheduler.metrics.preemptions > 500, "memory was short and classes met"
-    assert scheduler.metrics.cached_prompt_tokens > 10_000
+    assert scheduler.metrics.snapshot().cached_prompt_tokens > 10_000
     while scheduler.num_running or scheduler.num_waiting:
         soak.step()
     assert soak.pool.num_free == BLOCKS

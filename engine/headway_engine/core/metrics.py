@@ -19,11 +19,10 @@ class ClassSnapshot:
     queue_wait: Histogram
     itl: Histogram
     finished: int
-
-    @property
-    def seen(self) -> bool:
-        """Whether there were any."""
-        return self.queue_wait.count > 0 or self.finished > 0
+    admitted: int
+    prompt_tokens_admitted: int
+    prompt_tokens: int
+    cached_prompt_tokens: int
 
 
 @dataclass(slots=True)
@@ -34,10 +33,23 @@ class ClassMetrics:
     queue_wait: HistogramRecorder = field(default_factory=HistogramRecorder)
     itl: HistogramRecorder = field(default_factory=HistogramRecorder)
     finished: int = 0
+    admitted: int = 0
+    prompt_tokens_admitted: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
     def snapshot(self) -> ClassSnapshot:
         """The figures now."""
-        return ClassSnapshot(self.ttft.snapshot(), self.queue_wait.snapshot(), self.itl.snapshot(), self.finished)
+        return ClassSnapshot(
+            ttft=self.ttft.snapshot(),
+            queue_wait=self.queue_wait.snapshot(),
+            itl=self.itl.snapshot(),
+            finished=self.finished,
+            admitted=self.admitted,
+            prompt_tokens_admitted=self.prompt_tokens_admitted,
+            prompt_tokens=self.prompt_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +82,22 @@ class Metrics:
     e2e: HistogramRecorder = field(default_factory=HistogramRecorder)
     step: HistogramRecorder = field(default_factory=HistogramRecorder)
     finished: Counter[FinishReason] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
     generation_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
     classes: tuple[ClassMetrics, ...] = field(default_factory=lambda: tuple(ClassMetrics() for _ in Priority))
 
-    def prefill_began(self, kind: Priority, waited_s: float) -> None:
-        """A request's first prompt tokens are computed."""
-        self.classes[kind].queue_wait.record(waited_s * 1000)
+    def admitted(self, kind: Priority, prompt_tokens: int) -> None:
+        """A request came in."""
+        self.classes[kind].admitted += 1
+        self.classes[kind].prompt_tokens_admitted += prompt_tokens
+
+    def prefill_began(self, kind: Priority, waited_s: float, prompt_tokens: int, cached: int) -> None:
+        """A request's first prompt tokens are computed; `cached` of them all were in the prefix cache."""
+        counts = self.classes[kind]
+        counts.queue_wait.record(waited_s * 1000)
+        counts.prompt_tokens += prompt_tokens
+        counts.cached_prompt_tokens += cached
 
     def first_token(self, kind: Priority, since_arrival_s: float, since_prefill_s: float) -> None:
         """A request's first token came."""
@@ -107,8 +125,8 @@ class Metrics:
             e2e=self.e2e.snapshot(),
             step=self.step.snapshot(),
             finished=tuple(self.finished.items()),
-            prompt_tokens=self.prompt_tokens,
-            cached_prompt_tokens=self.cached_prompt_tokens,
+            prompt_tokens=sum(one.prompt_tokens for one in classes),
+            cached_prompt_tokens=sum(one.cached_prompt_tokens for one in classes),
             generation_tokens=self.generation_tokens,
             preemptions=self.preemptions,
             steps=self.steps,

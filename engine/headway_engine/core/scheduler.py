@@ -149,6 +149,7 @@ class Scheduler:
         self._waiting.push(sequence)
         self._by_request[request.request_id] = sequence
         self._backlog += prompt_len
+        self.metrics.admitted(sequence.workload_class, prompt_len)
         self._deadlines.add(sequence)
 
     def abort(self, request_id: RequestId, reason: FinishReason, now: float) -> StepEvent | None:
@@ -322,9 +323,9 @@ class Scheduler:
             budget, beside = budget - num_tokens, beside - num_tokens
             if sequence.started_s is None:
                 sequence.started_s = now
-                self.metrics.prefill_began(sequence.workload_class, now - sequence.request.arrival_s)
-                self.metrics.prompt_tokens += len(sequence.request.prompt_ids)
-                self.metrics.cached_prompt_tokens += sequence.cached_tokens or 0
+                kind, request = sequence.workload_class, sequence.request
+                waited_s, cached = now - request.arrival_s, sequence.cached_tokens or 0
+                self.metrics.prefill_began(kind, waited_s, len(request.prompt_ids), cached)
             chunks.append(self._launch(sequence, num_tokens))
         return chunks
 

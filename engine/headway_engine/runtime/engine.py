@@ -178,7 +178,7 @@ class AsyncEngine:
             preemptions=metrics.preemptions,
             steps=metrics.steps,
             config=self.runtime_config(),
-            classes={kind: one for kind, one in zip(Priority, metrics.classes, strict=True) if one.seen},
+            classes={kind: one for kind, one in zip(Priority, metrics.classes, strict=True) if one.admitted},
         )
 
     def runtime_config(self) -> RuntimeConfigState:

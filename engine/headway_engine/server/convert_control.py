@@ -65,6 +65,10 @@ def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
         queue_wait=to_histogram(one.queue_wait),
         itl=to_histogram(one.itl),
         requests_finished=one.finished,
+        requests_admitted=one.admitted,
+        prompt_tokens_admitted=one.prompt_tokens_admitted,
+        prompt_tokens=one.prompt_tokens,
+        cached_prompt_tokens=one.cached_prompt_tokens,
     )
 
 

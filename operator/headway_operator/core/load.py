@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from headway_operator.api.v1alpha1 import WorkloadClass
 from headway_operator.core import histogram
 from headway_operator.core.histogram import EMPTY, Histogram
 from headway_operator.core.objectives import ClassCounts, ClassLoad, Judgement, latency
@@ -44,6 +43,7 @@ class PodWindow:
     running_now: int
     waiting: float
     waiting_batch: float  # of those, work that waits for the slack of better classes
+    running_batch: float
     kv_usage: float
     active: bool
     counts: Mapping[str, int]
@@ -68,6 +68,7 @@ class FleetLoad:
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
     waiting_batch: float = 0.0  # requests that wait for the slack of better classes
     heard: tuple[str, ...] = ()  # serving pods that report
+    running_batch: float = 0.0  # batch requests that run
 
 
 def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -> PodWindow | None:
@@ -101,6 +102,7 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
         running_now=series[-1].num_running,
         waiting=_mean(sample.num_waiting for sample in inside),
         waiting_batch=_mean(sample.num_waiting_batch for sample in inside),
+        running_batch=_mean(sample.running_batch for sample in inside),
         kv_usage=_mean(sample.kv_usage for sample in inside),
         active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in inside),
         counts=counts,
@@ -169,6 +171,7 @@ def _load(
         busiest_mean=max((window.running for window in found), default=0.0),
         classes=_merged(window.classes for window in found),
         waiting_batch=share * sum(window.waiting_batch for window in found),
+        running_batch=share * sum(window.running_batch for window in found),
         heard=heard,
     )
 
@@ -226,12 +229,14 @@ def of_class(load: FleetLoad, kind: ClassLoad) -> FleetLoad:
 def deciding_view(load: FleetLoad, judgement: Judgement) -> LoadView:
     """The view of a window with what decides in a fleet of several classes.
 
-    Batch work that waits counts only when its own objective is missed: until then it waits for slack, as it should.
+    Batch work that waits, and the KV cache that it holds, count only when its own objective is missed: until then it fills
+    slack, as it should. Its part of the cache is taken to be its part of the running sequences.
     """
     view = judgement.view(load.view, load.classes)
-    if judgement.decides.kind is WorkloadClass.BATCH and judgement.decides.ratio > 1:
+    if judgement.counts_batch or not judgement.shares_slack:
         return view
-    return replace(view, waiting=max(0.0, view.waiting - load.waiting_batch))
+    online = 1 - min(1.0, load.running_batch / view.running) if view.running else 1.0
+    return replace(view, waiting=max(0.0, view.waiting - load.waiting_batch), kv_usage=view.kv_usage * online)
 
 
 def _classes(series: Sequence[EngineSample]) -> Mapping[str, ClassCounts] | None:

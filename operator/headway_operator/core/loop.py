@@ -10,11 +10,12 @@ from datetime import datetime
 
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
 from headway_operator.core import clock, pods, scaling, tuning
-from headway_operator.core.intake import Reports, intake, start_times
+from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter
 from headway_operator.core.memory import LoopMemory, restored
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import Observed
+from headway_operator.core.online import take_in
 from headway_planner.control import Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig
 from headway_planner.model import LoadView
@@ -57,13 +58,14 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     passed_s = observed.memory.passed_s if observed.memory is not None else None
     stamps = clock.placed(_stamps(observed, fleet), memory.stamps, observed.now, observed.monotonic_s, passed_s)
     sound = {name: observed.samples[name][-1] for name in facts.load.heard}
-    seen, engines = intake(
+    taken = take_in(
         Reports(facts.load.view.serving, sound),
-        memory.engines,
-        memory.totals,
+        memory,
         scaling.manual_replicas(fleet),
         start_times(observed.pods),
+        facts.judgement,
     )
+    seen = taken.intake
     tune_state = tuning.policy_state(fleet, stamps)
     found, remembered = control(
         Sight(seen, *_views(observed, fleet, facts)),
@@ -72,7 +74,9 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         memory.control,
         observed.monotonic_s,
     )
-    after = LoopMemory(remembered, facts.revision, engines, seen.totals, observed.monotonic_s, stamps)
+    after = LoopMemory(
+        remembered, facts.revision, taken.engines, seen.totals, observed.monotonic_s, stamps, taken.online
+    )
     return Looped(found, after)
 
 

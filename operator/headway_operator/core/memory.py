@@ -43,6 +43,7 @@ class LoopMemory:
         control: of the policy.
         revision: of the pods that it was learnt from.
         engines: counters per pod name.
+        online: the same without batch work, where that fills the slack of better classes.
         totals: what all engines did since the first pass, restarts and removed pods included.
         passed_s: when the pass was, on the monotonic clock.
         stamps: times that the API holds, by when they were on the monotonic clock (`clock.py`).
@@ -54,6 +55,7 @@ class LoopMemory:
     totals: Totals = field(default_factory=Totals)
     passed_s: float = 0.0
     stamps: Mapping[datetime, float] = field(default_factory=dict)
+    online: Mapping[str, Counted] = field(default_factory=dict)
 
 
 def restored(before: DemandStatus | None, revision: str, now: datetime) -> LoopMemory:

@@ -75,6 +75,16 @@ class Judgement:
     decides: ClassLoad
     streams: ClassLoad
 
+    @property
+    def shares_slack(self) -> bool:
+        """Whether batch work runs beside better classes."""
+        return self.loads[-1].kind is WorkloadClass.BATCH
+
+    @property
+    def counts_batch(self) -> bool:
+        """Whether batch work is demand: it misses its own target, and nobody better does."""
+        return self.decides.kind is WorkloadClass.BATCH and self.decides.ratio > 1
+
     def own(self, slo: Slo) -> ClassLoad:
         """The fleet's own class, of requests that name none."""
         return next(load for load in self.loads if load.kind is slo.workload_class)

@@ -11,11 +11,27 @@ from headway_operator.core.plan import Json, LimitsPatch
 
 @dataclass(frozen=True, slots=True)
 class ClassSample:
-    """The requests of one workload class in a GetStats answer, since boot; milliseconds."""
+    """The requests of one workload class in a GetStats answer, since boot; histograms in milliseconds.
+
+    Attributes:
+        ttft: time to first token; counts each request that got one.
+        queue_wait: the part of it before the first prefill step.
+        itl: time between tokens; counts each further token.
+        admitted: requests that came in, refused ones not counted.
+        finished: of those, how many ended.
+        prompt_tokens_admitted: prompt tokens of the admitted ones.
+        prompt_tokens: of those whose prefill began.
+        cached_prompt_tokens: of these, found in the prefix cache.
+    """
 
     ttft: Histogram = ()
     queue_wait: Histogram = ()
     itl: Histogram = ()
+    admitted: int = 0
+    finished: int = 0
+    prompt_tokens_admitted: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,12 @@ class EngineSample:
     steps: int = 0
     step_sum_ms: float = 0.0
     kv_tokens: int = 0  # that the KV cache holds
+
+    @property
+    def running_batch(self) -> int:
+        """Batch requests that hold a slot: admitted, not finished, not waiting."""
+        batch = self.classes.get("batch", ClassSample())
+        return max(0, min(self.num_running, batch.admitted - batch.finished - self.num_waiting_batch))
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,15 +119,26 @@ def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
         lease_remaining_s=stats.config.lease_remaining_seconds,
         num_waiting_batch=stats.loads.num_waiting_batch,
         classes={
-            kind: ClassSample(tuple(one.ttft.buckets), tuple(one.queue_wait.buckets), tuple(one.itl.buckets))
-            for one in stats.classes
-            if (kind := _CLASSES.get(one.workload_class)) is not None
+            kind: _class_sample(one) for one in stats.classes if (kind := _CLASSES.get(one.workload_class)) is not None
         },
         queue_full=stats.requests_rejected.get("queue_full", 0),
         cached_prompt_tokens=stats.cached_prompt_tokens,
         steps=stats.steps,
         step_sum_ms=stats.step.sum_ms,
         kv_tokens=stats.loads.max_total_num_tokens,
+    )
+
+
+def _class_sample(one: "pb.ClassStats") -> ClassSample:
+    return ClassSample(
+        ttft=tuple(one.ttft.buckets),
+        queue_wait=tuple(one.queue_wait.buckets),
+        itl=tuple(one.itl.buckets),
+        admitted=one.requests_admitted,
+        finished=one.requests_finished,
+        prompt_tokens_admitted=one.prompt_tokens_admitted,
+        prompt_tokens=one.prompt_tokens,
+        cached_prompt_tokens=one.cached_prompt_tokens,
     )
 
 

@@ -59,7 +59,7 @@ def test_a_prompt_that_was_there_before_is_found_but_for_its_last_tokens() -> No
     assert bench.cached("a") == 0
     assert bench.cached("b") == 12
     assert bench.prefilled == 14 + 2
-    assert bench.scheduler.metrics.cached_prompt_tokens == 12
+    assert bench.scheduler.metrics.snapshot().cached_prompt_tokens == 12
 
 
 def test_a_prompt_of_whole_blocks_still_computes_its_last_block() -> None:

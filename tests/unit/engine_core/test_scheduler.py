@@ -212,7 +212,7 @@ def test_the_first_token_of_a_preempted_request_counts_once() -> None:
     assert metrics.preemptions == 1
     assert metrics.snapshot().ttft.count == metrics.snapshot().queue_wait.count == 2
     assert metrics.generation_tokens == 16
-    assert metrics.prompt_tokens == 28
+    assert metrics.snapshot().prompt_tokens == 28
 
 
 def test_admission_keeps_a_watermark_free_for_growth() -> None:

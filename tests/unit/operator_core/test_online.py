@@ -1,0 +1,114 @@
+"""The demand that replicas are ordered for, where batch work fills the slack of better classes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from engine_samples import buckets, sample
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway_operator.api.v1alpha1 import Slo
+from headway_operator.core.intake import Reports
+from headway_operator.core.memory import LoopMemory
+from headway_operator.core.objectives import ClassCounts, judge
+from headway_operator.core.observed import ClassSample, EngineSample
+from headway_operator.core.online import take_in, without_batch
+
+SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
+
+
+def engine(second: float, chats: int, batch: int, waiting_batch: int = 0) -> EngineSample:
+    """An engine that has finished `chats` and `batch` requests of 100 prompt and 10 answer tokens each."""
+    counts = dict.fromkeys(("interactive", "batch"), ClassSample())
+    for kind, done, waiting in (("interactive", chats, 0), ("batch", batch, waiting_batch)):
+        counts[kind] = ClassSample(
+            ttft=buckets(*[50.0] * done),
+            queue_wait=(),
+            itl=buckets(*[20.0] * 9 * done),
+            admitted=done + waiting,
+            finished=done,
+            prompt_tokens_admitted=100 * (done + waiting),
+            prompt_tokens=100 * done,
+        )
+    return sample(
+        taken_s=second,
+        num_waiting=waiting_batch,
+        num_waiting_batch=waiting_batch,
+        waiting_prompt_tokens=100 * waiting_batch,
+        requests_received=chats + batch + waiting_batch,
+        requests_finished=chats + batch,
+        prompt_tokens=100 * (chats + batch),
+        generation_tokens=10 * (chats + batch),
+        classes=counts,
+        steps=10 * (chats + batch),
+        step_sum_ms=200.0 * (chats + batch),
+    )
+
+
+def alone(second: float, chats: int) -> EngineSample:
+    """The same engine without batch work."""
+    return replace(engine(second, chats, 0), classes={})
+
+
+@given(chats=st.integers(0, 20), batch=st.integers(0, 20), waiting=st.integers(0, 50))
+def test_without_batch_an_engine_looks_as_if_none_had_come(chats: int, batch: int, waiting: int) -> None:
+    found, expected = without_batch(engine(5.0, chats, batch, waiting)), alone(5.0, chats)
+    for field in ("num_running", "num_waiting", "waiting_prompt_tokens", "requests_received", "requests_finished"):
+        assert getattr(found, field) == getattr(expected, field), field
+    for field in ("prompt_tokens", "cached_prompt_tokens", "generation_tokens"):
+        assert getattr(found, field) == getattr(expected, field), field
+
+
+def test_an_engine_that_had_no_batch_work_or_does_not_tell_is_taken_as_it_is() -> None:
+    one = alone(5.0, 3)
+    assert without_batch(one) is one
+
+
+def test_running_batch_work_is_what_came_and_neither_ended_nor_waits() -> None:
+    one = replace(engine(1.0, 0, 2, 3), num_running=4)
+    assert one.running_batch == 0
+    busy = {"batch": replace(one.classes["batch"], admitted=7)}
+    assert replace(one, classes=busy).running_batch == 2
+
+
+def totals(batch_ms: float, *series: EngineSample) -> Any:
+    counts = {"interactive": ClassCounts(buckets(*[50.0] * 20)), "batch": ClassCounts(buckets(*[batch_ms] * 20))}
+    memory, taken = LoopMemory(), None
+    for one in series:
+        taken = take_in(Reports(1, {"a": one}), memory, 1, (), judge(SLO, counts))
+        memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
+    assert taken is not None
+    return taken.intake
+
+
+@pytest.mark.parametrize(("batch_ms", "expected"), [(900.0, 5), (90_000.0, 45)])
+def test_batch_work_is_demand_only_when_it_misses_its_own_target(batch_ms: float, expected: int) -> None:
+    seen = totals(batch_ms, engine(0.0, 0, 0), engine(10.0, 5, 20, 20))
+    assert (seen.totals.arrivals, seen.totals.input_tokens) == (expected, 100 * expected)
+    assert seen.totals.output_tokens == 10 * (5 if expected == 5 else 25)
+    assert (seen.waiting, seen.queued_tokens) == ((0, 0) if expected == 5 else (20, 2000))
+
+
+def test_what_a_step_costs_is_learnt_from_all_work() -> None:
+    (done,) = totals(900.0, engine(0.0, 0, 0), engine(10.0, 5, 20)).done
+    assert (done.steps, done.output_tokens, done.busy_ms) == (250, 250, 5000.0)
+
+
+def test_demand_does_not_jump_when_batch_work_comes_to_count() -> None:
+    """What batch work was done before it counted is not booked later."""
+    first = engine(10.0, 5, 20)
+    late = {"interactive": ClassCounts(buckets(*[50.0] * 20)), "batch": ClassCounts(buckets(*[90_000.0] * 20))}
+    fine = {**late, "batch": ClassCounts(buckets(*[900.0] * 20))}
+    memory = LoopMemory()
+    for one, counts in ((engine(0.0, 0, 0), fine), (first, fine), (engine(20.0, 6, 22), late)):
+        taken = take_in(Reports(1, {"a": one}), memory, 1, (), judge(SLO, counts))
+        memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
+    assert memory.totals.arrivals == 5 + 3
+
+
+def test_a_fleet_without_batch_keeps_one_count() -> None:
+    pair = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "realtime"}]})
+    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), judge(pair, {}))
+    assert taken.online == {}
+    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), None).online == {}
