@@ -70,7 +70,7 @@ def intake(
         queued_tokens=share * sum(sample.waiting_prompt_tokens for sample in samples),
         stale=2 * len(reports.samples) < reports.serving or not reports.samples,
         kv_tokens=max((sample.kv_tokens for sample in samples), default=0),
-        kv_used=reports.share * sum(sample.kv_usage * sample.kv_tokens for sample in samples),
+        kv_used=share * sum(sample.kv_usage * sample.kv_tokens for sample in samples),
         done=tuple(done),
         starts=starts,
     )

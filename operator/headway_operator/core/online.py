@@ -24,9 +24,11 @@ def without_batch(sample: EngineSample) -> EngineSample:
     batch = sample.classes.get(BATCH)
     if batch is None:
         return sample
+    online = 1 - sample.running_batch / sample.num_running if sample.num_running else 1.0
     return replace(
         sample,
-        num_running=max(0, sample.num_running - sample.running_batch),
+        num_running=sample.num_running - sample.running_batch,
+        kv_usage=sample.kv_usage * online,  # the cache does not tell whose blocks it holds
         num_waiting=max(0, sample.num_waiting - sample.num_waiting_batch),
         waiting_prompt_tokens=max(
             0, sample.waiting_prompt_tokens - (batch.prompt_tokens_admitted - batch.prompt_tokens)

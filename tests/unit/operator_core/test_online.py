@@ -68,8 +68,9 @@ def test_an_engine_that_had_no_batch_work_or_does_not_tell_is_taken_as_it_is() -
 def test_running_batch_work_is_what_came_and_neither_ended_nor_waits() -> None:
     one = replace(engine(1.0, 0, 2, 3), num_running=4)
     assert one.running_batch == 0
-    busy = {"batch": replace(one.classes["batch"], admitted=7)}
-    assert replace(one, classes=busy).running_batch == 2
+    busy = replace(one, kv_usage=0.8, classes={"batch": replace(one.classes["batch"], admitted=7)})
+    assert busy.running_batch == 2
+    assert (without_batch(busy).num_running, without_batch(busy).kv_usage) == (2, pytest.approx(0.4))
 
 
 def totals(batch_ms: float, *series: EngineSample) -> Any:
