@@ -1,6 +1,6 @@
 """One engine on the CPU for `cpu_peers.py`: reads a number of requests per line, answers them at once, prints the seconds.
 
-    python benchmarks/cpu_peer.py headway|vllm|llamacpp MODEL THREADS
+    python benchmarks/cpu_peer.py headway|headway-int8|vllm|llamacpp MODEL THREADS
 
 It runs in the environment of its engine, so everything but the standard library is imported for that engine only. Prompts have
 64 random tokens, answers 64 greedy ones; the end-of-sequence token ends none.
@@ -14,6 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 TOKENS, LONGEST_BATCH = 64, 16
 VOCABULARY = 49152
@@ -25,7 +26,7 @@ def main(engine: str, model: str, threads: int) -> None:
     """Serve the parent."""
     protocol = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between
-    generate = {"headway": headway, "vllm": vllm, "llamacpp": llamacpp}[engine](model, threads)
+    generate = ENGINES[engine](model, threads)
     chance = random.Random(0)  # noqa: S311 - a workload, not a secret
     prompts = [[chance.randrange(512, VOCABULARY) for _ in range(TOKENS)] for _ in range(LONGEST_BATCH)]
     generate(prompts[:2])
@@ -40,8 +41,10 @@ def main(engine: str, model: str, threads: int) -> None:
         print(json.dumps(seconds), file=protocol, flush=True)
 
 
-def headway(model: str, threads: int) -> Callable[[Prompts], list[int]]:
+def headway(model: str, threads: int, dtype: str = "bfloat16") -> Callable[[Prompts], list[int]]:
     """Our engine with its step thread, queue and streams."""
+    # As the engine's own command does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from pathlib import Path  # noqa: PLC0415 - see the module
 
     import torch  # noqa: PLC0415
@@ -54,7 +57,7 @@ def headway(model: str, threads: int) -> Callable[[Prompts], list[int]]:
     config = EngineConfig(
         Path(model),
         device="cpu",
-        dtype="bfloat16",
+        dtype=dtype,
         threads=threads,
         prefix_cache=False,
         capacity_max_num_seqs=LONGEST_BATCH,
@@ -134,6 +137,13 @@ def llamacpp(model: str, threads: int) -> Callable[[Prompts], list[int]]:
 
     return generate
 
+
+ENGINES: dict[str, Callable[[str, int], Callable[[Prompts], list[int]]]] = {
+    "headway": headway,
+    "headway-int8": partial(headway, dtype="int8"),
+    "vllm": vllm,
+    "llamacpp": llamacpp,
+}
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -3,11 +3,12 @@
     python benchmarks/cpu_peers.py --model DIRECTORY --gguf FILE --vllm PYTHON --llamacpp PYTHON --output FOLDER
 
 DIRECTORY holds SmolLM2 as safetensors, FILE as GGUF; PYTHON is the interpreter of an environment with that engine
-(docs/performance.md says how to make them). Ours and vLLM compute in bfloat16 on the same weights, llama.cpp on those of the
-file (Q4_1). 64 tokens in, 64 greedy tokens out, 1, 8 and 16 requests at once.
+(docs/performance.md says how to make them). vLLM computes in bfloat16, ours in bfloat16 and, named headway-int8, in int8, all on
+the same weights; llama.cpp on those of the file (Q4_1). 64 tokens in, 64 greedy tokens out, 1, 8 and 16 requests at once.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from headway_engine.bench import report
 from headway_engine.bench.report import Figure, Report, of_samples
 
+OURS = ("headway", "headway-int8")
 TOKENS = 64
 BATCHES = (1, 8, 16)
 # The ratio that we want over each peer; None: reported only.
@@ -57,7 +59,7 @@ class Peer:
 
 def main(options: argparse.Namespace) -> None:
     """Measure, print and save."""
-    peers = {"headway": Peer(sys.executable, "headway", options.model, options.threads)}
+    peers = {name: Peer(sys.executable, name, options.model, options.threads) for name in OURS}
     if options.vllm:
         peers["vllm"] = Peer(options.vllm, "vllm", options.model, options.threads)
     if options.llamacpp:
@@ -70,9 +72,9 @@ def main(options: argparse.Namespace) -> None:
                 rates[name].append(peer.rate(batch))
         for name, samples in rates.items():
             figures.append(of_samples(f"{name}, {batch} at once", "tok/s", samples))
-            if name != "headway":
-                ratios = [ours / theirs for ours, theirs in zip(rates["headway"], samples, strict=True)]
-                figures.append(of_samples(f"over {name}, {batch} at once", "x", ratios, GOALS[name][batch]))
+        for own, other in itertools.product(OURS, rates.keys() - set(OURS)):
+            ratios = [ours / theirs for ours, theirs in zip(rates[own], rates[other], strict=True)]
+            figures.append(of_samples(f"{own} over {other}, {batch} at once", "x", ratios, GOALS[other][batch]))
         medians = {name: round(statistics.median(samples), 1) for name, samples in rates.items()}
         print(f"{batch} at once: {medians}", file=sys.stderr)
     for peer in peers.values():

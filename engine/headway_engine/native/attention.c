@@ -50,27 +50,54 @@ ALWAYS __m512 load(const void *cache, long at, const int type) {
 /* What a group of query heads needs to walk its sequence: its blocks, and where a head's numbers lie in them. */
 typedef struct {
   const int32_t *table;
-  int context, block_size, dim, max_len;
+  int context, block_size, dim;
   long width, head_at; /* elements of one token; of those before this head */
+  long room;           /* scores of one head */
 } Walk;
 
-ALWAYS void score(const Walk *walk, const void *keys, const float *query, float *scores, const int group, const int type) {
-  __m512 scale = _mm512_set1_ps(1 / sqrtf(walk->dim));
+/* The sums of four vectors; each adds its numbers in the same order. */
+ALWAYS __m128 sums(const __m512 v[4]) {
+  __m512 left = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+  __m512 right = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+  __m512 all = _mm512_add_ps((__m512)_mm512_unpacklo_pd((__m512d)left, (__m512d)right),
+                             (__m512)_mm512_unpackhi_pd((__m512d)left, (__m512d)right));
+  __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* Four positions at a time; at the end of a block or of the context the last one stands in for those that are missing, and
+ * what is written for them is overwritten or never read. `values` come into the cache for what follows. */
+ALWAYS void score(const Walk *walk, const Layer *layer, const float *query, float *scores, const int group, const int type) {
+  const int line = 64 / (type == BFLOAT16 ? 2 : 4);
+  __m128 scale = _mm_set1_ps(1 / sqrtf(walk->dim));
   for (int start = 0; start < walk->context; start += walk->block_size) {
-    long at = (long)walk->table[start / walk->block_size] * walk->block_size * walk->width + walk->head_at;
-    int end = start + walk->block_size < walk->context ? start + walk->block_size : walk->context;
-    for (int j = start; j < end; j++, at += walk->width) {
-      __m512 sum[4];
+    long block = (long)walk->table[start / walk->block_size] * walk->block_size * walk->width + walk->head_at;
+    int count = start + walk->block_size < walk->context ? walk->block_size : walk->context - start;
+    for (int j = 0; j < count; j += 4) {
+      __m512 sum[4][4];
+      long at[4];
 #pragma GCC unroll 4
-      for (int g = 0; g < group; g++) sum[g] = _mm512_setzero_ps();
+      for (int p = 0; p < 4; p++) {
+        at[p] = block + (j + p < count ? j + p : count - 1) * walk->width;
+        for (int d = 0; d < walk->dim; d += line)
+          _mm_prefetch((const char *)layer->values + (at[p] + d) * (type == BFLOAT16 ? 2 : 4), _MM_HINT_T1);
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++) sum[g][p] = _mm512_setzero_ps();
+      }
       for (int d = 0; d < walk->dim; d += 16) {
-        __m512 key = _mm512_mul_ps(load(keys, at + d, type), scale);
+        __m512 key[4];
 #pragma GCC unroll 4
-        for (int g = 0; g < group; g++)
-          sum[g] = _mm512_fmadd_ps(_mm512_loadu_ps(query + g * walk->dim + d), key, sum[g]);
+        for (int p = 0; p < 4; p++) key[p] = load(layer->keys, at[p] + d, type);
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++) {
+          __m512 q = _mm512_loadu_ps(query + g * walk->dim + d);
+#pragma GCC unroll 4
+          for (int p = 0; p < 4; p++) sum[g][p] = _mm512_fmadd_ps(q, key[p], sum[g][p]);
+        }
       }
 #pragma GCC unroll 4
-      for (int g = 0; g < group; g++) scores[(long)g * walk->max_len + j] = _mm512_reduce_add_ps(sum[g]);
+      for (int g = 0; g < group; g++)
+        _mm_storeu_ps(scores + g * walk->room + start + j, _mm_mul_ps(sums(sum[g]), scale));
     }
   }
 }
@@ -113,7 +140,7 @@ ALWAYS void mix(const Walk *walk, const void *values, const float *scores, const
         __m512 value = load(values, at + 16 * v, type);
 #pragma GCC unroll 4
         for (int g = 0; g < group; g++)
-          sum[g][v] = _mm512_fmadd_ps(_mm512_set1_ps(scores[(long)g * walk->max_len + j]), value, sum[g][v]);
+          sum[g][v] = _mm512_fmadd_ps(_mm512_set1_ps(scores[g * walk->room + j]), value, sum[g][v]);
       }
   }
 #pragma GCC unroll 4
@@ -126,8 +153,8 @@ ALWAYS void mix(const Walk *walk, const void *values, const float *scores, const
 ALWAYS void attend_group(const Walk *walk, const Layer *layer, const float *query, float *out, float *scores,
                          const int group, const int type) {
   float inverse[4];
-  score(walk, layer->keys, query, scores, group, type);
-  for (int g = 0; g < group; g++) inverse[g] = 1 / soften(scores + (long)g * walk->max_len, walk->context);
+  score(walk, layer, query, scores, group, type);
+  for (int g = 0; g < group; g++) inverse[g] = 1 / soften(scores + g * walk->room, walk->context);
   int d = 0;
   for (; d + 64 <= walk->dim; d += 64) mix(walk, layer->values, scores, inverse, d, out, group, 4, type);
   for (; d < walk->dim; d += 16) mix(walk, layer->values, scores, inverse, d, out, group, 1, type);
@@ -152,9 +179,9 @@ void attend(const Model *model, const Layer *layer, const Step *step, int row, i
       .context = step->positions[row] + 1,
       .block_size = model->block_size,
       .dim = model->head_dim,
-      .max_len = model->max_len,
       .width = (long)model->kv_heads * model->head_dim,
       .head_at = (long)kv_head * model->head_dim,
+      .room = score_room(model),
   };
   if (model->kv_type == BFLOAT16)
     attend_heads(&walk, layer, qkv + at, mixed + at, scores, heads, BFLOAT16);

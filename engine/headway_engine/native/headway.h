@@ -82,7 +82,9 @@ typedef struct {
 void product(Pool *pool, const Product *p);
 
 void rotate_and_store(const Model *model, const Layer *layer, const Step *step, int row, float *qkv);
-/* One row and one KV head; `scores` has room for 4 * max_len floats. */
+/* Floats that one head's scores take. Not a power of two: heads would meet in the same places of the CPU's caches. */
+static inline long score_room(const Model *model) { return (model->max_len + 3) / 4 * 4 + 16; }
+/* One row and one KV head; `scores` has room for those of 4 heads. */
 void attend(const Model *model, const Layer *layer, const Step *step, int row, int kv_head, const float *qkv, float *mixed,
             float *scores);
 

@@ -16,7 +16,7 @@ typedef struct {
   float *mixed;  /* [rows][heads * head_dim], or the gated inner state */
   uint8_t *x;    /* [rows][the widest product's inputs] */
   Block *blocks; /* [rows][their blocks] */
-  float *scores; /* [threads][4][max_len] */
+  float *scores; /* [threads][4][score_room] */
 } Context;
 
 static long padded(long count) { return (count + 31) / 32 * 32; }
@@ -82,7 +82,7 @@ static void attention(Context *c, const Layer *layer, int thread) {
   EACH(item, step->rows * m->kv_heads) {
     long row = item / m->kv_heads;
     attend(m, layer, step, row, item % m->kv_heads, c->wide + row * wide, c->mixed + row * width,
-           c->scores + 4L * m->max_len * thread);
+           c->scores + 4 * score_room(m) * thread);
   }
   pool_meet(c->pool);
   EACH(row, step->rows)
@@ -179,7 +179,7 @@ Context *headway_open(const Model *model, int threads) {
   Context *c = calloc(1, sizeof(Context));
   if (!c) return NULL;
   c->model = model;
-  c->scores = zeros(16L * model->max_len * threads);
+  c->scores = zeros(16 * score_room(model) * threads);
   c->pool = c->scores ? pool_start(threads, work, c) : NULL;
   if (c->pool) return c;
   headway_close(c);

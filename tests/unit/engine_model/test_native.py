@@ -164,7 +164,7 @@ def test_a_row_attends_to_its_own_prefix(
         sequences=sequences.data_ptr(),
         tables=table.data_ptr(),
     )
-    query, scores = torch.randn(heads, dim), torch.zeros(4, longest)
+    query, scores = torch.randn(heads, dim), torch.zeros(4, longest + 20)
     flat = [side[table[0].long()].flatten(0, 1).float().transpose(0, 1) for side in (keys, values)]
     group = heads // kv_heads
     for row, position in enumerate(positions.tolist()):
