@@ -46,18 +46,27 @@ def test_an_idle_engine_shares_its_histograms() -> None:
 def test_every_field_of_the_wire_reaches_the_sample() -> None:
     message = pb.Stats(
         boot_id="b",
-        loads=pb.Loads(num_running=1, num_waiting=2, waiting_prompt_tokens=3, token_usage=0.5, draining=True),
+        loads=pb.Loads(
+            num_running=1,
+            num_waiting=2,
+            waiting_prompt_tokens=3,
+            token_usage=0.5,
+            draining=True,
+            max_total_num_tokens=20,
+        ),
         ttft=pb.Histogram(buckets=[1], sum_ms=1.5),
         queue_wait=pb.Histogram(buckets=[2], sum_ms=2.5),
         prefill=pb.Histogram(buckets=[3], sum_ms=3.5),
         itl=pb.Histogram(buckets=[4], sum_ms=4.5),
-        step=pb.Histogram(buckets=[5]),
+        step=pb.Histogram(buckets=[5], sum_ms=5.5),
         requests_received=6,
         requests_finished={"stop": 7},
         requests_rejected={"invalid": 3, "queue_full": 5},
         prompt_tokens=9,
         generation_tokens=10,
         preemptions=11,
+        cached_prompt_tokens=17,
+        steps=18,
         config=pb.RuntimeConfig(
             revision=12,
             effective=pb.Limits(max_num_seqs=13),
@@ -92,6 +101,10 @@ def test_every_field_of_the_wire_reaches_the_sample() -> None:
         effective=LimitsPatch(max_num_seqs=13),
         baseline=LimitsPatch(None, 14, 0, 15),
         lease_remaining_s=16.5,
+        cached_prompt_tokens=17,
+        steps=18,
+        step_sum_ms=5.5,
+        kv_tokens=20,
         queue_full=5,
     )
 
