@@ -6,7 +6,9 @@ import triton.language as tl
 
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
-_BLOCK = 1024
+_BLOCK, _LARGE_BLOCK = 1024, 2048
+# From here on there are programs enough with the large block, unless it leaves a block half empty.
+_MANY_TOKENS = 256
 
 
 @triton.jit
@@ -36,5 +38,7 @@ def silu_mul(gate_up: torch.Tensor, dtype: torch.dtype | None = None) -> torch.T
     tokens, size = gate_up.shape[-2], gate_up.shape[-1] // 2
     out = torch.empty(tokens, size, dtype=dtype or gate_up.dtype, device=gate_up.device)
     parts = gate_up.shape[0] if gate_up.dim() == 3 else 1
-    _kernel[(tokens, triton.cdiv(size, _BLOCK))](gate_up, out, size, PARTS=parts, BLOCK=_BLOCK, num_warps=4, **LAUNCH)
+    large = tokens > _MANY_TOKENS and (size % _LARGE_BLOCK == 0 or size % _BLOCK != 0)
+    block, warps = (_LARGE_BLOCK, 8) if large else (_BLOCK, 4)
+    _kernel[(tokens, triton.cdiv(size, block))](gate_up, out, size, PARTS=parts, BLOCK=block, num_warps=warps, **LAUNCH)
     return out

@@ -151,8 +151,9 @@ def rotate_and_store(
     count, heads, dim = qkv.shape
     keys, values = cache
     kv_heads = keys.shape[2]
-    # Few tokens: more programs; many tokens: fewer loads of the same table entries.
-    tile = 1 if count <= 32 else 8
+    # Few tokens: more programs; many tokens: fewer loads of the same table entries, and few heads that fill no tile.
+    tile = 1 if count <= 32 else 8 if count <= 256 else 16
+    warps = 1 if tile == 1 else 2 if tile == 16 and dim <= 64 else 4
     _kernel[(count, triton.cdiv(heads, tile))](
         qkv,
         qkv if parts is None else parts,
@@ -176,6 +177,6 @@ def rotate_and_store(
         NORM=norms is not None,
         PARTS=0 if parts is None else parts.shape[0],
         BIAS=bias is not None,
-        num_warps=1 if tile == 1 else 4,
+        num_warps=warps,
         **LAUNCH,
     )

@@ -19,6 +19,9 @@ import triton.language as tl
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 CHUNK = 4096
+_LOG2E = tl.constexpr(1.4426950408889634)
+# Of a row that keeps all its tokens.
+_NO_LIMIT = tl.constexpr(-2147483648)
 
 
 @triton.jit
@@ -40,7 +43,7 @@ def _limit_kernel(logits, row_ids, table, stride, limits, vocabulary, UNUSED_BIT
     by_k = (top_k > 1) & (top_k < vocabulary)
     by_p = top_p < 1.0
     if (temperature == 0.0) | (top_k == 1) | ((by_k == 0) & (by_p == 0)):
-        tl.store(limits + index, -2147483648)
+        tl.store(limits + index, _NO_LIMIT)
         return
     row = logits + index * vocabulary
     column = tl.arange(0, CHUNK)
@@ -81,7 +84,7 @@ def _limit_kernel(logits, row_ids, table, stride, limits, vocabulary, UNUSED_BIT
             cut = tl.where(tl.sum(held, 0) >= wanted, trial, cut)
         floor = tl.maximum(floor, cut)
     # Rounding of the sums must not cut off the best token.
-    tl.store(limits + index, tl.minimum(floor, _ordered(largest).to(tl.int64)))
+    tl.store(limits + index, tl.minimum(floor, _ordered(largest).to(tl.int64)).to(tl.int32))
 
 
 @triton.jit
@@ -97,15 +100,19 @@ def _chunks_kernel(
     inside = column < vocabulary
     x = tl.load(logits + index * vocabulary + column, mask=inside, other=float("-inf")).to(tl.float32)
     # NaN compares false with everything, so this finds it too.
-    bad = tl.sum((inside & ((tl.abs(x) < float("inf")) == 0)).to(tl.int32), 0)
     largest = tl.max(x, 0)
-    first = tl.min(tl.where(x == largest, column, vocabulary), 0)
+    wrong = inside & ((tl.abs(x) < float("inf")) == 0)
+    first = tl.min(tl.where(wrong, -1, tl.where(x == largest, column, vocabulary)), 0)
     place = index * chunks + chunk
     tl.store(maxima + place, largest)
-    tl.store(arguments + place, tl.where(bad > 0, -1, first))
+    tl.store(arguments + place, first)
     if temperature > 0.0:
-        kept = inside & (_ordered(x) >= tl.load(limits + index))
-        tl.store(sums + place, tl.sum(tl.where(kept, tl.exp((x - largest) / temperature), 0.0), 0))
+        # Beyond the vocabulary x is minus infinity, whose weight is zero.
+        weight = tl.exp2((x - largest) * (_LOG2E / temperature))
+        limit = tl.load(limits + index)
+        if limit > _NO_LIMIT:
+            weight = tl.where(_ordered(x) >= limit, weight, 0.0)
+        tl.store(sums + place, tl.sum(weight, 0))
 
 
 @triton.jit
@@ -159,7 +166,8 @@ def _pick_kernel(
     count = tl.load(entry + 2)
     if (temperature > 0.0) & (top_k != 1) & (bad == 0):
         weight_of = tl.where(exists, tl.load(sums + place, mask=exists, other=0.0), 0.0)
-        weight_of = weight_of * tl.exp((largest_of - largest) / temperature)
+        factor = _LOG2E / temperature
+        weight_of = weight_of * tl.exp2((largest_of - largest) * factor)
         cumulated = tl.cumsum(weight_of, 0)
         target = _uniform(tl.load(entry + 3), count) * tl.sum(weight_of, 0)
         passed = tl.sum((exists & (cumulated <= target)).to(tl.int32), 0)
@@ -171,7 +179,7 @@ def _pick_kernel(
         inside = column < vocabulary
         x = tl.load(logits + index * vocabulary + column, mask=inside, other=float("-inf")).to(tl.float32)
         kept = inside & (_ordered(x) >= tl.load(limits + index))
-        weight = tl.where(kept, tl.exp((x - largest) / temperature), 0.0)
+        weight = tl.where(kept, tl.exp2((x - largest) * factor), 0.0)
         over = (tl.cumsum(weight, 0) > target - before) & (weight > 0.0)
         first = tl.min(tl.where(over, column, vocabulary), 0)
         last_kept = tl.max(tl.where(weight > 0.0, column, 0), 0)
@@ -211,7 +219,7 @@ def sample_rows(logits: torch.Tensor, rows: Sampled) -> None:
     count, vocabulary = logits.shape
     chunks = triton.cdiv(vocabulary, CHUNK)
     device = logits.device
-    limits = torch.empty(count, dtype=torch.int64, device=device)
+    limits = torch.empty(count, dtype=torch.int32, device=device)
     maxima = torch.empty(count, chunks, dtype=torch.float32, device=device)
     arguments = torch.empty(count, chunks, dtype=torch.int32, device=device)
     sums = torch.empty(count, chunks, dtype=torch.float32, device=device)

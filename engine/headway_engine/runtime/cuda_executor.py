@@ -27,23 +27,35 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepResult
 from headway_engine.kernels.decode_attention import plan_splits
-from headway_engine.kernels.decoder import FusedDecoder, Step, whole_prompt_attention
+from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt, whole_prompt_attention
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.cuda_careful import NOT_FINITE, CarefulPending, redraw
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
-from headway_engine.runtime.cuda_pack import Packed, Unpacked, graph_shape, pack, pad, planned_lengths, unpack
+from headway_engine.runtime.cuda_pack import (
+    Packed,
+    Shape,
+    Unpacked,
+    graph_shape,
+    pack,
+    pad,
+    planned_lengths,
+    unpack,
+    whole_length,
+)
 from headway_engine.runtime.cuda_results import Pending, Results
 from headway_engine.runtime.cuda_rows import RowTable
 from headway_engine.runtime.cuda_staging import Staging
 from headway_engine.runtime.executor import allocate_cache
 
 # Prompt steps of up to these many tokens get a graph in small models, which would otherwise wait for their launches. Longer
-# ones pay in the smallest models only: the graph's paged attention is slower than the library's over one whole prompt.
+# ones pay in the smallest models only: the graph's paged attention is slower than the library's over one whole prompt. A
+# step of one whole prompt has a graph of its own with the library's attention, for each length that it has a plan for.
 _PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _LONG_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
+_WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
 _PROMPT_WARM_UP_TOKENS = (16, 32, 64)
 _SMALL_MODEL_BYTES = 4 << 30
@@ -117,6 +129,7 @@ class CudaExecutor:
                 self._decoder, self._rows, self._results, pool, sizes.block_size, sizes.max_seqs
             )
             self._prompts = self._capture_prompts(model, pool)
+            self._whole = self._capture_whole(model, pool)
             self._results.resynchronize()
         self._ahead: _Ahead | None = None
         self._row_ids: list[int] = []  # what the graphs' input holds
@@ -246,16 +259,24 @@ class CudaExecutor:
 
     def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> torch.Tensor | None:
         """Use a graph where one is large enough; returns what `_forward` does."""
-        tokens = sum(len(chunk.token_ids) for chunk in chunks)
-        if len(chunks) > _PROMPT_GRAPH_CHUNKS or not self._prompts or tokens > self._prompts[-1].tokens:
+        prompt = self._prompt_graph(chunks)
+        if prompt is None:
             return None
-        prompt = next(prompt for prompt in self._prompts if prompt.tokens >= tokens)
-        packed = pad(pack(chunks, indices, 0, allow_whole=False), prompt.packed.shape, self._rows.padding)
+        packed = pack(chunks, indices, 0, allow_whole=bool(prompt.packed.whole))
+        packed = pad(packed, prompt.packed.shape, self._rows.padding)
         self._staging.upload(*packed.aligned, into=prompt.array)
         prompt.graph.replay()
         if not any(chunk.sample for chunk in chunks):
             self._results.skip()
         return prompt.hidden
+
+    def _prompt_graph(self, chunks: Sequence[Chunk]) -> "_PromptGraph | None":
+        tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        if len(chunks) == 1 and chunks[0].start == 0 and (whole := self._whole.get(whole_length(tokens) or 0)):
+            return whole
+        if len(chunks) > _PROMPT_GRAPH_CHUNKS or not self._prompts or tokens > self._prompts[-1].tokens:
+            return None
+        return next(prompt for prompt in self._prompts if prompt.tokens >= tokens)
 
     def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
         """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
@@ -287,18 +308,30 @@ class CudaExecutor:
             self._compile_prompts()
             return []
         sizes = _PROMPT_GRAPH_TOKENS + (_LONG_PROMPT_GRAPH_TOKENS if size <= _SMALLEST_MODEL_BYTES else ())
-        prompts = []
-        for tokens in sizes:
-            if tokens <= min(self._sizes.max_tokens, self._sizes.max_len):
-                shape = graph_shape(tokens, min(_PROMPT_GRAPH_CHUNKS, self._sizes.max_seqs))
-                array = torch.zeros(shape.length, dtype=torch.int64, device=model.embed.device)
-                views = unpack(array, shape)
-                views.rows.fill_(self._rows.padding)
-                views.sampled_rows.fill_(self._rows.padding)
-                packed = Packed((), shape, 0, ())
-                graph, hidden = pool.capture(partial(self._forward, views, packed))
-                prompts.append(_PromptGraph(tokens, packed, array, graph, hidden))
-        return prompts
+        chunks = min(_PROMPT_GRAPH_CHUNKS, self._sizes.max_seqs)
+        return [
+            self._capture(pool, Packed((), graph_shape(tokens, chunks), 0, ()))
+            for tokens in sizes
+            if tokens <= min(self._sizes.max_tokens, self._sizes.max_len)
+        ]
+
+    def _capture_whole(self, model: Decoder, pool: GraphPool) -> "dict[int, _PromptGraph]":
+        if sum(parameter.nbytes for parameter in model.parameters()) > _SMALL_MODEL_BYTES:
+            return {}
+        longest = min(self._sizes.max_tokens, self._sizes.max_len, _WHOLE_GRAPH_TOKENS)
+        return {
+            length: self._capture(pool, Packed((), Shape(length, 1, 0), 0, (WholePrompt(0, length, length),)))
+            for length in planned_lengths(longest)
+        }
+
+    def _capture(self, pool: GraphPool, packed: Packed) -> "_PromptGraph":
+        """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
+        array = torch.zeros(packed.shape.length, dtype=torch.int64, device=self._decoder.embedding.device)
+        views = unpack(array, packed.shape)
+        views.rows.fill_(self._rows.padding)
+        views.sampled_rows.fill_(self._rows.padding)
+        graph, hidden = pool.capture(partial(self._forward, views, packed))
+        return _PromptGraph(packed.shape.tokens, packed, array, graph, hidden)
 
     def _compile_prompts(self) -> None:
         """Run prompts of nobody, so that no request waits for a compiler."""

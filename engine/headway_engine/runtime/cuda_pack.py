@@ -34,6 +34,13 @@ def planned_lengths(longest: int) -> tuple[int, ...]:
     return WHOLE_LENGTHS[: bisect_left(WHOLE_LENGTHS, longest) + 1] if longest >= _SHORTEST_WHOLE else ()
 
 
+def whole_length(tokens: int) -> int | None:
+    """What a whole prompt of this length is padded to; None when the paged kernel takes it."""
+    if not _SHORTEST_WHOLE <= tokens <= WHOLE_LENGTHS[-1]:
+        return None
+    return WHOLE_LENGTHS[bisect_left(WHOLE_LENGTHS, tokens)]
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Sizes of a packed step.
@@ -113,8 +120,7 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
     for index in range(num_decodes, len(chunks)):
         start, length = int(starts[index]), int(lengths[index])
         flat_start = int(ends[index]) - length
-        if allow_whole and start == 0 and _SHORTEST_WHOLE <= length <= WHOLE_LENGTHS[-1]:
-            padded = WHOLE_LENGTHS[bisect_left(WHOLE_LENGTHS, length)]
+        if allow_whole and start == 0 and (padded := whole_length(length)) is not None:
             whole.append(WholePrompt(flat_start, flat_start + length, padded))
         else:
             tiled.append((flat_start, rows[index], start, length))
