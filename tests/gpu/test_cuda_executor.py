@@ -320,6 +320,29 @@ def test_one_failed_row_ends_its_request_and_no_other(tiny: Decoder) -> None:
     assert isinstance(second, StepFailure)
 
 
+@pytest.mark.parametrize("length", [897, 960, 1000])
+def test_a_long_prompt_that_has_a_step_of_its_own_is_answered_from_its_graph(tiny: Decoder, length: int) -> None:
+    driver = Driver(tiny, replace(SIZES, max_tokens=1024), budget=1024)
+    graphs = driver.executor._whole
+    assert list(graphs) == [1024]
+    replays = []
+    replay = graphs[1024].graph.replay
+    graphs[1024] = replace(graphs[1024], graph=Spy(lambda: (replays.append(length), replay())))  # type: ignore[arg-type]
+    driver.add("long", prompt_of(length, 1), 20)
+    # A shorter one takes the graph after it: nothing of the longer one may be left.
+    driver.finish(lambda step: driver.add("next", prompt_of(length - 40, 2), 20) if step == 5 else None)
+    assert replays
+    for name, answer in driver.answers.items():
+        assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
+
+
+class Spy:
+    """A graph whose replays are counted."""
+
+    def __init__(self, replay: Callable[[], object]) -> None:
+        self.replay = replay
+
+
 @pytest.mark.parametrize("name", ["smol135m", "qwen06b", "llama8b"])
 def test_the_measured_shapes_answer_as_a_float32_model_does(name: str) -> None:
     config = replace(SHAPES[name], num_layers=6, tie_word_embeddings=False)

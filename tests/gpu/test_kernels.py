@@ -65,9 +65,10 @@ def test_what_comes_in_parts_is_added_up(count: int) -> None:
     assert_close(silu_mul(parts, BF16), F.silu(gate) * up)
 
 
-@pytest.mark.parametrize("size", [100, 1536, 14336])
-def test_gated_activation_is_that_of_the_reference(size: int) -> None:
-    x = randn(3, 2 * size)
+@pytest.mark.parametrize("size", [100, 1536, 3072, 14336])
+@pytest.mark.parametrize("count", [3, 300])
+def test_gated_activation_is_that_of_the_reference(size: int, count: int) -> None:
+    x = randn(count, 2 * size)
     assert_close(silu_mul(x), F.silu(x[:, :size].float()) * x[:, size:].float())
 
 
@@ -142,8 +143,7 @@ class Paged:
 
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("count", [3, 70])
-@pytest.mark.parametrize("splits", [0, 1, 3])
+@pytest.mark.parametrize(("count", "splits"), [(3, 0), (3, 1), (3, 3), (70, 0), (70, 1), (70, 3), (300, 0)])
 def test_rotation_rotates_in_place_and_fills_the_slots(
     shape: tuple[int, int, int], norm: bool, count: int, splits: int
 ) -> None:
@@ -171,7 +171,7 @@ def test_rotation_rotates_in_place_and_fills_the_slots(
         assert torch.equal(paged.cache[1][slot], qkv[row, heads + kv_heads :])
 
 
-PLANS = [SplitPlan(1, 1024, 64), SplitPlan(4, 64, 64), SplitPlan(64, 32, 32), None]
+PLANS = [SplitPlan(1, 1024, 64), SplitPlan(4, 64, 64), SplitPlan(64, 32, 32), plan_splits(100, 8), None]
 
 
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)
