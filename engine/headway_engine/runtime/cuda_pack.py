@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 # Lengths of prompts for the library's attention. From the first one on it is ahead of the paged kernel, twice as fast at the
 # end; but it makes a plan for each length that it has not seen, which takes 45 ms. So prompts are padded to these lengths,
 # whose plans are made before the first request.
-WHOLE_LENGTHS = (*range(1024, 4096, 128), *range(4096, 8192, 256), *range(8192, 32768 + 1, 1024))
+WHOLE_LENGTHS: tuple[int, ...] = (*range(1024, 4096, 128), *range(4096, 8192, 256), *range(8192, 32768 + 1, 1024))
 _SHORTEST_WHOLE = WHOLE_LENGTHS[0] - 127
 
 
