@@ -828,7 +828,7 @@ class Loads(_message.Message):
     """prompt tokens not prefilled yet, of waiting and running requests"""
     draining: _builtins.bool
     num_waiting_batch: _builtins.int
-    """of num_waiting: batch work that waits for the slack of better classes"""
+    """of num_waiting: requests of the batch class"""
     def __init__(
         self,
         *,

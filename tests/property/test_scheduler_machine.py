@@ -209,6 +209,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         metrics = scheduler.metrics
         assert metrics.snapshot().ttft.count == metrics.prefill.snapshot().count == self.first_tokens
         assert sum(metrics.finished.values()) == self.added - len(self.answers)
+        batch = [sequence for sequence in alive if sequence.workload_class is Priority.BATCH]
+        assert scheduler.num_waiting_batch == sum(sequence in scheduler.waiting() for sequence in batch)
+        counts = metrics.snapshot().classes[Priority.BATCH]
+        assert counts.admitted - counts.finished == len(batch)
 
     @invariant()
     def within_a_class_nobody_runs_before_an_earlier_arrival(self) -> None:

@@ -95,7 +95,7 @@ class Scheduler:
 
     @property
     def num_waiting_batch(self) -> int:
-        """Of those, batch work that waits for slack."""
+        """Of those, requests of the batch class."""
         return self._waiting.num_batch
 
     @property

@@ -21,10 +21,11 @@ def _arrival(sequence: Sequence) -> int:
 class WaitingQueue:
     """Sequences by class and arrival. Few hundred at most (the queue is bounded), so lists are quick enough."""
 
-    __slots__ = ("_classes",)
+    __slots__ = ("_classes", "num_batch")
 
     def __init__(self) -> None:
         self._classes: tuple[list[Sequence], ...] = tuple([] for _ in Priority)
+        self.num_batch = 0  # of all: requests of the batch class, those that moved up too
 
     def __len__(self) -> int:
         return sum(map(len, self._classes))
@@ -36,10 +37,12 @@ class WaitingQueue:
     def push(self, sequence: Sequence) -> None:
         """Add a new arrival, or one that was preempted, in its place."""
         insort(self._classes[sequence.priority], sequence, key=_arrival)
+        self.num_batch += sequence.workload_class is Priority.BATCH
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is."""
         self._classes[sequence.priority].remove(sequence)
+        self.num_batch -= sequence.workload_class is Priority.BATCH
 
     def age(self, now: float, batch: int | None = None) -> None:
         """Move those up that have waited long enough; of the batch class at most `batch`, where that is not None."""
@@ -49,18 +52,14 @@ class WaitingQueue:
                     if batch == 0:
                         break
                     batch -= 1
-                sequence = members.pop(0)
+                sequence = members[0]
+                self.remove(sequence)
                 sequence.move_up(now)
                 self.push(sequence)
 
     def head(self) -> Sequence | None:
         """The sequence to serve next."""
         return next((members[0] for members in self._classes if members), None)
-
-    @property
-    def num_batch(self) -> int:
-        """Sequences of the batch class that have not moved up."""
-        return len(self._classes[Priority.BATCH])
 
     def batch_is_due(self, now: float) -> bool:
         """Whether the batch request that waits longest would move up now."""
@@ -69,8 +68,7 @@ class WaitingQueue:
 
     def has_moved_up_batch(self) -> bool:
         """Whether a batch request waits among better classes."""
-        better = (members for members in self._classes[: Priority.BATCH])
-        return any(one.workload_class is Priority.BATCH for members in better for one in members)
+        return self.num_batch > len(self._classes[Priority.BATCH])
 
     def oldest_arrival_s(self) -> float | None:
         """When the sequence that waits longest arrived."""

@@ -235,7 +235,7 @@ class AsyncEngine:
         return None if full is None else self._refuse(RejectReason.QUEUE_FULL, full)
 
     def _queue_full(self, request: Request) -> Rejected | None:
-        """Why there is no room in the queue. Batch work that waits for slack takes none from better classes."""
+        """Why there is no room in the queue. Batch work that waits takes none from better classes."""
         state = self._steps.state
         limits, queued = state.limits.effective, self._num_in_flight() - state.num_running
         kind = limits.default_class if request.priority is None else request.priority

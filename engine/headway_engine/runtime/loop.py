@@ -66,7 +66,7 @@ class LoopState:
     """Figures of the step thread at a step boundary; `requests_taken` counts the `Submit`s that they include."""
 
     num_running: int
-    num_waiting_batch: int  # as far as it waits for the slack of better classes
+    num_waiting_batch: int  # requests of the batch class among those that wait
     open_slots: int
     kv_tokens: int
     backlog_tokens: int

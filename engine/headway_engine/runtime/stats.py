@@ -31,7 +31,7 @@ class Loads:
         max_running_requests: the live limit.
         waiting_prompt_tokens: prompt tokens not prefilled yet, of waiting and running requests.
         draining: admission has stopped.
-        num_waiting_batch: of num_waiting, batch work that waits for the slack of better classes.
+        num_waiting_batch: of num_waiting, requests of the batch class.
     """
 
     num_running: int

@@ -73,7 +73,7 @@ def _families(stats: StatsSnapshot) -> Iterator[Metric]:
     loads = stats.loads
     yield _gauge("num_requests_running", "Requests being computed", loads.num_running)
     yield _gauge("num_requests_waiting", "Requests that wait for their first step", loads.num_waiting)
-    yield _gauge("num_batch_requests_waiting", "Of those, batch work that waits for slack", loads.num_waiting_batch)
+    yield _gauge("num_batch_requests_waiting", "Of those, requests of the batch class", loads.num_waiting_batch)
     yield _gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", loads.token_usage)
     yield _gauge("generation_throughput_tokens_per_second", "Output tokens/s of the last 5 s", loads.gen_throughput)
     yield _gauge("draining", "1 while the engine refuses new requests", float(loads.draining))

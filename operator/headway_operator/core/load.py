@@ -42,7 +42,7 @@ class PodWindow:
     running: float
     running_now: int
     waiting: float
-    waiting_batch: float  # of those, work that waits for the slack of better classes
+    waiting_batch: float  # of those, requests of the batch class
     running_batch: float
     kv_usage: float
     active: bool
@@ -66,7 +66,7 @@ class FleetLoad:
     busiest_mean: float  # running requests of the busiest engine, a mean over the window
     prompt_tokens: int  # computed or found in the prefix cache
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
-    waiting_batch: float = 0.0  # requests that wait for the slack of better classes
+    waiting_batch: float = 0.0  # batch requests that wait
     heard: tuple[str, ...] = ()  # serving pods that report
     running_batch: float = 0.0  # batch requests that run
 

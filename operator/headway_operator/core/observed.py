@@ -67,7 +67,7 @@ class EngineSample:
     effective: LimitsPatch  # every field set
     baseline: LimitsPatch  # every field set
     lease_remaining_s: float
-    num_waiting_batch: int = 0  # of num_waiting: waits for the slack of better classes
+    num_waiting_batch: int = 0  # of num_waiting: of the batch class
     classes: Mapping[str, ClassSample] = field(default_factory=dict)  # by workload class; those that had requests
     queue_full: int = 0  # of requests_rejected: the queue was full
     cached_prompt_tokens: int = 0  # of prompt_tokens: found in the prefix cache

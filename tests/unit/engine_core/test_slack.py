@@ -141,6 +141,18 @@ def test_classes_are_counted_by_the_requests_own_class_also_when_it_moved_up() -
     assert bench.scheduler.metrics.snapshot().classes[INTERACTIVE].finished == 0
 
 
+def test_batch_requests_that_moved_up_still_count_as_batch_among_those_that_wait() -> None:
+    bench = Simulation(Limits(1, 256, 0, 1000))
+    for number in range(5):
+        bench.add(f"b{number}", 20, 5, BATCH)
+    bench.add("chat", 20, 5, INTERACTIVE)
+    bench.scheduler.schedule(0.0)
+    assert bench.scheduler.num_waiting_batch == 5
+    bench.scheduler._waiting.age(25.0)
+    assert {one.priority for one in bench.scheduler.waiting()} == {INTERACTIVE}
+    assert bench.scheduler.num_waiting_batch == 5
+
+
 def test_the_share_is_bounded() -> None:
     envelope = Envelope(SLOTS, SLOTS, SLOTS, SLOTS, Bounds(0, 0))
     assert check(replace(POOLED, reserved_percent=90, batch_wait_ms=1), envelope) is None
