@@ -38,7 +38,7 @@ class Supply:
     Attributes:
         warming: pods that start and will serve.
         blocked: pods that no node takes.
-        start_s: median time of the serving pods from creation to ready; None when none is known.
+        start_s: median time of the serving pods from creation to ready; None when none is known, or no pod starts.
         oldest_warming_s: age of the pod that has been starting for longest.
     """
 
@@ -107,13 +107,13 @@ class Evidence:
     @property
     def prompt_length(self) -> float | None:
         """Mean tokens of a prompt; None on too few. The engines count tokens and requests, not lengths."""
-        begun = self.view.prefill.count
+        begun = self.load.share * self.view.prefill.count
         return self.load.prompt_tokens / begun if begun >= MIN_REQUESTS else None
 
     @property
     def backlog_ms(self) -> float:
         """How long a request that comes now will wait, at the rate at which requests begin; infinite when none does."""
-        begun = self.view.queue_wait.count
+        begun = self.load.share * self.view.queue_wait.count
         return 1000 * self.view.waiting * self.window_s / begun if begun else math.inf
 
     def slots_bind(self, was: bool) -> bool:
@@ -150,8 +150,12 @@ def below(value: float, edge: float, was: bool) -> bool:
 
 
 def supply(observed: Observed) -> Supply:
-    """How long this fleet's pods take to start, and which are at it."""
-    warming = [pod for pod in observed.pods if pods.warming(pod)]
+    """How long this fleet's pods take to start, and which are at it; of a fleet in which none starts, that alone."""
+    unready = [pod for pod in observed.pods if not pod.ready]
+    warming = [pod for pod in unready if pods.warming(pod)]
+    blocked = sum(1 for pod in unready if pods.blocked(pod))
+    if not warming:
+        return Supply(blocked=blocked)
     starts = [
         (pod.ready_since - pod.created).total_seconds()
         for pod in observed.pods
@@ -159,17 +163,18 @@ def supply(observed: Observed) -> Supply:
     ]
     return Supply(
         warming=len(warming),
-        blocked=sum(1 for pod in observed.pods if pods.blocked(pod)),
+        blocked=blocked,
         start_s=median(starts) if starts else None,
         oldest_warming_s=max((pods.age_s(pod, observed.now) for pod in warming), default=0.0),
     )
 
 
-def growth(observed: Observed, serving: list[str], load: FleetLoad) -> float | None:
+def growth(observed: Observed, load: FleetLoad) -> float | None:
     """The change of the arrivals between the two halves of the window, in requests/s per second."""
     half_s = load.view.span_s / 2
     if half_s < 4:
         return None
+    serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     late = fleet_load(serving, observed.samples, observed.monotonic_s, half_s).view
     early_s = load.view.span_s - late.span_s
     if late.span_s <= 0 or early_s <= 0:
@@ -182,7 +187,6 @@ def gather(
     observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad, windows: ScheduleStatus | None
 ) -> Evidence:
     """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
-    serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     found = supply(observed)
     judgement = objectives.judge(fleet.spec.slo, load.classes)
     return Evidence(
@@ -190,7 +194,7 @@ def gather(
         limits=limits,
         load=load if judgement is None else replace(load, view=deciding_view(load, judgement)),
         supply=found,
-        growth=growth(observed, serving, load) if found.warming else None,
+        growth=growth(observed, load) if found.warming else None,
         rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),
         set_aside=windows.set_aside if windows is not None else (),
         judged=None if judgement is None else judgement.decides.kind,

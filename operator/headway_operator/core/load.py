@@ -68,6 +68,7 @@ class FleetLoad:
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
     waiting_batch: float = 0.0  # batch requests that wait
     heard: tuple[str, ...] = ()  # serving pods that report
+    share: float = 1.0  # engines that each one stands for whose latencies are pooled; counts are of all
     running_batch: float = 0.0  # batch requests that run
 
 
@@ -173,6 +174,7 @@ def _load(
         waiting_batch=share * sum(window.waiting_batch for window in found),
         running_batch=share * sum(window.running_batch for window in found),
         heard=heard,
+        share=share,
     )
 
 

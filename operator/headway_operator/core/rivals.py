@@ -80,12 +80,12 @@ def _is_foreign(sample: EngineSample, known: Collection[LimitsPatch]) -> bool:
 
 
 def _of_limits(observed: Observed, known: Collection[LimitsPatch]) -> Iterator[str]:
-    live = {pod.name for pod in observed.pods if pods.live(pod)}
-    found = {
+    seen = {
         name: writes
         for name, series in observed.samples.items()
-        if name in live and (writes := _foreign(series, known, observed.monotonic_s))
+        if (writes := _foreign(series, known, observed.monotonic_s))
     }
+    found = {pod.name: seen[pod.name] for pod in observed.pods if pod.name in seen and pods.live(pod)} if seen else {}
     if not found:
         return
     name = min(found)

@@ -87,7 +87,7 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         )
     elif _will_be_late(evidence, was):
         words = (
-            f"{running}, and {view.queue_wait.count} began in {evidence.window_s:.0f} s: at this rate one that comes now "
+            f"{running}, and {evidence.load.share * view.queue_wait.count:.0f} began in {evidence.window_s:.0f} s: at this rate one that comes now "
             f"{_begins(evidence.backlog_ms)}, the TTFT target is {evidence.ttft_target_ms:.0f} ms"
         )
     else:

@@ -88,6 +88,15 @@ def test_a_long_queue_of_which_few_have_begun_is_judged_by_its_length() -> None:
     assert symptoms(evidence(**{**few, "waiting": 2.5, "queue_wait": Latency(900.0, 500.0, 60)})) == ()
 
 
+def test_what_a_few_engines_of_a_large_fleet_say_counts_for_all() -> None:
+    few = {"ttft": Latency(40000.0, 30000.0, 6), "queue_wait": Latency(39000.0, 30000.0, 6), "waiting": 550.0}
+    one = evidence(**few)
+    found = only(symptoms(replace(one, load=replace(one.load, share=10.0))))
+    assert "and 60 began in 60 s: at this rate one that comes now begins in 550 s" in found.words
+    many = evidence(prompt_tokens=75_520)
+    assert replace(many, load=replace(many.load, share=10.0)).prompt_length == 64
+
+
 def test_late_first_tokens_behind_slow_steps_ask_for_replicas() -> None:
     slow = {**QUEUED, "itl": Latency(95.0, 80.0, 3600), "arrivals": 240, "finished": 120}
     (found,) = symptoms(evidence(**slow))
