@@ -32,6 +32,10 @@ class ScheduleLimits(ApiModel):
     max_queued_requests: int | None = Field(
         default=None, ge=1, le=1048576, description="engine.limits.maxQueuedRequests."
     )
+    max_queued_batch_requests: int | None = Field(
+        default=None, ge=0, le=1048576, description="engine.limits.maxQueuedBatchRequests."
+    )
+    reserved_percent: int | None = Field(default=None, ge=0, le=90, description="engine.limits.reservedPercent.")
     batching_mode: BatchingMode | None = Field(default=None, description="engine.limits.batchingMode.")
     profile: Profile | None = Field(default=None, description="engine.limits.profile.")
 

@@ -82,6 +82,8 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     revision = podspec.revision(spec)
     looped = decide_loop(observed, fleet, Facts(load, shares, revision, judgement))
     replicas = scaling.decided(fleet, looped.control.scale)
+    if judgement is not None and replicas.decision is not None:
+        replicas = replace(replicas, reason=judgement.naming(replicas.reason))
     replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
     limits = tuning.decided(fleet, looped.control.tune)
     samples = pods.fresh_samples(observed.samples, observed.pods, now_s)

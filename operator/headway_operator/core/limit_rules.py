@@ -28,15 +28,20 @@ def contradictions(spec: LLMDeploymentSpec, naming: Naming = in_spec) -> Iterato
     if scaling.max_replicas is not None and scaling.min_replicas > scaling.max_replicas:
         text = f"minReplicas {scaling.min_replicas} cannot exceed maxReplicas {scaling.max_replicas}"
         yield FieldError(naming("scaling"), text)
-    for name, value, most in (
-        ("maxNumSeqs", limits.max_num_seqs, capacity.max_num_seqs),
-        ("maxNumBatchedTokens", limits.max_num_batched_tokens, capacity.max_num_batched_tokens),
-        ("maxQueuedRequests", limits.max_queued_requests, capacity.max_queued_requests),
+    queued = "maxQueuedRequests", capacity.max_queued_requests
+    for name, value, (bound, most) in (
+        ("maxNumSeqs", limits.max_num_seqs, ("maxNumSeqs", capacity.max_num_seqs)),
+        (
+            "maxNumBatchedTokens",
+            limits.max_num_batched_tokens,
+            ("maxNumBatchedTokens", capacity.max_num_batched_tokens),
+        ),
+        ("maxQueuedRequests", limits.max_queued_requests, queued),
+        ("maxQueuedBatchRequests", limits.max_queued_batch_requests, queued),
     ):
         if value is not None and value > most:
-            yield FieldError(
-                naming(f"engine.limits.{name}"), f"cannot exceed engine.capacity.{name} ({most}), is {value}"
-            )
+            text = f"cannot exceed engine.capacity.{bound} ({most}), is {value}"
+            yield FieldError(naming(f"engine.limits.{name}"), text)
     baseline, bounds = baseline_limits(spec), spec.tuning.bounds
     if baseline.max_num_batched_tokens < baseline.max_num_seqs:
         yield FieldError(

@@ -75,6 +75,10 @@ class Judgement:
     decides: ClassLoad
     streams: ClassLoad
 
+    def naming(self, reason: str) -> str:
+        """A reason with the class that it was judged by."""
+        return f"{reason}; judged by class {self.decides.kind.value} (of {', '.join(load.kind for load in self.loads)})"
+
     @property
     def shares_slack(self) -> bool:
         """Whether batch work runs beside better classes."""

@@ -96,3 +96,6 @@ def test_batch_work_that_misses_its_own_target_does() -> None:
     one = world(scaling=SCALED)
     heap(one, 60_000.0)
     assert one.status["scaling"]["desiredReplicas"] > 1
+    assert any(
+        "judged by class batch (of interactive, batch)" in item["reason"] for item in one.status["scaling"]["history"]
+    )

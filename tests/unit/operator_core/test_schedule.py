@@ -69,6 +69,12 @@ def test_of_overlapping_windows_the_later_in_the_list_wins_for_each_field() -> N
     assert (effective["maxNumSeqs"], effective["maxQueuedRequests"]) == (12, 99)
 
 
+def test_a_window_gives_batch_work_all_that_better_classes_leave() -> None:
+    one = world({**NIGHT, "limits": {"reservedPercent": 0, "maxQueuedBatchRequests": 900}}, replicas=1)
+    effective = at(one, 3700).status["tuning"]["effective"]
+    assert (effective["reservedPercent"], effective["maxQueuedBatchRequests"]) == (0, 900)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -76,6 +82,10 @@ def test_of_overlapping_windows_the_later_in_the_list_wins_for_each_field() -> N
         ({"cron": "0 0 * * 9"}, "spec.schedules[night].cron: day of week '9' must lie in 0 to 7"),
         ({"timeZone": "Mars/Base"}, "spec.schedules[night].timeZone: is no time zone known here"),
         ({"durationSeconds": 86401}, "spec.schedules[night].durationSeconds: must be at most the 86400 s"),
+        (
+            {"limits": {"maxQueuedBatchRequests": 1025}},
+            "limits.maxQueuedBatchRequests: cannot exceed engine.capacity.maxQueuedRequests (1024), is 1025",
+        ),
         ({"limits": {"maxNumSeqs": 17}}, "limits.maxNumSeqs: cannot exceed engine.capacity.maxNumSeqs (16), is 17"),
         ({"scaling": {"minReplicas": 5, "maxReplicas": 4}}, "minReplicas 5 cannot exceed maxReplicas 4"),
         (
