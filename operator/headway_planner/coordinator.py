@@ -11,8 +11,8 @@ None). Every 5 s it is answered how many replicas are needed:
   is not smaller.
 
 `up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
-these in the whole window of a removal, which doubles with each order that followed a removal in the last half hour; before
-a window, and two horizons of demand, have been seen nothing is removed.
+these in the whole window of a removal: the user's, two starts at the least, doubled by each order that followed a removal in
+the last half hour. Before a window, and two horizons of demand, have been seen nothing is removed.
 """
 
 import math
@@ -30,6 +30,7 @@ PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
 SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
 LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
+KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
 KEEP_S, KEEP_HOLDS = 300.0, 5.0  # a removal looks so far ahead, at most so many of its windows
 TURNS_S, MOST_TURNS = 1800.0, 3  # how long an order after a removal is remembered, and how many count
 HELD_S = 60.0  # of what the mean context rests on
@@ -284,7 +285,8 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     down, _ = _forecast(config, memory, keep_s, config.down_quantile)
     keep = _bounded(max(reactive, up, down), config)
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
-    hold_s = config.hold_s * 2 ** min(MOST_TURNS, len(turns))
+    # A replica that waits in vain for as long as a start takes costs as much as one that is missed.
+    hold_s = max(config.hold_s, KEEP_STARTS * start_s(memory)) * 2 ** min(MOST_TURNS, len(turns))
     since_s = now_s - hold_s - PLAN_EVERY_S
     answers = (*((at_s, count) for at_s, count in memory.answers if at_s > since_s), (now_s, keep))
     held = now_s - answers[0][0] >= hold_s - PLAN_EVERY_S

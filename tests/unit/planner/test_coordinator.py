@@ -136,3 +136,17 @@ def test_measured_starts_decide_the_horizon() -> None:
     _, memory = play(CONFIG, Memory(prior=STEPS), [1.0])
     assert start_s(memory) == pytest.approx(13.0)
     assert start_s(Memory()) == pytest.approx(117.0), "the prior, before any was seen"
+
+
+def test_removal_waits_for_two_starts_at_the_least() -> None:
+    _, memory = play(CONFIG, Memory(prior=STEPS), [120.0] * 60)
+    _, memory = play(CONFIG, memory, [0.5] * 110)
+    assert start_s(memory) == pytest.approx(13.0)
+    short = memory.needs
+    assert short is not None
+    assert short.keep_long is not None
+    slow = replace(memory, orders=(), starts=())
+    assert memory.last is not None
+    needs, _ = assess(replace(memory.last, at_s=memory.last.at_s + 6, starts=(100.0,)), CONFIG, slow)
+    assert needs is not None
+    assert needs.keep_long is None, "two starts of 130 s have not been seen to suffice"
