@@ -2,7 +2,8 @@
 
 The fleet is the one of the unit tests: pods and engines in memory, here with the histograms of a minute under load. Each
 pass gets a new sample of every engine, as the operator's poll delivers it, and the memory of the pass before. Prints one JSON
-object with the seconds of process time per pass. Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20]`.
+object with the seconds of process time per pass; `max_s` holds the collector's full runs, over the samples of all engines.
+Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20]`.
 """
 
 import argparse

@@ -71,7 +71,8 @@ def decide(observed: Observed) -> Plan:
 
 def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus | None) -> Situation:
     spec, now_s = fleet.spec, observed.monotonic_s
-    serving = [pod.name for pod in observed.pods if pods.serving(pod)]
+    takers = tuple(pod for pod in observed.pods if pods.serving(pod))
+    serving = [pod.name for pod in takers]
     slo = spec.slo
     shares = _shares(slo)
     window_s = float(slo.window_seconds) if slo else DEFAULT_WINDOW_S
@@ -80,7 +81,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     if judgement is not None and slo is not None:
         load = of_class(load, judgement.own(slo))
     revision = podspec.revision(spec)
-    looped = decide_loop(observed, fleet, Facts(load, shares, revision, judgement))
+    looped = decide_loop(observed, fleet, Facts(load, takers, shares, revision, judgement))
     replicas = scaling.decided(fleet, looped.control.scale)
     if judgement is not None and replicas.decision is not None:
         replicas = replace(replicas, reason=judgement.naming(replicas.reason))

@@ -12,10 +12,9 @@ in both, so the sum of the two is followed by its highest value.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 from zlib import crc32
 
-from headway_operator.core import pods
 from headway_operator.core.memory import Counted
 from headway_operator.core.observed import EngineSample, PodView
 from headway_planner.coordinator import Intake, Totals
@@ -84,18 +83,15 @@ def _chosen(samples: Mapping[str, EngineSample]) -> Mapping[str, EngineSample]:
     return {name: samples[name] for name in nsmallest(MOST, samples, key=lambda name: crc32(name.encode()))}
 
 
-def start_times(all_pods: Iterable[PodView]) -> tuple[float, ...]:
-    """Seconds from creation to service of the pods that serve and never restarted, newest last."""
+def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:
+    """Seconds from creation to service of the serving pods that never restarted, newest last."""
     known = [
         (pod.ready_since, pod.created)
-        for pod in all_pods
-        if pods.serving(pod)
-        and pod.ready_since is not None
-        and pod.container is not None
-        and not pod.container.restart_count
+        for pod in serving
+        if pod.ready_since is not None and pod.container is not None and not pod.container.restart_count
     ]
-    newest = sorted(known)[-STARTS:]
-    return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in newest)
+    newest = nlargest(STARTS, known)
+    return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in reversed(newest))
 
 
 def _counted(sample: EngineSample, before: Counted | None) -> Counted:

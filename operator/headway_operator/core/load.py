@@ -31,6 +31,7 @@ COUNTERS = (
 )
 CLASS_HISTOGRAMS = ("ttft", "queue_wait", "itl")
 MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
+GAUGES = 16  # samples that a mean of gauges is taken over, at least where there are so many
 HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
 
 
@@ -79,7 +80,8 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
     inside = [sample for sample in samples if sample.taken_s >= now_s - window_s] or [samples[-1]]
     before = samples[len(samples) - len(inside) - 1] if len(samples) > len(inside) else None
     series = [before, *inside] if before is not None else inside
-    if not all(_sane(sample) for sample in series):
+    looked = _thinned(inside)
+    if not all(_sane(sample) for sample in looked):
         return None
     counts = dict.fromkeys(COUNTERS, 0)
     parts: dict[str, list[Histogram]] = {name: [] for name in HISTOGRAMS}
@@ -99,13 +101,13 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
         return None
     return PodWindow(
         span_s=series[-1].taken_s - series[0].taken_s,
-        running=_mean(sample.num_running for sample in inside),
+        running=_mean(sample.num_running for sample in looked),
         running_now=series[-1].num_running,
-        waiting=_mean(sample.num_waiting for sample in inside),
-        waiting_batch=_mean(sample.num_waiting_batch for sample in inside),
-        running_batch=_mean(sample.running_batch for sample in inside),
-        kv_usage=_mean(sample.kv_usage for sample in inside),
-        active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in inside),
+        waiting=_mean(sample.num_waiting for sample in looked),
+        waiting_batch=_mean(sample.num_waiting_batch for sample in looked),
+        running_batch=_mean(sample.running_batch for sample in looked),
+        kv_usage=_mean(sample.kv_usage for sample in looked),
+        active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in looked),
         counts=counts,
         histograms={name: histogram.merge(found) for name, found in parts.items()},
         classes=classes,
@@ -204,6 +206,12 @@ def _view(
         prefill=latency(pooled["prefill"], percentiles[0]),
         itl=latency(pooled["itl"], percentiles[1]),
     )
+
+
+def _thinned(samples: Sequence[EngineSample]) -> Sequence[EngineSample]:
+    """Enough of the samples for means of gauges, the newest among them."""
+    step = max(1, len(samples) // GAUGES)
+    return samples if step == 1 else samples[::-step]
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
-from headway_operator.core import clock, pods, scaling, tuning
+from headway_operator.core import clock, scaling, tuning
 from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter
 from headway_operator.core.memory import LoopMemory, restored
 from headway_operator.core.objectives import Judgement
-from headway_operator.core.observed import Observed
+from headway_operator.core.observed import Observed, PodView
 from headway_operator.core.online import take_in
 from headway_planner.control import Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig
@@ -38,12 +38,14 @@ class Facts:
 
     Attributes:
         load: over the window of the objective.
+        serving: the pods that take requests.
         shares: the percentiles of TTFT and ITL, 0..1.
         revision: that pods should have.
         judgement: the classes of a fleet of several.
     """
 
     load: FleetLoad
+    serving: tuple[PodView, ...]
     shares: tuple[float, float]
     revision: str
     judgement: Judgement | None = None
@@ -56,13 +58,14 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         stamps = memory.stamps if memory is not None else {}
         memory = replace(restored(fleet.status.demand, facts.revision, observed.now), stamps=stamps)
     passed_s = observed.memory.passed_s if observed.memory is not None else None
-    stamps = clock.placed(_stamps(observed, fleet), memory.stamps, observed.now, observed.monotonic_s, passed_s)
+    joined = max((pod.ready_since for pod in facts.serving if pod.ready_since is not None), default=None)
+    stamps = clock.placed(_stamps(fleet, joined), memory.stamps, observed.now, observed.monotonic_s, passed_s)
     sound = {name: observed.samples[name][-1] for name in facts.load.heard}
     taken = take_in(
         Reports(facts.load.view.serving, sound),
         memory,
         scaling.manual_replicas(fleet),
-        start_times(observed.pods),
+        start_times(facts.serving),
         facts.judgement,
     )
     seen = taken.intake
@@ -70,7 +73,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     found, remembered = control(
         Sight(seen, *_views(observed, fleet, facts)),
         _config(fleet.spec if facts.judgement is None else facts.judgement.spec(fleet.spec)),
-        (scaling.policy_state(fleet, observed.pods, tune_state, stamps), tune_state),
+        (scaling.policy_state(fleet, observed.pods, tune_state, stamps, joined), tune_state),
         memory.control,
         observed.monotonic_s,
     )
@@ -108,7 +111,7 @@ def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[Load
     return scale, scale if cooldown_s >= CONTROL_WINDOW_S else view(cooldown_s)
 
 
-def _stamps(observed: Observed, fleet: LLMDeployment) -> Iterable[datetime]:
+def _stamps(fleet: LLMDeployment, joined: datetime | None) -> Iterable[datetime]:
     """Every time that a decision may ask the age of."""
     status = fleet.status
     if status.scaling is not None:
@@ -117,6 +120,5 @@ def _stamps(observed: Observed, fleet: LLMDeployment) -> Iterable[datetime]:
             yield status.scaling.recommended_since
     if status.tuning is not None:
         yield from (change.time for change in status.tuning.history[:1])
-    joined = [pod.ready_since for pod in observed.pods if pods.serving(pod) and pod.ready_since is not None]
-    if joined:
-        yield max(joined)
+    if joined is not None:
+        yield joined

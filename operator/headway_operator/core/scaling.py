@@ -68,12 +68,23 @@ def policy_config(spec: LLMDeploymentSpec) -> ScaleConfig | None:
 
 
 def policy_state(
-    fleet: LLMDeployment, all_pods: Sequence[PodView], tuned: TuneState, stamps: Mapping[datetime, float]
+    fleet: LLMDeployment,
+    all_pods: Sequence[PodView],
+    tuned: TuneState,
+    stamps: Mapping[datetime, float],
+    joined: datetime | None,
 ) -> ScaleState:
-    """What the policy remembers, from the status. `stamps`: the status's times on the policy's clock."""
+    """What the policy remembers, from the status.
+
+    Args:
+        fleet: its status.
+        all_pods: what is starting, and what finds no place.
+        tuned: the state of the limits.
+        stamps: the status's times, and `joined`, on the policy's clock.
+        joined: when the newest serving pod became ready.
+    """
     memory = fleet.status.scaling or ScalingStatus()
     since = memory.recommended_since
-    joined = [pod.ready_since for pod in all_pods if pods.serving(pod) and pod.ready_since is not None]
     return ScaleState(
         desired=manual_replicas(fleet),
         warming=sum(1 for pod in all_pods if pods.warming(pod)),
@@ -83,7 +94,7 @@ def policy_state(
         history=tuple(ScaleEvent(stamps[item.time], item.from_, item.to) for item in memory.history),
         limits=tuned.limits,
         baseline_seqs=tuned.baseline.seqs,
-        joined_at_s=stamps[max(joined)] if joined else None,
+        joined_at_s=stamps[joined] if joined is not None else None,
     )
 
 
