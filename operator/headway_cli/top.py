@@ -97,6 +97,11 @@ def fleet_table(fleets: list[Json]) -> Table:
             str(((status.get("tuning") or {}).get("effective") or {}).get("maxNumSeqs", "-")),
             met,
         )
+        # Further classes that share the fleet; the row above has the figures of its own one.
+        for one in (slo.get("classes") or []) if "classes" in (fleet["spec"].get("slo") or {}) else []:
+            if one["workloadClass"] != fleet["spec"]["slo"]["workloadClass"]:
+                ttft, itl = one.get("ttftObservedMilliseconds"), one.get("interTokenLatencyObservedMilliseconds")
+                table.add_row("", one["workloadClass"], "", "", milliseconds(ttft), milliseconds(itl))
     return table
 
 

@@ -1,9 +1,12 @@
 """What `headway top` makes of two answers of an engine."""
 
+import io
+
 import pytest
 from engine_samples import buckets
+from rich.console import Console
 
-from headway_cli.top import engine_row
+from headway_cli.top import engine_row, fleet_table
 from headway_rpc import pb
 
 
@@ -27,3 +30,21 @@ def test_an_engine_that_began_anew_counts_from_its_beginning():
 def test_a_single_answer_has_no_rate():
     only = stats("b", 5, 100)
     assert engine_row("p", only, only).tokens_per_s == 0.0
+
+
+def test_each_further_class_of_a_shared_fleet_has_a_row_of_its_own():
+    classes = [
+        {"workloadClass": "interactive", "ttftObservedMilliseconds": 430},
+        {"workloadClass": "batch", "ttftObservedMilliseconds": 9100},
+    ]
+    fleet = {
+        "metadata": {"namespace": "apps", "name": "shared"},
+        "spec": {"slo": {"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]}},
+        "status": {"slo": {"ttftObserved": "430ms", "classes": classes}},
+    }
+    text = io.StringIO()
+    Console(file=text, width=120).print(fleet_table([fleet]))
+    rows = [line.split() for line in text.getvalue().splitlines()]
+    assert rows[2][:2] == ["apps/shared", "interactive"]
+    assert rows[3] == ["batch", "9100", "ms", "-"]
+    assert len(rows) == 4
