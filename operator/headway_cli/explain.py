@@ -12,6 +12,7 @@ from typing import Any
 from headway_cli import origins
 from headway_cli.cluster import Cluster, Json
 from headway_operator.api.conditions import ConditionType
+from headway_operator.api.spec_slo import DEFAULT_ITL_TARGET_MS, DEFAULT_TTFT_TARGET_MS
 
 # These are well when True, the others when False.
 _WELL_WHEN_TRUE = frozenset(
@@ -79,12 +80,13 @@ def well(condition: Json, spec: Json) -> bool:
 
 def _measured(slo: Json, objective: Json) -> Iterator[str]:
     yield "Measured" + (f" over the last {objective['windowSeconds']} s" if "windowSeconds" in objective else "")
-    for field, key, label in (
-        ("ttftObservedMilliseconds", "ttft", "TTFT"),
-        ("interTokenLatencyObservedMilliseconds", "interTokenLatency", "ITL"),
+    for field, key, label, defaults in (
+        ("ttftObservedMilliseconds", "ttft", "TTFT", DEFAULT_TTFT_TARGET_MS),
+        ("interTokenLatencyObservedMilliseconds", "interTokenLatency", "ITL", DEFAULT_ITL_TARGET_MS),
     ):
         target = objective.get(key, {})
-        aim = f", target {target['targetMilliseconds']} ms" if "targetMilliseconds" in target else ""
+        asked = target.get("targetMilliseconds", defaults.get(objective.get("workloadClass", "")))
+        aim = f", target {asked} ms" if asked is not None else ""
         value = f"{slo[field]} ms" if field in slo else "no samples"
         yield f"  {label:<5} p{target.get('percentile', 95)} {value}{aim}"
     for one in slo.get("classes", []):

@@ -158,3 +158,11 @@ def test_each_class_of_a_shared_fleet_stands_beside_its_own_target() -> None:
         in found
     )
     assert "  batch: TTFT no samples, target 10000 ms; ITL no samples, target 500 ms\n" in found
+
+
+def test_a_target_that_nobody_wrote_is_the_classes() -> None:
+    one = fleet([condition("Ready", "True")], slo={"ttftObservedMilliseconds": 431})
+    one["spec"]["slo"] = {"workloadClass": "realtime", "windowSeconds": 30}
+    found = text(one)
+    assert "  TTFT  p95 431 ms, target 400 ms\n" in found
+    assert "  ITL   p95 no samples, target 50 ms\n" in found
