@@ -1,0 +1,73 @@
+"""Several classes in one fleet, from a real operator process on a real API server: limits live, each class in the status."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from engine_samples import buckets
+from fake_control import FakeEngineControl
+from operators import Engines, Fleet, eventually
+
+from headway_rpc import pb
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("running_operator")]
+
+OWN = {"workloadClass": "interactive", "windowSeconds": 10}
+SHARED = {**OWN, "classes": [{"workloadClass": "batch", "ttft": {"targetMilliseconds": 60_000}}]}
+
+
+@pytest.fixture
+def serving(fleet: Fleet, engines: Engines) -> tuple[Fleet, FakeEngineControl]:
+    """A fleet of one class whose only engine answers and has its limits."""
+    fleet.create(replicas=1, slo=OWN)
+    eventually(fleet.pods)
+    address, engine = engines.start()
+    engine.answer.config.effective.reserved_percent = engine.answer.config.baseline.reserved_percent = 0
+    fleet.make_ready(fleet.pods()[0]["metadata"]["name"], address)
+    eventually(lambda: fleet.get()["status"]["tuning"]["appliedReplicas"] == 1)
+    return fleet, engine
+
+
+def histogram(*values_ms: float) -> pb.Histogram:
+    return pb.Histogram(buckets=buckets(*values_ms), count=len(values_ms), sum_ms=sum(values_ms))
+
+
+def test_a_second_class_reaches_the_engine_live_and_is_judged_by_its_own_target(
+    serving: tuple[Fleet, FakeEngineControl],
+) -> None:
+    fleet, engine = serving
+    uids = [pod["metadata"]["uid"] for pod in fleet.pods()]
+    fleet.server.api.merge(fleet.path, {"spec": {"slo": SHARED}}).ok()
+    eventually(lambda: engine.answer.config.effective.reserved_percent == 20)
+    assert engine.answer.config.effective.max_queued_batch_requests == 1024
+    assert [pod["metadata"]["uid"] for pod in fleet.pods()] == uids
+    for kind, ttft_ms in ((pb.PRIORITY_INTERACTIVE, 4000.0), (pb.PRIORITY_BATCH, 9000.0)):
+        engine.answer.classes.append(
+            pb.ClassStats(
+                workload_class=kind,
+                ttft=histogram(*[ttft_ms] * 20),
+                queue_wait=histogram(*[ttft_ms / 2] * 20),
+                itl=histogram(*[30.0] * 20),
+                requests_admitted=20,
+                requests_finished=20,
+            )
+        )
+    engine.answer.requests_received += 40
+    eventually(lambda: fleet.condition("SLOMet")["status"] == "False")
+    chat, batch = fleet.get()["status"]["slo"]["classes"]
+    assert (chat["workloadClass"], chat["ttftTargetMilliseconds"], chat["attainmentPercent"]) == (
+        "interactive",
+        1500,
+        0,
+    )
+    assert (batch["workloadClass"], batch["ttftTargetMilliseconds"], batch["attainmentPercent"]) == (
+        "batch",
+        60_000,
+        100,
+    )
+    command = [sys.executable, "-m", "headway_cli.main", "explain", "-n", fleet.namespace]
+    environment = {**os.environ, "KUBECONFIG": str(fleet.server.kubeconfig)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    assert "  batch: TTFT 9" in done.stdout
+    assert "from classes interactive, batch:" in done.stdout
