@@ -101,7 +101,7 @@ ALWAYS void tiles(const Product *p, int row, int end, int column, const int type
   const int most = type == INT8 ? MOST_INT8_ROWS : MOST_ROWS;
   for (int passes = (end - row + most - 1) / most; passes > 0; passes--) {
     int rows = (end - row + passes - 1) / passes;
-    switch (rows) {
+    switch (rows) { /* int8 never has more than 6 */
       case 8: tile(p, row, column, most < 8 ? most : 8, type); break;
       case 7: tile(p, row, column, most < 7 ? most : 7, type); break;
       case 6: tile(p, row, column, 6, type); break;
