@@ -51,6 +51,7 @@ def text(fleet: Json) -> str:
     for part in (
         _conditions(conditions, spec),
         _measured(status.get("slo", {}), spec.get("slo", {})),
+        _demand(status.get("demand", {})),
         _actuators(spec, status),
         _windows(status.get("schedule", {})),
         origins.lines(fleet),
@@ -111,6 +112,23 @@ def _class_words(one: Json) -> str:
         else ""
     )
     return f"{part('TTFT', 'ttft')}{within}; {part('ITL', 'interTokenLatency')}"
+
+
+def _demand(demand: Json) -> Iterator[str]:
+    """What the count rests on: the load in engines, the mean request, and what a step of an engine costs."""
+    minutes = demand.get("perMinute", [])
+    if not minutes:
+        return
+    last, most = minutes[-1] / 1000, max(minutes) / 1000
+    yield f"Demand {last:.2f} engines in the minute to {demand.get('time', '?')}, {most:.2f} at most in {len(minutes)} min"
+    if "inputTokens" in demand:
+        yield f"  mean request: {demand['inputTokens']} tokens in, {demand.get('outputTokens', '?')} out"
+    if "stepMicroseconds" in demand:
+        step, sequence, prompt = (
+            demand.get(name, 0) / 1000
+            for name in ("stepMicroseconds", "sequenceMicroseconds", "promptTokenMicroseconds")
+        )
+        yield f"  an engine step: {step:.1f} ms + {sequence:.2f} ms per sequence + {prompt:.3f} ms per prompt token"
 
 
 def _actuators(spec: Json, status: Json) -> Iterator[str]:

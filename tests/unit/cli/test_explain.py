@@ -60,6 +60,23 @@ def test_measurements_stand_beside_their_targets() -> None:
     assert "  12 requests" in found
 
 
+def test_demand_stands_in_engines_with_the_request_and_the_step_behind_it() -> None:
+    demand = {
+        "time": "2026-01-01T00:03:00Z",
+        "perMinute": [100, 2600, 1840],
+        "inputTokens": 24,
+        "outputTokens": 32,
+        "stepMicroseconds": 39800,
+        "sequenceMicroseconds": 12010,
+        "promptTokenMicroseconds": 2510,
+    }
+    found = text(fleet([condition("Ready", "True")], demand=demand))
+    assert "Demand 1.84 engines in the minute to 2026-01-01T00:03:00Z, 2.60 at most in 3 min" in found
+    assert "  mean request: 24 tokens in, 32 out" in found
+    assert "  an engine step: 39.8 ms + 12.01 ms per sequence + 2.510 ms per prompt token" in found
+    assert "Demand" not in text(fleet([condition("Ready", "True")]))
+
+
 def test_decisions_have_their_reasons_and_changes_of_both_actuators_are_in_order() -> None:
     found = text(
         fleet(

@@ -58,6 +58,16 @@ def test_load_raises_limits_and_replicas_and_its_end_takes_them_back_without_a_c
     assert traffic.cut == 0
 
 
+@pytest.mark.parametrize("rate", [2.5, 3, 4, 6])
+def test_step_in_load_is_met_by_limits_first_and_by_replicas_second(rate: float):
+    world, traffic = loop(AUTO_SCALING, AUTO_TUNING)
+    run(traffic, 60, rate)
+    retuned, scaled = world.status["tuning"]["history"][-1], world.status["scaling"]["history"][-1]
+    assert retuned["to"]["maxNumSeqs"] > retuned["from"]["maxNumSeqs"]
+    assert retuned["time"] < scaled["time"]
+    assert all(any(character.isdigit() for character in one["reason"]) for one in (retuned, scaled))
+
+
 def test_constant_load_settles():
     world, traffic = loop(AUTO_SCALING, AUTO_TUNING)
     run(traffic, 240, 2)
