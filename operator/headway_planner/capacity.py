@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from headway_planner.model import BatchLimits
 from headway_planner.steps import StepCost
 
+GIVE_UP = 4.0  # a target that a sequence alone misses by a quarter is replaced by twice what that sequence takes
+
 
 @dataclass(frozen=True, slots=True)
 class Mix:
@@ -68,19 +70,29 @@ def sustained(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: flo
     prefill = prefill_s(model, mix, limits.tokens)
     context = mix.context
     most = min(limits.seqs, max(1, int(0.9 * model.kv_tokens / max(mix.held, mix.inputs + mix.outputs))))
-    best = _at(model, mix, 1, prefill, context)
+    one = best = _at(model, mix, 1, prefill, context)
+    aim_ms = _worked_for(itl_target_ms, one.itl_ms)
     low, high = 1, most
     while low <= high:
         batch = (low + high) // 2
         found = _at(model, mix, batch, prefill, context)
-        if found.itl_ms <= itl_target_ms:
+        if found.itl_ms <= aim_ms:
             best, low = found, batch + 1
         else:
             high = batch - 1
     # The step is close to a line in the batch, so two points of it say what smaller batches do.
-    one = _at(model, mix, 1, prefill, context)
     each = (best.batch / best.rate - 1 / one.rate) / max(1.0, best.batch - 1)
     return replace(best, fixed_s=1 / one.rate - each, each_s=each)
+
+
+def _worked_for(target_ms: float, alone_ms: float) -> float:
+    """The target that is worked for: the one given, or a looser one where a sequence alone is already over it.
+
+    No count of replicas reaches such a target. Keeping one sequence per engine for its sake would only make the fleet huge,
+    so the further it is out of reach, the less it is worked for; there is no jump at the border.
+    """
+    over = alone_ms / target_ms - 1
+    return target_ms if over <= 0 else alone_ms * (1 + GIVE_UP * over)
 
 
 def _at(model: StepCost, mix: Mix, batch: int, prefill: float, context: float) -> Capacity:

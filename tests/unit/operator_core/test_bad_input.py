@@ -136,6 +136,17 @@ def test_pod_that_stays_pending_forever_stops_growth_and_nothing_else() -> None:
     assert world.condition("ScalingLimited")["status"] == "False"
 
 
+def test_target_that_no_engine_reaches_does_not_pin_the_fleet_to_its_maximum() -> None:
+    slo = {**SLO, "interTokenLatency": {"targetMilliseconds": 20}}  # a sequence alone takes 52 ms a token
+    world = World(spec(slo=slo, scaling={**SCALING, "maxReplicas": 10}, tuning=TUNING), boot_s=6)
+    traffic = Traffic(world)
+    for second in range(150):
+        traffic.rate = 1.0 if second >= 10 else 0.0
+        traffic.second()
+    assert desired(world) <= 2
+    assert world.condition("SLOMet")["status"] == "False"
+
+
 def test_more_silent_engines_than_a_message_holds_are_counted() -> None:
     world = World(spec(slo=SLO, replicas=40), boot_s=1)
     for _ in range(20):
