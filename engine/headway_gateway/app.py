@@ -120,7 +120,7 @@ class Gateway:
                 for first in firsts:
                     if isinstance(first, pb.GenerateComplete) and (failure := errors.of_end(first)) is not None:
                         raise failure  # nothing was sent yet, so the status can say it
-                self._metrics.first_token.observe(time.monotonic() - arrived_s)
+                self._metrics.answered(classes.name(wanted.priority), time.monotonic() - arrived_s)
                 messages = await stack.enter_async_context(aclosing(_joined(firsts, sources)))
                 if body.stream:
                     usage = body.stream_options is not None and body.stream_options.include_usage

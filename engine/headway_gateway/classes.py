@@ -36,3 +36,8 @@ def wanted(header: str | None, priority: str | None, tier: str | None) -> "pb.Pr
         )
     kind = next(iter(found.values()), None)
     return pb.PRIORITY_UNSPECIFIED if kind is None else CLASSES[kind]
+
+
+def name(kind: "pb.Priority.ValueType") -> str:
+    """The word for a class; `default` where the request named none."""
+    return next((word for word, number in CLASSES.items() if number == kind), "default")

@@ -23,6 +23,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self.class_first_token = Histogram(
+            "headway_gateway_class_time_to_first_token_seconds",
+            "The same by the class that the request names; default: it names none",
+            ("workload_class",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+
+    def answered(self, workload_class: str, first_token_s: float) -> None:
+        """The first text of an answer came."""
+        self.first_token.observe(first_token_s)
+        self.class_first_token.labels(workload_class).observe(first_token_s)
 
     def render(self) -> bytes:
         """What `/metrics` answers."""

@@ -57,7 +57,7 @@ async def test_the_models_of_the_engines_are_listed() -> None:
 
 async def test_the_class_of_a_request_reaches_the_engine_by_header_field_or_tier() -> None:
     engine = ChattyEngine(auto=True)
-    async with front(engine) as (client, _):
+    async with front(engine) as (client, url):
         ask = {"model": "fake", "messages": HELLO, "max_tokens": 1}
         await client.chat.completions.create(**ask, extra_headers={"x-headway-class": "batch"})
         await client.chat.completions.create(**ask, extra_body={"priority": "realtime"})
@@ -67,6 +67,10 @@ async def test_the_class_of_a_request_reaches_the_engine_by_header_field_or_tier
         with pytest.raises(openai.BadRequestError, match="x-headway-class must be one of realtime, interactive, batch"):
             await client.chat.completions.create(**ask, extra_headers={"x-headway-class": "urgent"})
         assert len(engine.submitted) == 4
+        async with aiohttp.ClientSession() as session, session.get(f"{url}metrics") as answer:
+            text = await answer.text()
+        for word, count in (("batch", 2), ("realtime", 1), ("default", 1)):
+            assert f'class_time_to_first_token_seconds_count{{workload_class="{word}"}} {count}.0' in text
 
 
 async def test_an_unknown_model_is_404_and_a_bad_parameter_400_naming_it() -> None:
