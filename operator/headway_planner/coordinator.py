@@ -304,7 +304,8 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
 def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share: float) -> tuple[int, float]:
     """Replicas for the demand that may come within the horizon, and its level."""
     model, mix = model_of(config, memory), memory.mix
-    if model is None or mix is None or not memory.work:
+    # An hour without any demand needs no replay: a thousand idle fleets should cost nothing.
+    if model is None or mix is None or not any(memory.work):
         return config.min_replicas, 0.0
     engine = sustained(model, mix, config.baseline, config.itl_target_ms)
     level_s = round(min(MOST_LEVEL_S, max(LEAST_LEVEL_S, start_s(memory))))

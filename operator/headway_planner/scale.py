@@ -92,7 +92,7 @@ def _demanded(measured: _Measured, needs: Needs) -> tuple[int, str, int]:
     # A moment that speaks against a removal puts it off; the window of the recommendation goes on.
     held = _held_by(view, config, max(needs.keep, config.min_replicas))
     floor = desired if held or needs.keep_long is None else needs.keep_long
-    return needs.keep, f"{needs.keep} suffice: {reason}" + (f", but now {held}" if held else ""), floor
+    return needs.keep, f"{_enough(needs.keep)}: {reason}" + (f", but now {held}" if held else ""), floor
 
 
 def _held_by(view: LoadView, config: ScaleConfig, count: int) -> str:
@@ -173,7 +173,7 @@ def _measured_down(view: LoadView, config: ScaleConfig, state: ScaleState, calm:
     for count in range(config.min_replicas, desired):
         if _fits(view, config, state, count):
             each = _running_each(view, count)
-            return count, f"{count} replicas suffice: {each:.1f} of {_room(state)} sequences each, {calm}"
+            return count, f"{_enough(count)}: {each:.1f} of {_room(state)} sequences each, {calm}"
     return desired, calm
 
 
@@ -217,7 +217,7 @@ def _stabilized(measured: _Measured, recommended: int, floor: int, reason: str) 
         grown = [event.at_s for event in state.history if event.after > event.before]
         start = max([since, *grown])
     if now_s - start < window_s:
-        text = f"{recommended} replicas recommended for {now_s - start:.0f} s of {window_s:.0f} s: {reason}"
+        text = f"{_replicas(recommended)} recommended for {now_s - start:.0f} s of {window_s:.0f} s: {reason}"
         return ScaleDecision(desired, recommended, since, text, continued=continued)
     step, period_s = (config.up_step, config.up_period_s) if up else (config.down_step, config.down_period_s)
     moved = sum(
@@ -234,6 +234,14 @@ def _stabilized(measured: _Measured, recommended: int, floor: int, reason: str) 
     elif target != recommended:
         reason = f"{reason}; {target} were needed inside of the last {window_s:.0f} s"
     return ScaleDecision(target, recommended, since if target != recommended else None, reason, continued=continued)
+
+
+def _replicas(count: int) -> str:
+    return "1 replica" if count == 1 else f"{count} replicas"
+
+
+def _enough(count: int) -> str:
+    return f"{_replicas(count)} {'suffices' if count == 1 else 'suffice'}"
 
 
 def _ms(value: float | None) -> str:

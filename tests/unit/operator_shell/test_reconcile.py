@@ -11,6 +11,7 @@ from shell_harness import KEY, FakeControl, fleet_manifest
 from shell_harness import make_reconciler as new_process
 
 from headway_operator.core import names
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import Apply, Json, LimitsPatch, Plan, SetLimits, WriteStatus
 from headway_operator.shell.kube import Failure, KubeError, Ref
@@ -230,6 +231,35 @@ async def test_the_status_of_a_deleted_fleet_never_reaches_its_successor(
     outcome = await make_reconciler(decide_while_it_is_replaced)(KEY)
     assert outcome.failure is Failure.CONFLICT
     assert "status" not in kube.objects[KEY.ref]
+
+
+async def test_a_pass_hands_its_memory_to_the_next_one_until_the_fleet_is_gone(
+    kube: FakeKube, make_reconciler: MakeReconciler
+) -> None:
+    seen: list[LoopMemory | None] = []
+
+    def decide(observed: Observed) -> Plan:
+        seen.append(observed.memory)
+        if len(seen) == 3:
+            return Plan((), 30.0)  # a plan without a memory keeps the one from before
+        # What was seen stays seen, also when the write of this pass fails.
+        return Plan((WriteStatus({"replicas": 1}, "x"),), 30.0, LoopMemory(revision=f"after pass {len(seen)}"))
+
+    reconcile = make_reconciler(decide)
+    for _ in range(4):
+        await reconcile(KEY)
+    assert [memory.revision if memory else None for memory in seen] == [
+        None,
+        "after pass 1",
+        "after pass 2",
+        "after pass 2",
+    ]
+    manifest = kube.objects[KEY.ref]
+    kube.remove(KEY.ref)
+    assert (await reconcile(KEY)).gone
+    kube.put(manifest)
+    await reconcile(KEY)
+    assert seen[-1] is None
 
 
 async def test_pods_of_a_foreign_owner_are_not_observed(kube: FakeKube, make_reconciler: MakeReconciler) -> None:
