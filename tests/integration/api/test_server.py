@@ -1,6 +1,7 @@
 """How the real API server treats LLMDeployments: defaults, subresources, ownership of fields, unknown fields."""
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rule_examples import VALID, changed
 
 from headway_operator.api.crd import NAME, crd
 from headway_operator.api.parse import parse
-from headway_operator.api.v1alpha1 import LLMDeployment
+from headway_operator.api.v1alpha1 import DemandStatus, LLMDeployment
 
 pytestmark = pytest.mark.apiserver
 
@@ -183,3 +184,22 @@ def test_kubectl_prints_the_columns_a_user_looks_for(apiserver: ApiServer, fleet
         "AGE",
     ]
     assert shown[1].split()[:-1] == ["chat", "smollm2", "interactive", "3", "4", "612ms", "True", "72", "Starting"]
+
+
+def test_what_the_loop_remembers_comes_back_as_it_was_written(apiserver: ApiServer, fleets: str) -> None:
+    apiserver.api.create(fleets, dict(VALID)).ok()
+    demand = DemandStatus(
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        revision="ebd385",
+        per_minute=tuple(range(60)),
+        input_tokens=24,
+        output_tokens=32,
+        step_microseconds=39_800,
+        sequence_microseconds=12_010,
+        prompt_token_microseconds=2_510,
+    )
+    status = manifest(demand=demand.model_dump(mode="json", by_alias=True, exclude_none=True))
+    written = apiserver.api.apply(f"{fleets}/chat/status", status, "operator").ok()
+    assert DemandStatus.model_validate(written["status"]["demand"]) == demand
+    too_long = manifest(demand={**status["status"]["demand"], "perMinute": [0] * 61})
+    assert apiserver.api.apply(f"{fleets}/chat/status", too_long, "operator").status == 422
