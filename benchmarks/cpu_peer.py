@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -62,16 +63,19 @@ def headway(model: str, threads: int, dtype: str = "bfloat16") -> Callable[[Prom
         prefix_cache=False,
         capacity_max_num_seqs=LONGEST_BATCH,
     )
+    # In a thread: between two questions the engine must go on reading what its step process says.
     loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
 
     async def start() -> Headway:
         return Headway(await AsyncEngine.start(config))
 
-    runner = loop.run_until_complete(start())
+    runner = asyncio.run_coroutine_threadsafe(start(), loop).result()
 
     def generate(prompts: Prompts) -> list[int]:
         asked = [tuple(prompt) for prompt in prompts]
-        return [len(answer) for answer in loop.run_until_complete(runner.generate(asked, TOKENS))]
+        answers = asyncio.run_coroutine_threadsafe(runner.generate(asked, TOKENS), loop).result()
+        return [len(answer) for answer in answers]
 
     return generate
 
