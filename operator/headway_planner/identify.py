@@ -7,7 +7,7 @@ Between two samples an engine ran S steps, made G tokens and computed P prompt t
 fitted by least squares over every engine of the fleet (all alike), the old forgotten with `HALF_LIFE` observations; no
 coefficient is negative. While batches have not varied, the constant and the cost per sequence cannot be told apart: then the
 constant is taken as zero. Cost is proportional to the batch so, the most that it can be, and no capacity is believed that was
-not seen. For the same reason what the fit does not explain is added to every cost.
+not seen. For the same reason what the fit does not explain is added to every cost, up to a bound.
 """
 
 import math
@@ -17,6 +17,7 @@ from itertools import combinations
 
 HALF_LIFE = 300.0  # observations
 ENOUGH, ENOUGH_TOKENS = 10.0, 100.0  # observations and output tokens before anything is believed
+MOST_ADDED = 0.15  # of the residual: noise of single seconds, as on a shared CPU, averages out
 RIDGE = 1e-4  # share of the steps' weight that pulls the constant to zero: decides only when nothing else does
 UNKNOWN_KV = 2**31  # of an engine that does not say how much it holds
 
@@ -47,7 +48,7 @@ class LearntSteps:
     """A `StepCost` of three coefficients, milliseconds; attention is inside of them, at the contexts that were seen.
 
     Attributes:
-        residual: root mean square of what the fit leaves, as a share of the time; the coefficients are raised by it.
+        residual: root mean square of what the fit leaves, as a share of the time; the coefficients are raised by it, by `MOST_ADDED` at most.
     """
 
     step_ms: float
@@ -116,7 +117,7 @@ def learnt(fit: Fit, kv_tokens: int) -> LearntSteps | None:
     if best is None:
         return None
     residual = math.sqrt(max(0.0, _left(fit.squares, fit, best)) / fit.time_square)
-    step, sequence, token = (one * (1 + residual) for one in best)
+    step, sequence, token = (one * (1 + min(residual, MOST_ADDED)) for one in best)
     if step + sequence <= 0:
         return None
     return LearntSteps(step, sequence, token, kv_tokens or UNKNOWN_KV, residual)
