@@ -5,11 +5,11 @@ the liveness probe has the whole engine restarted.
 """
 
 import asyncio
-import contextlib
 import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import time
 from itertools import count
@@ -47,7 +47,7 @@ _MODULE = "headway_engine.runtime.step_process"
 class RemoteSteps:
     """Implements `Steps` with a process. Make it with `start`, then `opened`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: "_Channel", ready: Ready) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", channel: "_Channel", ready: Ready) -> None:
         self._process = process
         self._channel = channel
         self.served = ServedModel(ready.model_info, _tokenizer(ready), ready.capacity_tokens)
@@ -73,6 +73,7 @@ class RemoteSteps:
             return cls(process, channel, await _ready(channel, process, config))
         except BaseException:
             channel.close()
+            _end(process)
             raise
 
     def opened(self, sink: EventSink) -> Self:
@@ -116,9 +117,7 @@ class RemoteSteps:
         if self._send(Stop()) and self._reading is not None:
             # A step in flight is waited for; one that will not come back is not.
             await asyncio.wait([self._reading], timeout=STUCK_AFTER_S)
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        _end(self._process)
         if self._reading is not None:
             await self._reading
         self._channel.close()
@@ -187,20 +186,26 @@ class _Channel:
         self._writer.close()
 
 
-async def _started() -> tuple[asyncio.subprocess.Process, _Channel]:
+async def _started() -> "tuple[subprocess.Popen[bytes], _Channel]":
     """A process that has not been told anything; it ends when the channel is closed."""
     ours, theirs = socket.socketpair()
     try:
         with theirs:
             arguments = (sys.executable, "-m", _MODULE, str(theirs.fileno()))
-            process = await asyncio.create_subprocess_exec(*arguments, pass_fds=[theirs.fileno()], env=_environment())
-        return process, _Channel(*await asyncio.open_unix_connection(sock=ours))
+            # Not asyncio's: cancelled at the wrong moment it waits for ever for the process that it has just killed.
+            process = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], env=_environment())  # noqa: ASYNC220, S603 - some ms
     except BaseException:
         ours.close()
         raise
+    try:
+        return process, _Channel(*await asyncio.open_unix_connection(sock=ours))
+    except BaseException:
+        ours.close()
+        _end(process)
+        raise
 
 
-async def _ready(channel: _Channel, process: asyncio.subprocess.Process, config: EngineConfig) -> Ready:
+async def _ready(channel: _Channel, process: "subprocess.Popen[bytes]", config: EngineConfig) -> Ready:
     match await channel.receive():
         case Ready() as ready:
             return ready
@@ -224,8 +229,14 @@ def _tokenizer(ready: Ready) -> ModelTokenizer:
     return ModelTokenizer.of(ready.tokenizer, ready.eos_token_ids, ready.chat_template)
 
 
-async def _how_it_ended(process: asyncio.subprocess.Process) -> str:
-    code = await process.wait()
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill it if it still runs, and take its exit code: none is left as a zombie."""
+    process.kill()
+    process.wait()
+
+
+async def _how_it_ended(process: "subprocess.Popen[bytes]") -> str:
+    code = await asyncio.to_thread(process.wait)
     if code >= 0:
         return f"ended with code {code}"
     hint = "; out of memory?" if code == -signal.SIGKILL else ""

@@ -157,12 +157,13 @@ async def test_why_a_model_cannot_be_loaded_arrives_here() -> None:
 
 
 async def test_who_gives_up_while_the_model_loads_leaves_no_process() -> None:
+    before = _children()
     starting = asyncio.create_task(AsyncEngine.start(config(), partial(scripted, WORDS)))
-    await eventually(lambda: bool(_children()))
-    (child,) = _children()
+    await eventually(lambda: _children() > before)
+    [child] = _children() - before
     starting.cancel()
     await asyncio.wait([starting])
-    await eventually(lambda: not _exists(child))
+    assert not _exists(child)
 
 
 def test_the_step_process_ends_with_its_front(tmp_path: Path) -> None:
@@ -188,8 +189,8 @@ asyncio.run(main())
     assert not _exists(int(front.stdout))
 
 
-def _children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+def _children() -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def _exists(pid: int) -> bool:
