@@ -151,7 +151,7 @@ class AsyncEngine:
             token_usage=state.kv_tokens / self._kv_capacity,
             gen_throughput=self._throughput.rate(time.monotonic()),
             max_running_requests=state.limits.effective.max_num_seqs,
-            waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(state.requests_taken),
+            waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(),
             draining=self._draining,
             num_waiting_batch=state.num_waiting_batch,
         )
@@ -264,6 +264,7 @@ class AsyncEngine:
             return self._refuse(RejectReason.DRAINING, Rejected(StatusCode.UNAVAILABLE, "the engine has stopped"))
         self._sent += 1
         self._unseen.append(len(request.prompt_ids))
+        self._forget_seen()  # also where nobody ever asks for loads
         stream = TokenStream(request, self._tokenizer, self.abort)
         self._streams.add(stream)
         reason = self._entering[request.request_id]
@@ -271,10 +272,13 @@ class AsyncEngine:
             self._steps.send(Abort(request.request_id, reason))
         return stream
 
-    def _unseen_prompt_tokens(self, requests_taken: int) -> int:
-        while len(self._unseen) > self._sent - requests_taken:
-            self._unseen.popleft()
+    def _unseen_prompt_tokens(self) -> int:
+        self._forget_seen()
         return sum(self._unseen)
+
+    def _forget_seen(self) -> None:
+        while len(self._unseen) > self._sent - self._steps.state.requests_taken:
+            self._unseen.popleft()
 
     def _num_in_flight(self) -> int:
         return len(self._streams) + len(self._entering)

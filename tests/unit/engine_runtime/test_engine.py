@@ -260,6 +260,13 @@ async def test_statistics_count_each_request_once() -> None:
         assert stats.loads.gen_throughput == pytest.approx(16 / 5)
 
 
+async def test_an_engine_that_nobody_asks_for_loads_keeps_no_record_of_what_it_served() -> None:
+    async with running(ScriptedExecutor((b"abc",))) as engine:
+        for number in range(20):
+            await read(await submitted(engine, request(f"r{number}")))
+        assert len(engine._unseen) <= 1
+
+
 async def test_the_executor_begins_in_the_thread_that_runs_it_before_anybody_may_submit() -> None:
     executor = ScriptedExecutor((b"x",))
     async with running(executor) as engine:
