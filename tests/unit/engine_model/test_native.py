@@ -3,15 +3,16 @@
 import ctypes
 import math
 from ctypes import POINTER, Structure, c_bool, c_int, c_long, c_void_p
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from native_library import require
+from small_decoder import SHAPE
 from torch.nn import functional
 
-from headway_engine.model.config import ModelConfig
 from headway_engine.model.native import TYPES, Packed, pack, problem
 from headway_engine.native import build, library
 
@@ -177,36 +178,12 @@ def test_a_row_attends_to_its_own_prefix(
         torch.testing.assert_close(out, torch.einsum("hj,hjd->hd", weights, value), atol=2e-5, rtol=1e-5)
 
 
-SHAPE = ModelConfig(
-    architecture="llama",
-    vocab_size=96,
-    hidden_size=64,
-    intermediate_size=112,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    rms_norm_eps=1e-6,
-    rope_theta=10_000.0,
-    max_position_embeddings=64,
-    rope_scaling=None,
-    attention_bias=False,
-    qk_norm=False,
-    tie_word_embeddings=True,
-    eos_token_ids=(),
-)
-
-
-def changed(**fields: int) -> ModelConfig:
-    return ModelConfig(**{name: fields.get(name, getattr(SHAPE, name)) for name in SHAPE.__slots__})
-
-
 def test_the_reason_is_told_where_a_step_cannot_be_computed_natively(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     require("int8")
     assert problem(SHAPE, "int8") is None
-    assert problem(changed(head_dim=24), "int8") == "head_dim 24 is no multiple of 16"
+    assert problem(replace(SHAPE, head_dim=24), "int8") == "head_dim 24 is no multiple of 16"
     with monkeypatch.context() as patch:
         patch.setattr(library, "cpu_flags", lambda: library.NEEDS["bfloat16"])
         assert problem(SHAPE, "int8") == "this CPU has no avx512_vnni"

@@ -1,34 +1,18 @@
 """Packed matrices compute what plain ones do, or are not used."""
 
 import types
+from dataclasses import replace
 
 import pytest
+import small_decoder
 import torch
 from torch import nn
 
 from headway_engine.model import packing
-from headway_engine.model.config import ModelConfig
 from headway_engine.model.packing import PackedLinear, pack
 from headway_engine.model.transformer import Decoder, Linear
 
-SHAPE = ModelConfig(
-    architecture="qwen2",
-    vocab_size=96,
-    hidden_size=64,
-    intermediate_size=112,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    rms_norm_eps=1e-6,
-    rope_theta=10_000.0,
-    max_position_embeddings=64,
-    rope_scaling=None,
-    attention_bias=True,
-    qk_norm=False,
-    tie_word_embeddings=True,
-    eos_token_ids=(),
-)
+SHAPE = replace(small_decoder.SHAPE, architecture="qwen2", attention_bias=True)
 LINEARS = 2 * 4 + 1
 
 

@@ -1,35 +1,20 @@
 """Which form of a decoder computes on the CPU."""
 
+from dataclasses import replace
+
 import pytest
+import small_decoder
 import torch
 from native_library import require
 
 from headway_engine.model import native
-from headway_engine.model.config import ModelConfig
 from headway_engine.model.native import NativeDecoder
 from headway_engine.model.packing import PackedLinear
 from headway_engine.model.transformer import Decoder, Linear
 from headway_engine.runtime import loading
 from headway_engine.runtime.config import ModelLoadError
 
-SHAPE = ModelConfig(
-    architecture="llama",
-    vocab_size=96,
-    hidden_size=64,
-    intermediate_size=112,
-    num_layers=1,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    rms_norm_eps=1e-6,
-    rope_theta=10_000.0,
-    max_position_embeddings=64,
-    rope_scaling=None,
-    attention_bias=False,
-    qk_norm=False,
-    tie_word_embeddings=False,
-    eos_token_ids=(),
-)
+SHAPE = replace(small_decoder.SHAPE, num_layers=1, tie_word_embeddings=False)
 
 
 def decoder(dtype: torch.dtype) -> Decoder:

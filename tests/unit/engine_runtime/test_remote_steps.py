@@ -23,6 +23,7 @@ from headway_engine.runtime.loaded import LoadedModel
 from headway_engine.runtime.remote_steps import RemoteSteps
 
 WORDS = (b"first answer", b"second")
+ROOT = Path(__file__).parents[3]  # this module is named from there
 
 
 def scripted(answers: tuple[bytes, ...], _config: EngineConfig) -> LoadedModel:
@@ -166,7 +167,7 @@ async def test_who_gives_up_while_the_model_loads_leaves_no_process() -> None:
     assert not _exists(child)
 
 
-def test_the_step_process_ends_with_its_front(tmp_path: Path) -> None:
+def test_the_step_process_ends_with_its_front() -> None:
     program = f"""
 import asyncio, os, sys
 sys.path[:0] = {sys.path!r}
@@ -184,7 +185,7 @@ asyncio.run(main())
 """
     command = [sys.executable, "-c", program]
     # The pipe ends when the last process that holds it has ended: the step process inherits it.
-    front = subprocess.run(command, stdout=subprocess.PIPE, cwd=tmp_path, timeout=60, check=False)
+    front = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, timeout=60, check=False)
     assert front.returncode == 3
     assert not _exists(int(front.stdout))
 
