@@ -174,19 +174,18 @@ class Cluster:
         if not (missing_ok and status == HTTPStatus.NOT_FOUND):
             self._must(status, path, text)
 
-    async def find_items(self, path: str) -> Sequence[Json] | None:
-        """The objects of a list; None when it does not exist here or may not be read."""
+    async def find_items(self, path: str) -> Sequence[Json]:
+        """The objects of a list; none when it does not exist here or may not be read."""
         status, body = await self._request("GET", path)
-        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
-            return None
-        self._must(status, path, body)
-        items: Sequence[Json] = json.loads(body)["items"]
-        return items
+        return () if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN) else self._items(status, path, body)
 
     async def _list(self, path: str) -> Sequence[Json]:
         status, body = await self._request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             raise CliError("the cluster has no LLMDeployments: Headway's CRD is not installed")
+        return self._items(status, path, body)
+
+    def _items(self, status: int, path: str, body: str) -> Sequence[Json]:
         self._must(status, path, body)
         items: Sequence[Json] = json.loads(body)["items"]
         return items

@@ -103,9 +103,7 @@ async def _sample(
 
 async def _autoscalers(cluster: Cluster, fleet: Fleet) -> tuple[str, ...]:
     path = f"/apis/autoscaling/v2/namespaces/{fleet.namespace}/horizontalpodautoscalers"
-    return tuple(
-        item["metadata"]["name"] for item in await cluster.find_items(path) or () if _targets(item["spec"], fleet)
-    )
+    return tuple(item["metadata"]["name"] for item in await cluster.find_items(path) if _targets(item["spec"], fleet))
 
 
 def _targets(spec: Json, fleet: Fleet) -> bool:
@@ -117,7 +115,7 @@ async def _warnings(cluster: Cluster, fleet: Fleet) -> list[str]:
     """The last Events of type Warning about the fleet, newest first."""
     selector = f"involvedObject.kind=LLMDeployment,involvedObject.name={fleet.name},type=Warning"
     query = urlencode({"fieldSelector": selector})
-    events = await cluster.find_items(f"/api/v1/namespaces/{fleet.namespace}/events?{query}") or ()
+    events = await cluster.find_items(f"/api/v1/namespaces/{fleet.namespace}/events?{query}")
     newest = sorted(events, key=_when, reverse=True)[:WARNINGS]
     return [f"{_when(event)}  {event.get('reason', '')}: {event.get('message', '')}" for event in newest]
 

@@ -12,13 +12,14 @@ from headway_cli.cluster import Json
 from headway_cli.explain import well
 from headway_operator.api.conditions import ConditionType, Reason
 from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, SymptomStatus, baseline_limits
-from headway_operator.core import diagnose, histogram, pods, schedule, validation
-from headway_operator.core.evidence import MIN_REQUESTS, Evidence, gather
+from headway_operator.core import diagnose, histogram, objectives, pods, schedule, validation
+from headway_operator.core.evidence import Evidence, gather
 from headway_operator.core.load import FleetLoad, fleet_load
 from headway_operator.core.observed import Defaults, EngineSample, Observed, PodView
 from headway_operator.core.symptoms import Severity, symptoms
 from headway_operator.core.validation import Refused
 from headway_operator.core.watch import known
+from headway_planner.model import MIN_REQUEST_SAMPLES
 
 # What a symptom explains, or what is a fleet's normal life.
 _EXPLAINED = frozenset(
@@ -100,10 +101,7 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
 
 
 def _load(facts: Facts, fleet: LLMDeployment) -> FleetLoad:
-    slo = fleet.spec.slo
-    shares = (
-        (slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100) if slo else (0.95, 0.95)
-    )
+    shares = objectives.shares(fleet.spec.slo)
     serving = [pod.name for pod in facts.pods if pods.serving(pod)]
     first_s = min((series[0].taken_s for series in facts.samples.values() if series), default=facts.monotonic_s)
     return fleet_load(serving, facts.samples, facts.monotonic_s, facts.monotonic_s - first_s, shares)
@@ -192,9 +190,9 @@ def _notes(facts: Facts, evidence: Evidence) -> Iterator[str]:
             f"no request ran, waited or arrived in {view.span_s:.0f} s: the rules about latencies have nothing to judge. "
             f"{_since_start(facts)}. `headway bench online --fleet {facts.manifest['metadata']['name']}` sends some"
         )
-    elif view.reporting and view.ttft.count < MIN_REQUESTS:
+    elif view.reporting and view.ttft.count < MIN_REQUEST_SAMPLES:
         yield (
-            f"{view.ttft.count} first tokens in {view.span_s:.0f} s are too few to judge latencies by, {MIN_REQUESTS} are "
+            f"{view.ttft.count} first tokens in {view.span_s:.0f} s are too few to judge latencies by, {MIN_REQUEST_SAMPLES} are "
             "needed: look for longer with --seconds"
         )
 

@@ -6,6 +6,9 @@ All times are seconds on one clock that the caller chooses; latencies are millis
 from dataclasses import dataclass
 from enum import StrEnum
 
+MIN_REQUEST_SAMPLES = 8  # first tokens that a percentile needs
+MIN_TOKEN_SAMPLES = 20  # gaps between tokens that a percentile needs
+
 
 class Direction(StrEnum):
     """Which way a limit or a count moved."""

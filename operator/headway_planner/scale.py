@@ -21,7 +21,15 @@ placed stop growth. Nothing shrinks on missing data, and nothing shrinks sooner 
 import math
 from dataclasses import dataclass, replace
 
-from headway_planner.model import LoadView, Needs, ScaleConfig, ScaleDecision, ScaleState
+from headway_planner.model import (
+    MIN_REQUEST_SAMPLES,
+    MIN_TOKEN_SAMPLES,
+    LoadView,
+    Needs,
+    ScaleConfig,
+    ScaleDecision,
+    ScaleState,
+)
 
 BACKLOG_DRAIN_S = 60.0  # time in which the waiting requests should be worked off
 UTILIZATION = 0.9  # share of the measured service rate that is planned with
@@ -29,8 +37,6 @@ MAX_GROWTH = 2  # most growth of one recommendation, as a multiple of the supply
 SETTLE_S = 10.0  # a raise of the limits gets this long to empty a queue that fits into it
 JOIN_S = 20.0  # a new replica gets this long before late first tokens count: until then they show the time without it
 MIN_SPAN_S = 8.0  # shorter windows say too little to shrink on
-MIN_REQUEST_SAMPLES = 8
-MIN_TOKEN_SAMPLES = 20
 KV_FULL = 0.9  # share of the KV cache that may be in use after a removal
 RUNNING_SLACK = 0.7  # share of maxNumSeqs that may be in use after a removal
 LATENCY_SLACK = 0.8  # share of a latency target that may be in use after a removal

@@ -21,10 +21,18 @@ bound, or, where the step model is known (`Guide`), as it predicts. A lowering i
 import math
 
 from headway_planner.feedforward import BURST_AT
-from headway_planner.model import BatchLimits, Direction, Guide, LoadView, TuneConfig, TuneDecision, TuneState
+from headway_planner.model import (
+    MIN_REQUEST_SAMPLES,
+    MIN_TOKEN_SAMPLES,
+    BatchLimits,
+    Direction,
+    Guide,
+    LoadView,
+    TuneConfig,
+    TuneDecision,
+    TuneState,
+)
 
-MIN_TOKEN_SAMPLES = 20  # inter-token gaps that a percentile needs
-MIN_REQUEST_SAMPLES = 8  # first tokens that a percentile needs
 KV_CEILING = 0.9  # above it, more sequences only mean preemption
 MIN_SPAN_S = (
     4.0  # shorter windows say too little: a new operator has seen one sample, and an engine between two requests

@@ -50,7 +50,8 @@ class RemoteSteps:
     def __init__(self, process: "subprocess.Popen[bytes]", channel: "_Channel", ready: Ready) -> None:
         self._process = process
         self._channel = channel
-        self.served = ServedModel(ready.model_info, _tokenizer(ready), ready.capacity_tokens)
+        tokenizer = ModelTokenizer.of(ready.tokenizer, ready.eos_token_ids, ready.chat_template)
+        self.served = ServedModel(ready.model_info, tokenizer, ready.capacity_tokens)
         self.state: LoopState = ready.state
         self._trouble = ""
         self._heard_s = time.monotonic()
@@ -223,10 +224,6 @@ def _environment() -> dict[str, str]:
     """
     paths = os.pathsep.join(path for path in sys.path if path)
     return {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": paths}
-
-
-def _tokenizer(ready: Ready) -> ModelTokenizer:
-    return ModelTokenizer.of(ready.tokenizer, ready.eos_token_ids, ready.chat_template)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -242,8 +242,9 @@ class _Outbox(EventSink):
                 self._is_new, closing = False, self._closing
                 events, self._events = self._events, []
                 answers, self._answers = self._answers, []
+                failure, self._failure = self._failure, ""
             # Read after the events were taken: the figures include them.
-            frame = Frame(loop.state, events, answers, loop.trouble(time.monotonic()) or "", self._failure)
+            frame = Frame(loop.state, events, answers, loop.trouble(time.monotonic()) or "", failure)
             try:
                 self._connection.sendall(packed(frame))
             except OSError:

@@ -78,7 +78,7 @@ async def _load_and_serve(
     except ValueError as error:
         # Limits that only the runtime can check: they were given as flags all the same.
         return _failed(stopping, str(error), EXIT_BAD_SETTINGS)
-    # What the model brought lives as long as the process: the collector need not walk it again and again.
+    # What is there by now lives as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
     lifecycle.loaded(engine)

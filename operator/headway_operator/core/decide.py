@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
 from headway_operator.api.parse import parse_status
-from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus, Slo
+from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus
 from headway_operator.core import (
     desired,
     diff,
@@ -74,7 +74,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     takers = tuple(pod for pod in observed.pods if pods.serving(pod))
     serving = [pod.name for pod in takers]
     slo = spec.slo
-    shares = _shares(slo)
+    shares = objectives.shares(slo)
     window_s = float(slo.window_seconds) if slo else DEFAULT_WINDOW_S
     load = fleet_load(serving, observed.samples, now_s, window_s, shares)
     judgement = objectives.judge(slo, load.classes)
@@ -107,13 +107,6 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         memory=looped.memory,
         judgement=judgement,
     )
-
-
-def _shares(slo: Slo | None) -> tuple[float, float]:
-    """The percentiles of the time to first token and between tokens, 0..1."""
-    if slo is None:
-        return 0.95, 0.95
-    return slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100
 
 
 def _run(situation: Situation) -> Plan:

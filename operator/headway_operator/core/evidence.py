@@ -20,10 +20,8 @@ from headway_operator.api.v1alpha1 import (
 from headway_operator.core import objectives, pods, rivals
 from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.observed import Observed
-from headway_planner.model import LoadView
+from headway_planner.model import MIN_REQUEST_SAMPLES, LoadView
 
-MIN_REQUESTS = 8  # fewer first tokens say nothing about a percentile
-MIN_TOKENS = 20
 EASE = 0.1  # width of an edge, as a share of it
 BINDS = 0.9  # share of maxNumSeqs from which on it holds requests back
 KV_BINDS = 0.9
@@ -84,7 +82,7 @@ class Evidence:
     def late(self, was: bool) -> bool:
         """Whether first tokens miss their target, on enough requests."""
         target, ttft = self.ttft_target_ms, self.view.ttft
-        if target is None or ttft.high_ms is None or ttft.count < MIN_REQUESTS:
+        if target is None or ttft.high_ms is None or ttft.count < MIN_REQUEST_SAMPLES:
             return False
         return above(ttft.high_ms, target, was)
 
@@ -108,7 +106,7 @@ class Evidence:
     def prompt_length(self) -> float | None:
         """Mean tokens of a prompt; None on too few. The engines count tokens and requests, not lengths."""
         begun = self.load.share * self.view.prefill.count
-        return self.load.prompt_tokens / begun if begun >= MIN_REQUESTS else None
+        return self.load.prompt_tokens / begun if begun >= MIN_REQUEST_SAMPLES else None
 
     @property
     def backlog_ms(self) -> float:
@@ -134,7 +132,7 @@ class Evidence:
     @property
     def rate_each(self) -> float | None:
         """Requests/s that one reporting replica finishes; None on too few."""
-        if self.view.finished < MIN_REQUESTS or self.window_s <= 0 or self.view.reporting == 0:
+        if self.view.finished < MIN_REQUEST_SAMPLES or self.window_s <= 0 or self.view.reporting == 0:
             return None
         return self.view.finished / self.window_s / self.view.reporting
 

@@ -16,11 +16,10 @@ from headway_operator.core.memory import LoopMemory, restored
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import Observed, PodView
 from headway_operator.core.online import take_in
-from headway_planner.control import Control, ControlConfig, Sight, control
+from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig
 from headway_planner.model import LoadView
 
-CONTROL_WINDOW_S = 15.0  # that the policy looks at: long enough to average, short enough to see its last decision
 UNBOUNDED = 10_000  # replicas of a fleet whose count somebody else decides
 
 

@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from headway_operator.api.v1alpha1 import ClassObjective, LatencyTarget, LLMDeploymentSpec, Slo, WorkloadClass
 from headway_operator.core import histogram
 from headway_operator.core.histogram import Histogram
-from headway_planner.model import Latency, LoadView
-
-MIN_SAMPLES = 8  # fewer first tokens say nothing about a percentile
+from headway_planner.model import MIN_REQUEST_SAMPLES, Latency, LoadView
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class ClassLoad:
     @property
     def ratio(self) -> float:
         """How near the class is to its targets; above 1 one of them is missed, 0 on too few requests to tell."""
-        if self.ttft.count < MIN_SAMPLES:
+        if self.ttft.count < MIN_REQUEST_SAMPLES:
             return 0.0
         ttft = (self.ttft.high_ms or 0.0) / self.objective.ttft_target.target_milliseconds
         return max(ttft, (self.itl.high_ms or 0.0) / self.objective.inter_token_latency_target.target_milliseconds)
@@ -105,6 +103,13 @@ class Judgement:
         """The view of another window with the latencies that decide; prefill and gauges stay those of all classes."""
         first, between = (_judge(one.objective, _of(counts, one.kind)) for one in (self.decides, self.streams))
         return replace(view, ttft=first.ttft, queue_wait=first.queue_wait, itl=between.itl)
+
+
+def shares(slo: Slo | None) -> tuple[float, float]:
+    """The percentiles of the time to first token and between tokens, 0..1."""
+    if slo is None:
+        return 0.95, 0.95
+    return slo.ttft_target.percentile / 100, slo.inter_token_latency_target.percentile / 100
 
 
 def judge(slo: Slo | None, counts: Mapping[str, ClassCounts]) -> Judgement | None:

@@ -115,15 +115,9 @@ def _slo(
 
 def _material(before: SloStatus, after: SloStatus) -> bool:
     return (
-        _moved(before.ttft_observed_milliseconds, after.ttft_observed_milliseconds, MATERIAL_LATENCY)
-        or _moved(
-            before.inter_token_latency_observed_milliseconds,
-            after.inter_token_latency_observed_milliseconds,
-            MATERIAL_LATENCY,
-        )
+        _measured_moved(before, after)
         or _moved(before.tokens_per_second, after.tokens_per_second, MATERIAL_RATE)
         or _moved(before.queue_depth, after.queue_depth, MATERIAL_COUNT)
-        or _moved(before.sample_count, after.sample_count, MATERIAL_COUNT)
         or _classes_moved(before.classes, after.classes)
     )
 
@@ -133,15 +127,19 @@ def _classes_moved(before: Sequence[ClassStatus], after: Sequence[ClassStatus]) 
         return True
     return any(
         _targets(old) != _targets(new)
-        or _moved(old.ttft_observed_milliseconds, new.ttft_observed_milliseconds, MATERIAL_LATENCY)
-        or _moved(
-            old.inter_token_latency_observed_milliseconds,
-            new.inter_token_latency_observed_milliseconds,
-            MATERIAL_LATENCY,
-        )
+        or _measured_moved(old, new)
         or _moved(old.attainment_percent, new.attainment_percent, MATERIAL_LATENCY)
-        or _moved(old.sample_count, new.sample_count, MATERIAL_COUNT)
         for old, new in zip(before, after, strict=True)
+    )
+
+
+def _measured_moved(old: SloStatus | ClassStatus, new: SloStatus | ClassStatus) -> bool:
+    """Whether the figures moved that a fleet and a class both have."""
+    itl = old.inter_token_latency_observed_milliseconds, new.inter_token_latency_observed_milliseconds
+    return (
+        _moved(old.ttft_observed_milliseconds, new.ttft_observed_milliseconds, MATERIAL_LATENCY)
+        or _moved(*itl, MATERIAL_LATENCY)
+        or _moved(old.sample_count, new.sample_count, MATERIAL_COUNT)
     )
 
 

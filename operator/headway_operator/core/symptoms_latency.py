@@ -7,8 +7,8 @@ import math
 
 from headway_operator.api.v1alpha1 import BatchingMode, Profile
 from headway_operator.core.cures import more_replicas, more_sequences
-from headway_operator.core.evidence import CLEAR_MAJORITY, MIN_REQUESTS, MIN_TOKENS, Evidence, above, below
-from headway_planner.model import Latency
+from headway_operator.core.evidence import CLEAR_MAJORITY, Evidence, above, below
+from headway_planner.model import MIN_REQUEST_SAMPLES, MIN_TOKEN_SAMPLES, Latency
 
 ALONE = 1.5  # sequences that the busiest engine runs on average, from which on a request is not alone with it
 NO_QUEUE = 0.1  # share of the target that queue wait may have on an idle engine
@@ -22,7 +22,7 @@ def prompts_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     """Prefill alone exceeds the target although the engine has nothing else to do: no actuator can meet it."""
     view, target = evidence.view, evidence.ttft_target_ms
     prefill, queue = view.prefill, view.queue_wait.high_ms or 0.0
-    if target is None or prefill.high_ms is None or prefill.count < MIN_REQUESTS:
+    if target is None or prefill.high_ms is None or prefill.count < MIN_REQUEST_SAMPLES:
         return None
     idle = below(queue, NO_QUEUE * target, was) and below(evidence.load.busiest_mean, ALONE, was)
     if not (idle and evidence.late(was) and above(prefill.high_ms, target, was)):
@@ -101,7 +101,7 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
 def _will_be_late(evidence: Evidence, was: bool) -> bool:
     """A queue of which too few have begun to judge their waits."""
     target = evidence.ttft_target_ms
-    few = evidence.view.ttft.count < MIN_REQUESTS and evidence.window_s > 0
+    few = evidence.view.ttft.count < MIN_REQUEST_SAMPLES and evidence.window_s > 0
     queued = few and above(evidence.view.waiting, QUEUED, was)
     return queued and target is not None and above(evidence.backlog_ms, QUEUED * target, was)
 
@@ -137,7 +137,12 @@ def steps_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     """Tokens come slower than the objective: each step takes too long."""
     view, target = evidence.view, evidence.itl_target_ms
     itl, limits = view.itl, evidence.limits
-    if target is None or itl.high_ms is None or itl.count < MIN_TOKENS or not above(itl.high_ms, 1.01 * target, was):
+    if (
+        target is None
+        or itl.high_ms is None
+        or itl.count < MIN_TOKEN_SAMPLES
+        or not above(itl.high_ms, 1.01 * target, was)
+    ):
         return None
     words = (
         f"p{_itl_percentile(evidence)} time between tokens {_ms(itl)} > {target:.0f} ms: steps take {_ms(evidence.load.step)} "

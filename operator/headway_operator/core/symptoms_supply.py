@@ -4,7 +4,8 @@ Each rule answers with what was measured and the cure, or None. `was`: the sympt
 """
 
 from headway_operator.core.cures import more_replicas, more_sequences
-from headway_operator.core.evidence import CLEAR_MAJORITY, MIN_REQUESTS, MIN_TOKENS, Evidence, above, below
+from headway_operator.core.evidence import CLEAR_MAJORITY, Evidence, above, below
+from headway_planner.model import MIN_REQUEST_SAMPLES, MIN_TOKEN_SAMPLES
 
 ROOM = 0.7  # share of a latency target, and of the KV cache, below which there is room for larger batches
 
@@ -15,7 +16,7 @@ def batches_too_small(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     ttft, itl = view.ttft, view.itl
     if ttft_target is None or itl_target is None or ttft.high_ms is None or itl.high_ms is None:
         return None
-    if ttft.count < MIN_REQUESTS or itl.count < MIN_TOKENS:
+    if ttft.count < MIN_REQUEST_SAMPLES or itl.count < MIN_TOKEN_SAMPLES:
         return None
     held = evidence.slots_bind(was) and above(view.waiting, 1.0, was)
     room = (

@@ -5,7 +5,7 @@ an intake and load views, the status is this object's memory. The step model is 
 learns it: the coefficients of the simulated engine are not looked at.
 """
 
-from headway_planner.control import ControlConfig, ControlMemory, Sight, control
+from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemory, Sight, control
 from headway_planner.coordinator import Intake, Totals
 from headway_planner.identify import StepsDone
 from headway_planner.model import Direction, Latency, LoadView, ScaleEvent, ScaleState, TuneState
@@ -13,8 +13,9 @@ from headway_planner.sim.policy import Decision
 from headway_planner.sim.signals import Bounds, FleetView
 from headway_planner.tune import direction_of
 
-CONTROL_WINDOW_S, OBJECTIVE_WINDOW_S, HISTORY = 15.0, 60.0, 10
+OBJECTIVE_WINDOW_S, HISTORY = 60.0, 10
 SHARE = 0.95
+LATENCIES = ("ttft", "queue_wait", "prefill", "itl")
 
 
 class ControlPolicy:
@@ -127,14 +128,7 @@ def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
         active=arrivals > 0 or any(sample.in_flight for sample in samples),
         quiet=quiet,
         **{
-            name: _latency(window.quantile(name, SHARE), window.quantile(name, 0.5), window.count(name))
-            for name in _NAMES
+            name: Latency(window.quantile(name, SHARE), window.quantile(name, 0.5), window.count(name))
+            for name in LATENCIES
         },
     )
-
-
-_NAMES = ("ttft", "queue_wait", "prefill", "itl")
-
-
-def _latency(high_ms: float | None, median_ms: float | None, count: int) -> Latency:
-    return Latency(high_ms, median_ms, count)
