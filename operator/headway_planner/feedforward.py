@@ -23,7 +23,7 @@ def guide(model: StepCost, mix: Mix, baseline: BatchLimits, config: TuneConfig, 
     """Where the limits should be for this mix of requests; `trim` 0..1."""
     target_ms = trim * config.itl_target_ms
     batch = round(sustained(model, mix, baseline, target_ms).batch)
-    free_ms = ITL_SHARE * target_ms - model.decode_ms(batch, batch * (mix.inputs + mix.outputs / 2))
+    free_ms = ITL_SHARE * target_ms - model.decode_ms(batch, batch * mix.context)
     tokens = batch + math.floor(max(0.0, free_ms) / max(1e-6, model.prefill_token_ms))
     tokens = GRAIN * (tokens // GRAIN)
     lowest = max(baseline.tokens // 2, baseline.seqs, config.tokens_min)

@@ -162,7 +162,7 @@ class ScaleDecision:
         since_s: what to remember as `recommended_since_s`.
         continued: `since_s` is the one that was given; else it is now.
         reason: one sentence with the numbers.
-        limited: the recommendation lies above the maximum.
+        limited: the load asks for more than the maximum; not when nothing runs, waits or arrives any more.
         hold: nothing could be decided, because data is missing.
     """
 

@@ -65,7 +65,8 @@ def decide_scale(
     else:
         wanted, reason, floor = _demanded(measured, needs)
     recommended = min(max(wanted, config.min_replicas), config.max_replicas)
-    limited = wanted > config.max_replicas
+    # The demand of the last minute may want more for a while after the load has gone: then nothing is held up.
+    limited = wanted > config.max_replicas and view.active
     if limited:
         reason = f"{reason}; {wanted} replicas wanted, maxReplicas is {config.max_replicas}"
     if recommended == desired:

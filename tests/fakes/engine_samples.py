@@ -28,7 +28,6 @@ def sample(running: int = 0, **changes: object) -> EngineSample:
         "kv_usage": 0.0,
         "draining": False,
         **dict.fromkeys(("ttft", "queue_wait", "prefill", "itl", "step"), ()),
-        **dict.fromkeys(("ttft_sum_ms", "queue_wait_sum_ms", "prefill_sum_ms", "itl_sum_ms"), 0.0),
         **dict.fromkeys(("requests_received", "requests_finished", "requests_rejected"), 0),
         **dict.fromkeys(("prompt_tokens", "generation_tokens", "preemptions"), 0),
         "revision": 1,

@@ -30,6 +30,17 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._instant.now_s
 
+    def skip(self, seconds: float) -> None:
+        self._instant.now_s += seconds
+
+
+def jump(seconds: float) -> None:
+    """Have the running loop find that so much time has passed in which it did not run."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, _VirtualLoop):
+        raise TypeError("only virtual time jumps")
+    loop.skip(seconds)
+
 
 def run_virtual(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in virtual time."""

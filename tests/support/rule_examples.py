@@ -158,10 +158,12 @@ EXAMPLES: tuple[Example, ...] = (
         "limits.maxQueuedRequests cannot exceed capacity.maxQueuedRequests (1024)",
     ),
     Example(
-        "spec.engine",
-        f"limits.maxNumBatchedTokens must be at least capacity.maxNumSeqs when limits.maxNumSeqs is not set {_TOKENS}",
-        {"spec.engine.limits.maxNumBatchedTokens": 32},
-        {"spec.engine.limits.maxNumBatchedTokens": 31},
+        "spec",
+        f"engine.limits.maxNumBatchedTokens must be at least the sequences at once {_TOKENS}, which are, while "
+        "engine.limits.maxNumSeqs is not set, engine.capacity.maxNumSeqs, with tuning no more than "
+        "tuning.bounds.maxNumSeqs.max, in class realtime no more than 4",
+        {"spec.slo": {"workloadClass": "realtime"}, "spec.engine.limits.maxNumBatchedTokens": 4},
+        {"spec.slo": {"workloadClass": "interactive"}, "spec.engine.limits.maxNumBatchedTokens": 31},
     ),
     Example(
         "spec.engine",

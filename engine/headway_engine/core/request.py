@@ -18,7 +18,6 @@ class StatusCode(StrEnum):
     ABORTED = "ABORTED"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     NOT_FOUND = "NOT_FOUND"
-    INTERNAL = "INTERNAL"
 
 
 class FinishReason(StrEnum):

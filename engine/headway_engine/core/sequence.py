@@ -114,11 +114,6 @@ class Sequence:
         return max(0, self.prefill_end - self.num_computed)
 
     @property
-    def num_generated(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.tokens) - len(self.request.prompt_ids)
-
-    @property
     def in_slack(self) -> bool:
         """Whether it is batch work that has to wait for the slack of better classes: it has not moved up."""
         return self.priority is Priority.BATCH

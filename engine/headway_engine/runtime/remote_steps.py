@@ -1,7 +1,8 @@
 """The front's end of the step process: starts it, sends commands, hands what it publishes to the streams.
 
 When the process dies, by a kill or for want of memory, every stream ends with ERROR and `trouble` says how it ended, so that
-the liveness probe has the whole engine restarted.
+the liveness probe has the whole engine restarted. So does silence, counted in ticks of this event loop: while the front itself
+sleeps (a stopped process, a suspended machine) nobody listens, and what was said meanwhile is read before the next tick.
 """
 
 import asyncio
@@ -11,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from itertools import count
 from typing import Self
 
@@ -42,6 +42,7 @@ from headway_engine.runtime.step_wire import (
 from headway_engine.runtime.steps import LimitsChange
 
 _MODULE = "headway_engine.runtime.step_process"
+TICK_S = 1.0
 
 
 class RemoteSteps:
@@ -54,11 +55,12 @@ class RemoteSteps:
         self.served = ServedModel(ready.model_info, tokenizer, ready.capacity_tokens)
         self.state: LoopState = ready.state
         self._trouble = ""
-        self._heard_s = time.monotonic()
+        self._silence = Silence()
         self._ended = False
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[Answer]] = {}
         self._reading: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, config: EngineConfig, load: LoadModel | None) -> Self:
@@ -80,6 +82,7 @@ class RemoteSteps:
     def opened(self, sink: EventSink) -> Self:
         """Begin to hand what the process publishes to `sink`."""
         self._reading = asyncio.create_task(self._read(sink))
+        self._listening = asyncio.create_task(self._silence.count())
         return self
 
     def send(self, command: Submit | Abort) -> bool:
@@ -105,12 +108,12 @@ class RemoteSteps:
         if isinstance(answer, ConstraintError):
             raise answer
 
-    def trouble(self, now: float) -> str | None:
+    def trouble(self, now: float) -> str | None:  # noqa: ARG002  (this clock also runs while the process does not)
         """See `Steps`."""
         if self._trouble:
             return self._trouble
-        if now - self._heard_s > STUCK_AFTER_S:
-            return f"the step process has said nothing for {now - self._heard_s:.0f} s"
+        if self._silence.seconds > STUCK_AFTER_S:
+            return f"the step process has said nothing for {self._silence.seconds:.0f} s"
         return None
 
     async def stop(self) -> None:
@@ -121,6 +124,8 @@ class RemoteSteps:
         _end(self._process)
         if self._reading is not None:
             await self._reading
+        if self._listening is not None:
+            self._listening.cancel()
         self._channel.close()
 
     def _send(self, message: ToSteps) -> bool:
@@ -141,7 +146,7 @@ class RemoteSteps:
     async def _read(self, sink: EventSink) -> None:
         """Until the process ends."""
         while isinstance(frame := await self._channel.receive(), Frame):
-            self._heard_s = time.monotonic()
+            self._silence.seconds = 0.0
             self.state = frame.state
             self._trouble = frame.trouble
             if frame.events:
@@ -160,6 +165,19 @@ class RemoteSteps:
         future = self._asked.get(number)
         if future is not None and not future.done():
             future.set_result(answer)
+
+
+class Silence:
+    """Seconds since something was heard, as far as this event loop was awake."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def count(self) -> None:
+        """A tick that comes late, however late, is one tick."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.seconds += TICK_S
 
 
 class _Channel:

@@ -192,13 +192,6 @@ class Engine(ApiModel):
             ".limits.maxQueuedBatchRequests",
         ),
         Rule(
-            "!has(self.limits) || !has(self.limits.maxNumBatchedTokens) || has(self.limits.maxNumSeqs) || "
-            "self.limits.maxNumBatchedTokens >= self.capacity.maxNumSeqs",
-            "limits.maxNumBatchedTokens must be at least capacity.maxNumSeqs when limits.maxNumSeqs is not set (a decode "
-            "step needs one token per sequence)",
-            field_path=".limits.maxNumBatchedTokens",
-        ),
-        Rule(
             "self.device != 'cpu' || !has(self.resources) || "
             f"((!has(self.resources.limits) || !('{GPU_RESOURCE}' in self.resources.limits)) && "
             f"(!has(self.resources.requests) || !('{GPU_RESOURCE}' in self.resources.requests)))",

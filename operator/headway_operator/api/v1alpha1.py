@@ -136,6 +136,7 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "LLMDeployment"
 PLURAL = "llmdeployments"
+_REALTIME_SEQS = class_defaults.CLASS_DEFAULTS[WorkloadClass.REALTIME].max_num_seqs
 
 
 class PodTemplateMetadata(ApiModel):
@@ -204,6 +205,19 @@ class LLMDeploymentSpec(ApiModel):
                 f".engine.limits.{field}",
             )
             for field in ("maxNumSeqs", "maxNumBatchedTokens")
+        ),
+        Rule(
+            "!has(self.engine.limits) || !has(self.engine.limits.maxNumBatchedTokens) || "
+            "has(self.engine.limits.maxNumSeqs) || "
+            "self.engine.limits.maxNumBatchedTokens >= self.engine.capacity.maxNumSeqs || "
+            f"(self.engine.limits.maxNumBatchedTokens >= {_REALTIME_SEQS} && has(self.slo) && "
+            "self.slo.workloadClass == 'realtime' && (!has(self.slo.classes) || size(self.slo.classes) == 0)) || "
+            "(self.tuning.mode != 'Off' && has(self.tuning.bounds) && has(self.tuning.bounds.maxNumSeqs) && "
+            "self.engine.limits.maxNumBatchedTokens >= self.tuning.bounds.maxNumSeqs.max)",
+            "engine.limits.maxNumBatchedTokens must be at least the sequences at once (a decode step needs one token per "
+            "sequence), which are, while engine.limits.maxNumSeqs is not set, engine.capacity.maxNumSeqs, with tuning no more "
+            f"than tuning.bounds.maxNumSeqs.max, in class realtime no more than {_REALTIME_SEQS}",
+            field_path=".engine.limits.maxNumBatchedTokens",
         ),
         *(
             Rule(

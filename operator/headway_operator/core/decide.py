@@ -12,6 +12,7 @@ from headway_operator.api.conditions import ConditionStatus, ConditionType, Find
 from headway_operator.api.parse import parse_status
 from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus
 from headway_operator.core import (
+    clock,
     desired,
     diff,
     drain,
@@ -29,6 +30,7 @@ from headway_operator.core import (
 )
 from headway_operator.core.load import fleet_load, of_class
 from headway_operator.core.loop import Facts, decide_loop
+from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import (
     Action,
@@ -158,7 +160,8 @@ def _pods(situation: Situation) -> list[Action]:
     observed, fleet, steps = situation.observed, situation.fleet, situation.steps
     actions: list[Action] = []
     for pod in situation.draining:
-        actions += drain.advance(pod, situation.samples.get(pod.name), fleet.spec.drain, observed.now)
+        elapsed_s = drain.elapsed_s(pod, situation.memory.stamps, observed.monotonic_s)
+        actions += drain.advance(pod, situation.samples.get(pod.name), fleet.spec.drain, elapsed_s, observed.now)
     retired = {retire.pod.name for retire in steps.retire}
     actions += [
         MarkServing(pod.name, pod.uid, f"pod {pod.name} lost the label {names.LABEL_SERVING}=true")
@@ -226,6 +229,7 @@ def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
     before = parse_status(observed.manifest)
     actions = _report(observed, before, found, before.schedule)
     reason = "the LLMDeployment is being deleted"
+    memory = _drains_placed(observed)
     for pod in observed.pods:
         if pod.deleting:
             continue
@@ -233,11 +237,22 @@ def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
         if pods.spent(pod):
             actions.append(DeletePod(pod.name, pod.uid, reason))
         elif pods.draining(pod):
-            actions += drain.advance(pod, sample, rules, observed.now)
+            elapsed_s = drain.elapsed_s(pod, memory.stamps, observed.monotonic_s)
+            actions += drain.advance(pod, sample, rules, elapsed_s, observed.now)
         else:
             retire = rollout.Retire(pod, reason, rollout.serves_nobody(pod, sample))
             actions += drain.start((retire,), observed.now)
-    return Plan(tuple(actions), DRAINING_S)
+    return Plan(tuple(actions), DRAINING_S, memory)
+
+
+def _drains_placed(observed: Observed) -> LoopMemory:
+    """The memory of a fleet that is being deleted: when its drains began, on the monotonic clock."""
+    before = observed.memory
+    known = before.stamps if before is not None else {}
+    told = drain.stamps(observed.pods, known, observed.now)
+    passed_s = before.passed_s if before is not None else None
+    stamps = clock.placed(told, known, observed.now, observed.monotonic_s, passed_s)
+    return replace(before or LoopMemory(), stamps=stamps, passed_s=observed.monotonic_s)
 
 
 def _deleting(observed: Observed) -> bool:

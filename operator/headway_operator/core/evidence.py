@@ -18,6 +18,7 @@ from headway_operator.api.v1alpha1 import (
     baseline_limits,
 )
 from headway_operator.core import objectives, pods, rivals
+from headway_operator.core.intake import start_times
 from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.observed import Observed
 from headway_planner.model import MIN_REQUEST_SAMPLES, LoadView
@@ -36,7 +37,8 @@ class Supply:
     Attributes:
         warming: pods that start and will serve.
         blocked: pods that no node takes.
-        start_s: median time of the serving pods from creation to ready; None when none is known, or no pod starts.
+        start_s: median time of the newest serving pods from creation to ready, see `start_times`; None when none is known,
+            or no pod starts.
         oldest_warming_s: age of the pod that has been starting for longest.
     """
 
@@ -154,11 +156,7 @@ def supply(observed: Observed) -> Supply:
     blocked = sum(1 for pod in unready if pods.blocked(pod))
     if not warming:
         return Supply(blocked=blocked)
-    starts = [
-        (pod.ready_since - pod.created).total_seconds()
-        for pod in observed.pods
-        if pods.serving(pod) and pod.ready_since is not None and pod.ready_since >= pod.created
-    ]
+    starts = start_times(pod for pod in observed.pods if pods.serving(pod))
     return Supply(
         warming=len(warming),
         blocked=blocked,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
-from headway_operator.core import clock, scaling, tuning
+from headway_operator.core import clock, drain, scaling, tuning
 from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter
 from headway_operator.core.memory import LoopMemory, restored
@@ -58,7 +58,8 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         memory = replace(restored(fleet.status.demand, facts.revision, observed.now), stamps=stamps)
     passed_s = observed.memory.passed_s if observed.memory is not None else None
     joined = max((pod.ready_since for pod in facts.serving if pod.ready_since is not None), default=None)
-    stamps = clock.placed(_stamps(fleet, joined), memory.stamps, observed.now, observed.monotonic_s, passed_s)
+    told = (*_stamps(fleet, joined), *drain.stamps(observed.pods, memory.stamps, observed.now))
+    stamps = clock.placed(told, memory.stamps, observed.now, observed.monotonic_s, passed_s)
     sound = {name: observed.samples[name][-1] for name in facts.load.heard}
     taken = take_in(
         Reports(facts.load.view.serving, sound),
@@ -111,7 +112,7 @@ def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[Load
 
 
 def _stamps(fleet: LLMDeployment, joined: datetime | None) -> Iterable[datetime]:
-    """Every time that a decision may ask the age of."""
+    """Every time of the status that a decision may ask the age of."""
     status = fleet.status
     if status.scaling is not None:
         yield from (change.time for change in status.scaling.history)

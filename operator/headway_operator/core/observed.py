@@ -53,10 +53,6 @@ class EngineSample:
     prefill: Histogram
     itl: Histogram
     step: Histogram
-    ttft_sum_ms: float
-    queue_wait_sum_ms: float
-    prefill_sum_ms: float
-    itl_sum_ms: float
     requests_received: int
     requests_finished: int
     requests_rejected: int

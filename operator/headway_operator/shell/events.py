@@ -2,7 +2,9 @@
 
 An Event says what changed and why; the state is in the status. So losing one is harmless, and posting one must never delay
 or fail a pass. Two guards hold the number of writes down: the same sentence about the same object is posted once in ten
-minutes, and each object has a bucket of 25 Events that refills by one every 30 s.
+minutes, and each object has a bucket of 25 Events that refills by one every 30 s. The last 5 of it are for warnings, so
+that a fleet whose limits change all day still has room for one. A sentence that was cut or refused was not said: it is
+posted when it comes again.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 REPEAT_S = 600.0
 BURST = 25
+KEPT_FOR_WARNINGS = 5
 REFILL_S = 30.0
 NOTE_LIMIT = 1024  # bytes the API accepts
 REMEMBERED = 4096  # sentences and objects; the oldest are forgotten first
@@ -59,7 +62,8 @@ class EventRecorder:
         uid = text_at(manifest, "metadata", "uid")
         now_s = self._clock()
         digest = hashlib.sha256(f"{uid}\0{kind}\0{reason}\0{message}".encode()).hexdigest()[:16]
-        if self._is_repeat(digest, now_s) or not self._take_token(uid, now_s):
+        least = 1.0 if kind == "Warning" else 1.0 + KEPT_FOR_WARNINGS
+        if now_s - self._said.get(digest, -REPEAT_S) < REPEAT_S or not self._take_token(uid, now_s, least):
             return
         now = datetime.now(UTC)
         try:
@@ -89,21 +93,18 @@ class EventRecorder:
             )
         except KubeError as error:
             log.warning("%s: event %s not posted: %s", ref, reason, error.message)
-
-    def _is_repeat(self, digest: str, now_s: float) -> bool:
-        said_s = self._said.pop(digest, None)
-        repeat = said_s is not None and now_s - said_s < REPEAT_S
-        self._said[digest] = said_s if repeat and said_s is not None else now_s
+            return
+        self._said.pop(digest, None)
+        self._said[digest] = now_s
         _trim(self._said)
-        return repeat
 
-    def _take_token(self, uid: str, now_s: float) -> bool:
+    def _take_token(self, uid: str, now_s: float, least: float) -> bool:
         bucket = self._buckets.pop(uid, None) or _Bucket(BURST, now_s)
         bucket.tokens = min(float(BURST), bucket.tokens + (now_s - bucket.refilled_s) / REFILL_S)
         bucket.refilled_s = now_s
         self._buckets[uid] = bucket
         _trim(self._buckets)
-        if bucket.tokens < 1.0:
+        if bucket.tokens < least:
             return False
         bucket.tokens -= 1.0
         return True

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from fake_engine_client import eventually, read, request, submitted
 from fake_engine_model import ScriptedExecutor, config, loaded
+from virtual_time import jump, run_virtual
 
 from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
@@ -20,7 +22,8 @@ from headway_engine.core.request import FinishReason, Rejected, SamplingParams, 
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.engine import AsyncEngine
 from headway_engine.runtime.loaded import LoadedModel
-from headway_engine.runtime.remote_steps import RemoteSteps
+from headway_engine.runtime.loop import STUCK_AFTER_S
+from headway_engine.runtime.remote_steps import RemoteSteps, Silence
 
 WORDS = (b"first answer", b"second")
 ROOT = Path(__file__).parents[3]  # this module is named from there
@@ -136,6 +139,30 @@ async def test_a_killed_step_process_ends_every_stream_and_fails_health() -> Non
         assert isinstance(await engine.submit(request("c")), Rejected)
         refused = await engine.update_limits(LimitsPatch(max_num_seqs=3), 60, None)
         assert isinstance(refused, Rejected)
+
+
+def test_silence_counts_only_while_the_loop_is_awake() -> None:
+    async def seconds(asleep_s: float) -> float:
+        silence = Silence()
+        counting = asyncio.create_task(silence.count())
+        await asyncio.sleep(10.5)
+        jump(asleep_s)
+        await asyncio.sleep(20)
+        counting.cancel()
+        return silence.seconds
+
+    assert run_virtual(seconds(0)) == 30
+    assert run_virtual(seconds(3600)) <= 31
+
+
+async def test_a_step_process_that_says_nothing_is_trouble_until_it_speaks_again() -> None:
+    async with serving() as engine:
+        steps = engine._steps
+        assert isinstance(steps, RemoteSteps)
+        assert steps.trouble(time.monotonic() + 3600) is None
+        steps._silence.seconds = STUCK_AFTER_S + 1
+        assert "has said nothing for 31 s" in str(steps.trouble(0.0))
+        await eventually(lambda: engine.health().alive)
 
 
 async def test_requests_that_run_free_the_queue_before_their_first_step_ends() -> None:

@@ -10,6 +10,7 @@ from toy_traffic import Traffic
 
 from headway_operator.core.decide import decide
 from headway_operator.core.plan import Emit, LimitsPatch, SetLimits, WriteStatus
+from headway_planner.control import CONTROL_WINDOW_S
 
 AUTO_SCALING = {
     "mode": "Auto",
@@ -223,6 +224,17 @@ def test_maximum_is_reported_as_a_limit():
     world, traffic = loop({**AUTO_SCALING, "maxReplicas": 1})
     run(traffic, 40, 6)
     assert world.condition("ScalingLimited")["reason"] == "MaxReplicas"
+
+
+def test_nothing_is_limited_any_more_when_the_load_is_over():
+    world, traffic = loop({**AUTO_SCALING, "maxReplicas": 1})
+    run(traffic, 40, 6)
+    traffic.rate = 0
+    while any(engine.running or engine.waiting for engine in world.engines.values()):
+        traffic.second()
+    run(traffic, round(CONTROL_WINDOW_S) + 5, 0)
+    assert world.condition("ScalingLimited")["status"] == "False"
+    assert "wanted" not in world.status["scaling"]["reason"]
 
 
 @pytest.mark.parametrize("seconds", [0, 100])

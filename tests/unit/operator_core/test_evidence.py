@@ -68,6 +68,21 @@ def test_start_time_is_the_median_of_the_pods_that_serve_and_warming_pods_have_t
     assert (found.warming, found.start_s, found.oldest_warming_s) == (1, pytest.approx(12, abs=1), 40)
 
 
+def test_a_pod_whose_engine_restarted_tells_nothing_of_how_long_a_start_takes() -> None:
+    world = World(spec(replicas=3), boot_s=12)
+    for _ in range(15):
+        world.step()
+    one, other, rest = world.observe().pods
+    starting = replace(one, ready=False, ready_since=None)
+    assert other.container is not None
+    again = replace(
+        other, ready_since=world.now + timedelta(hours=1), container=replace(other.container, restart_count=1)
+    )
+    assert evidence(world, replace(world.observe(), pods=(starting, again, rest))).supply.start_s == pytest.approx(
+        12, abs=1
+    )
+
+
 def test_growth_is_told_only_while_replicas_start() -> None:
     world = World(spec(slo=SLO, replicas=2), boot_s=3)
     traffic = Traffic(world)

@@ -1,11 +1,12 @@
 """Events are few: repeats are dropped, floods are cut."""
 
 import pytest
-from fake_kube import FakeKube
+from fake_kube import FakeKube, Request, no_fault
 from shell_harness import KEY
 
 from headway_operator.core.plan import Manifest
-from headway_operator.shell.events import BURST, REFILL_S, REPEAT_S, EventRecorder
+from headway_operator.shell.events import BURST, KEPT_FOR_WARNINGS, REFILL_S, REPEAT_S, EventRecorder
+from headway_operator.shell.kube import Failure, KubeError
 
 
 class Clock:
@@ -48,12 +49,46 @@ async def test_a_flood_is_cut_and_the_bucket_refills(
     recorder: EventRecorder, kube: FakeKube, fleet: Manifest, clock: Clock
 ) -> None:
     for number in range(100):
-        await recorder.emit(KEY.ref, fleet, "Normal", "Changed", f"change {number}")
+        await recorder.emit(KEY.ref, fleet, "Warning", "Changed", f"change {number}")
     assert len(kube.writes) == BURST
     clock.now_s = REFILL_S
     for number in range(100, 110):
-        await recorder.emit(KEY.ref, fleet, "Normal", "Changed", f"change {number}")
+        await recorder.emit(KEY.ref, fleet, "Warning", "Changed", f"change {number}")
     assert len(kube.writes) == BURST + 1
+
+
+async def test_a_flood_of_news_leaves_room_for_warnings(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest
+) -> None:
+    for number in range(100):
+        await recorder.emit(KEY.ref, fleet, "Normal", "LimitsChanged", f"change {number}")
+    assert len(kube.writes) == BURST - KEPT_FOR_WARNINGS
+    for number in range(100):
+        await recorder.emit(KEY.ref, fleet, "Warning", "Failed", f"trouble {number}")
+    assert len(kube.writes) == BURST
+
+
+async def test_a_sentence_that_was_cut_is_posted_when_it_comes_again(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest, clock: Clock
+) -> None:
+    for number in range(BURST):
+        await recorder.emit(KEY.ref, fleet, "Warning", "Changed", f"change {number}")
+    for now_s in (0.0, REFILL_S):
+        clock.now_s = now_s
+        await recorder.emit(KEY.ref, fleet, "Warning", "Failed", "no GPU")
+    notes = [kube.objects[ref]["note"] for ref in kube.of_kind("Event")]
+    assert notes.count("no GPU") == 1
+
+
+async def test_a_sentence_that_the_api_refused_is_posted_when_it_comes_again(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest
+) -> None:
+    def forbidden(request: Request) -> None:
+        raise KubeError(Failure.PERMANENT, f"{request.verb} is forbidden")
+
+    for kube.before in (forbidden, no_fault):
+        await recorder.emit(KEY.ref, fleet, "Warning", "Failed", "no GPU")
+    assert len(kube.of_kind("Event")) == 1
 
 
 async def test_a_long_message_is_cut_at_a_whole_character(
