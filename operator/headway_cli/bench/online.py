@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from headway_cli import target
 from headway_cli.bench import arguments, report
@@ -58,10 +58,24 @@ async def _measure(options: argparse.Namespace, schedule: list[Arrival]) -> list
             mux=options.mux,
             warmup=options.warmup,
         )
-        if options.clients == 1:
-            async with LoadClient(everything) as load, _following(current, load.follow):
-                return await load.run(time.monotonic() + START_DELAY_S)
-        return await _in_processes(split(everything, options.clients), current)
+        return (await send(everything, options.clients, current)).records
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a schedule; `start_s`: the monotonic time that it counts from."""
+
+    start_s: float
+    records: list[report.Record]
+
+
+async def send(everything: Share, clients: int, current: Current) -> Sent:
+    """Send a schedule: from this process, or dealt out to several."""
+    if clients == 1:
+        async with LoadClient(everything) as load, _following(current, load.follow):
+            start_s = time.monotonic() + START_DELAY_S
+            return Sent(start_s, await load.run(start_s))
+    return await _in_processes(split(everything, clients), current)
 
 
 def split(everything: Share, clients: int) -> list[Share]:
@@ -95,7 +109,7 @@ async def _following(current: Current, use: Callable[[Sequence[str]], Awaitable[
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _in_processes(shares: Sequence[Share], current: Current) -> list[report.Record]:
+async def _in_processes(shares: Sequence[Share], current: Current) -> Sent:
     processes = [await _spawn() for _ in shares]
     try:
         for process, share in zip(processes, shares, strict=True):
@@ -117,7 +131,8 @@ async def _in_processes(shares: Sequence[Share], current: Current) -> list[repor
             if process.returncode is None:
                 process.terminate()
             await process.wait()
-    return sorted((r for line in lines for r in decode_records(line)), key=lambda record: record.arrival_s)
+    records = (record for line in lines for record in decode_records(line))
+    return Sent(start_s, sorted(records, key=lambda record: record.arrival_s))
 
 
 async def _spawn() -> asyncio.subprocess.Process:
