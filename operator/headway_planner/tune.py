@@ -9,7 +9,8 @@ follows the capacity. So the rules, first match wins:
 3. inter-token latency over target: when the queue is long as well, the fleet is too small, and lower limits would only
    lengthen the queue: not below the baseline; else fewer tokens a step when only its tail is
    over (prefills interfere), else fewer sequences;
-4. requests wait, the sequence cap binds, KV cache and inter-token latency leave room: more sequences;
+4. requests wait, the sequence cap binds, KV cache and inter-token latency leave room: more sequences, and again after a fifth
+   of the cooldown while that does not suffice: a queue that grows for a whole cooldown is late for another one;
 5. first token late although the queue is short: more tokens a step while latency allows, else fewer sequences;
 6. the token budget is not where the step model would have it: there. While the model is not known: when the budget was
    lowered and there is room again, back towards the baseline.
@@ -38,6 +39,10 @@ MIN_SPAN_S = (
     4.0  # shorter windows say too little: a new operator has seen one sample, and an engine between two requests
 )
 BURST_AGAIN_S = 5.0  # after another change
+AGAIN_S, AGAIN_SHARE = (
+    6.0,
+    0.2,
+)  # after a raise that did not suffice: three passes at least, and a share of the cooldown
 MAX_RAISE = 2.0  # most growth of the sequence cap at once: the step model was learnt at smaller batches
 DEAD_BAND = 0.1  # share of the token budget that is not worth a change
 CAP_BINDS = 0.9  # running over the cap at which the cap is what holds requests back
@@ -58,7 +63,8 @@ def decide_tune(
     if burst and since >= BURST_AGAIN_S and current.tokens < config.tokens_max:
         wanted = BatchLimits(current.seqs, config.tokens_max)
         return TuneDecision(wanted, f"{burst}: {_change(current, wanted)}")
-    if since < config.cooldown_s:
+    again_s = max(AGAIN_S, AGAIN_SHARE * config.cooldown_s)
+    if since < config.cooldown_s and not (since >= again_s and _queue_stays(view, config, state)):
         text = f"cooling down: last change {since:.0f} s ago, cooldown {config.cooldown_s:.0f} s"
         return TuneDecision(current, text, hold=True)
     wanted, reason = _wanted(view, config, state, guide)
@@ -135,6 +141,18 @@ def _itl(view: LoadView) -> float | None:
 
 def _cap_binds(view: LoadView, limits: BatchLimits) -> bool:
     return view.busiest_running >= CAP_BINDS * limits.seqs
+
+
+def _queue_stays(view: LoadView, config: TuneConfig, state: TuneState) -> bool:
+    """Limits were raised, the sequence cap is full, requests wait, and the time between tokens is inside its target.
+
+    The view may hold some seconds from before the raise. The gaps since then are far more than a twentieth of it, so a high
+    percentile shows them.
+    """
+    itl = _itl(view)
+    inside = itl is None or itl <= config.itl_target_ms
+    raised = state.last_direction is Direction.UP
+    return raised and inside and view.waiting >= view.reporting and _cap_binds(view, state.limits)
 
 
 def _burst(view: LoadView, limits: BatchLimits, guide: Guide | None) -> str:

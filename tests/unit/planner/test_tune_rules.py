@@ -133,9 +133,27 @@ def test_missing_samples_hold():
 
 
 def test_two_changes_are_a_cooldown_apart():
-    state = replace(STATE, last_change_s=980.0, last_direction=Direction.UP)
-    assert tune(replace(CROWDED, itl=itl(40)), state).limits == STATE.limits
-    assert tune(replace(CROWDED, itl=itl(40)), state, now_s=1010.0).limits.seqs == 12
+    state = replace(STATE, last_change_s=980.0, last_direction=Direction.DOWN)
+    assert tune(replace(CROWDED, itl=itl(130)), state).limits == STATE.limits
+    assert tune(replace(CROWDED, itl=itl(130)), state, now_s=1010.0).limits.seqs == 6
+
+
+def test_a_raise_that_did_not_suffice_goes_on_after_a_fifth_of_the_cooldown():
+    state = replace(STATE, last_change_s=994.0, last_direction=Direction.UP)
+    assert tune(replace(CROWDED, itl=itl(40)), state).limits.seqs == 12
+    assert tune(replace(CROWDED, itl=itl(40)), state, now_s=999.0).hold
+    assert tune(replace(CROWDED, itl=itl(40)), state, replace(CONFIG, cooldown_s=300)).hold
+    assert tune(replace(CROWDED, itl=itl(40)), state, replace(CONFIG, cooldown_s=5)).limits.seqs == 12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"waiting": 0}, {"itl": itl(130)}, {"busiest_running": 4}],
+    ids=["no queue", "steps too slow", "cap not full"],
+)
+def test_after_a_raise_only_a_queue_before_a_full_batch_of_short_steps_cuts_the_cooldown(changes: dict):
+    state = replace(STATE, last_change_s=990.0, last_direction=Direction.UP)
+    assert tune(replace(CROWDED, **({"itl": itl(40)} | changes)), state).hold
 
 
 def test_change_of_direction_waits_for_two_cooldowns():
