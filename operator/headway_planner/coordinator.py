@@ -13,12 +13,16 @@ None). Every 5 s it is answered how many replicas are needed:
 `up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
 these in the whole window of a removal: the user's, two starts at the least, doubled by each order that followed a removal in
 the last half hour. Before a window, and two horizons of demand, have been seen nothing is removed.
+
+Requests with a deadline (`Intake.deferred`, told apart by the caller) are none of that demand. They are worked off in what it
+leaves free; `up` and `keep` are raised only as far as their deadlines need it (`deferred.py`).
 """
 
 import math
 from dataclasses import dataclass, field, replace
 
 from headway_planner.capacity import Mix, sustained
+from headway_planner.deferred import AIM_KEEP, AIM_UP, Backlog, Deferred, engines_for, noted
 from headway_planner.forecast import Ask, Past, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
@@ -46,6 +50,7 @@ class CoordinatorConfig:
         late_allowed: share of the requests that may miss the TTFT target.
         up_quantile, down_quantile: of the growth that is prepared for, before ordering and before removing.
         hold_s: window of a removal.
+        deadline_s: in which the requests of `Intake.deferred` must be finished.
     """
 
     min_replicas: int
@@ -58,6 +63,7 @@ class CoordinatorConfig:
     up_quantile: float = 0.98
     down_quantile: float = 0.8
     hold_s: float = 60.0
+    deadline_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Intake:
         kv_used: tokens that the caches of all engines hold for running sequences; 0: not known.
         done: what engines did since the intake before, for the step model.
         starts: seconds from order to service of the replicas that serve; (): measured from the counts.
+        deferred: requests with a deadline, which are in none of the above but `done`; None: there are none.
     """
 
     at_s: float
@@ -103,6 +110,7 @@ class Intake:
     kv_used: float = 0.0
     done: tuple[StepsDone, ...] = ()
     starts: tuple[float, ...] = ()
+    deferred: Deferred | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,7 @@ class Memory:
     answers: tuple[tuple[float, int], ...] = ()  # (time, replicas that suffice for a removal)
     orders: tuple[float, ...] = ()  # times of replicas ordered and not serving yet
     starts: tuple[float, ...] = ()  # seconds from order to service, newest last
+    backlog: Backlog = field(default_factory=Backlog)
 
 
 def assess(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
@@ -141,6 +150,9 @@ def assess(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[N
         return None, replace(memory, needs=None)
     if intake.at_s - memory.planned_s < PLAN_EVERY_S and memory.needs is not None:
         return memory.needs, memory
+    if intake.deferred is not None:
+        backlog = noted(memory.backlog, intake.deferred, intake.at_s, config.deadline_s)
+        memory = replace(memory, backlog=backlog)
     needs, memory = _plan(intake, config, memory)
     return needs, replace(memory, planned_s=intake.at_s, needs=needs)
 
@@ -261,10 +273,14 @@ def _work(config: CoordinatorConfig, memory: Memory, came: tuple[float, float, f
     model, mix = model_of(config, memory), memory.mix
     if model is None or mix is None:
         return None
-    held = sustained(model, mix, config.baseline, config.itl_target_ms)
-    token_ms = model.decode_ms(round(held.batch), held.batch * mix.context) / held.batch
     prefill_ms = _prompt_ms(model, tokens + refused * mix.inputs, squares)
-    return max(0.0, prefill_ms + requests * mix.outputs * token_ms) / 1000
+    return max(0.0, prefill_ms + requests * mix.outputs * _token_ms(config, model, mix)) / 1000
+
+
+def _token_ms(config: CoordinatorConfig, model: StepCost, mix: Mix) -> float:
+    """Engine time of one token of an answer, at the batch that an engine sustains."""
+    held = sustained(model, mix, config.baseline, config.itl_target_ms)
+    return model.decode_ms(round(held.batch), held.batch * mix.context) / held.batch
 
 
 def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
@@ -280,10 +296,12 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
         return None, memory
     reactive = math.ceil((rate + backlog_s / DRAIN_S) / UTILIZATION - 1e-9)
     lead_s = start_s(memory) + SETTLE_S
+    due, due_longer, batch = _due(config, memory, now_s, lead_s)
     up, level = _forecast(config, memory, lead_s, config.up_quantile)
+    up = max(up, due)
     keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
     down, _ = _forecast(config, memory, keep_s, config.down_quantile)
-    keep = _bounded(max(reactive, up, down), config)
+    keep = _bounded(max(reactive, up, down, due_longer), config)
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
     # A replica that waits in vain for as long as a start takes costs as much as one that is missed.
     hold_s = max(config.hold_s, KEEP_STARTS * start_s(memory)) * 2 ** min(MOST_TURNS, len(turns))
@@ -296,9 +314,25 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
         keep=keep,
         keep_long=max(count for _, count in answers) if enough else None,
         reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
-        f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s",
+        f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s{batch}",
     )
     return needs, replace(memory, answers=answers, turns=turns)
+
+
+def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float) -> tuple[int, int, str]:
+    """Replicas that the deadlines need with the online demand: before an order, before a removal; and a word on it."""
+    backlog, model, mix = memory.backlog, model_of(config, memory), memory.backlog.mix
+    if backlog.now is None or model is None or mix is None:
+        return 0, 0, ""
+    answers = backlog.now.waiting + backlog.now.running / 2
+    left_ms = _prompt_ms(model, backlog.now.queued_tokens, 0.0) + answers * mix.outputs * _token_ms(config, model, mix)
+
+    def replicas(aim: float) -> int:
+        until_s = [at_s + aim * config.deadline_s - lead_s - now_s for at_s, _ in backlog.marks]
+        return math.ceil(engines_for(backlog, left_ms / 1000, memory.work, until_s) / UTILIZATION - 1e-9)
+
+    due = replicas(AIM_UP)
+    return due, replicas(AIM_KEEP), f", {due} for {left_ms / 1000:.0f} s of work with deadlines"
 
 
 def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share: float) -> tuple[int, float]:

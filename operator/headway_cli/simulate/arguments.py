@@ -9,6 +9,8 @@ from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, OURS, WORK_BOUN
 from headway_planner.sim.jobs import Rank
 
 POLICIES = (*CATALOG, WORK_BOUND)
+FLEETS = ("pooled", "separate", "both")
+DEADLINE_S = 900.0  # of batch work that is added
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Options:
     scrape_loss: float
     json: bool
     jobs: int
+    batch_share: float = 0.0
+    batch_deadline_s: float | None = None
+    batch_fleet: str = "both"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +95,24 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scrape-loss", type=float, default=0.0, metavar="X", help="share of scrapes lost (default: 0)"
     )
+    parser.add_argument(
+        "--batch-share",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="add batch work, this share of all work (default: 0)",
+    )
+    parser.add_argument(
+        "--batch-deadline",
+        type=float,
+        metavar="S",
+        help="batch requests that name no deadline_s must be finished in this time (default: added ones in 900)",
+    )
+    parser.add_argument(
+        "--batch-fleet",
+        choices=FLEETS,
+        help="rivals serve requests with a deadline in the same fleet (default of one run), separate, or both (of bench)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, one line a run")
 
 
@@ -112,6 +135,8 @@ def parse(given: argparse.Namespace) -> Options:
         raise CliError(f"--scale must be above 0 and at most 10000, got {given.scale}")
     if not 0 <= given.scrape_loss < 1 or given.noise < 0 or given.mtbf_hours < 0 or given.spread < 0:
         raise CliError("--scrape-loss must be in 0..1, --noise, --mtbf-hours and --spread at least 0")
+    if not 0 <= given.batch_share < 1 or not 0 < (given.batch_deadline or DEADLINE_S) < float("inf"):
+        raise CliError("--batch-share must be at least 0 and below 1, --batch-deadline above 0")
     return Options(
         traces=tuple(given.trace) if bench else (Path(given.what),),
         policies=_policies(given.policies) if bench else (given.policy,),
@@ -134,6 +159,9 @@ def parse(given: argparse.Namespace) -> Options:
         scrape_loss=given.scrape_loss,
         json=given.json,
         jobs=given.jobs,
+        batch_share=given.batch_share,
+        batch_deadline_s=given.batch_deadline,
+        batch_fleet=given.batch_fleet or ("both" if bench else "pooled"),
     )
 
 

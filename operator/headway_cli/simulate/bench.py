@@ -2,6 +2,8 @@
 
 The target is found at the first seed and kept for the others. The clairvoyant bound always has its best target; where the one
 kept misses the goal at another seed, it is searched again, because a bound that misses the goal bounds nothing.
+
+Where requests with deadlines run beside others, rivals have one fleet for all, two fleets, or are run both ways.
 """
 
 from collections.abc import Iterator
@@ -20,15 +22,30 @@ def rows(part: Part) -> Iterator[Row]:
     path, delay_s, options = part
     maker = runs.cases(path, options)
     best: dict[str, float] = {}
+    best_apart: dict[str, tuple[float, float]] = {}
     for seed in options.seeds:
         case = maker.case(seed, delay_s)
         for policy in options.policies:
             if policy == CLAIRVOYANT and options.target is None:
                 yield _bound(case, best)
-            else:
+                continue
+            rival = policy != WORK_BOUND and CATALOG[policy].rival
+            tuned = options.tuned and rival and bool(CATALOG[policy].sweep)
+            if not rival or case.apart is None or options.batch_fleet != "separate":
                 yield runs.run(case, policy, options.target)
-            if options.tuned and policy != WORK_BOUND and CATALOG[policy].rival and CATALOG[policy].sweep:
-                yield runs.run(case, policy, _best(case, policy, best), f"{policy}-tuned")
+                if tuned:
+                    yield runs.run(case, policy, _best(case, policy, best), f"{policy}-tuned")
+            if rival and case.apart is not None and options.batch_fleet != "pooled":
+                yield from _apart(case, policy, options, best_apart if tuned else None)
+
+
+def _apart(case: Case, policy: str, options: Options, best: dict[str, tuple[float, float]] | None) -> Iterator[Row]:
+    """The policy with a batch fleet of its own; at its best targets too unless `best` is None."""
+    yield runs.run_apart(case, policy, None if options.target is None else (options.target, options.target))
+    if best is not None:
+        if policy not in best:
+            best[policy] = runs.best_targets_apart(case, policy)
+        yield runs.run_apart(case, policy, best[policy], f"{policy}{runs.SEPARATE}-tuned")
 
 
 def all_rows(part: Part) -> list[Row]:

@@ -1,12 +1,16 @@
-"""One trace, one seed: the fleet around it, and a policy through it, as one row of results."""
+"""One trace, one seed: the fleet around it, and a policy through it, as one row of results.
+
+Requests with a deadline beside others are served in two ways: in the same fleet, where they fill slack, or in a fleet of their
+own with a scaler of its own (`separate`), whose GPU-hours are added. Ours is always the first.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headway_cli.simulate import engines, traces
-from headway_cli.simulate.arguments import Options
+from headway_cli.simulate import batch, engines, traces
+from headway_cli.simulate.arguments import DEADLINE_S, Options
 from headway_planner.model import BatchLimits
 from headway_planner.rivals.bounds import BIN_S, work_bins, work_s
 from headway_planner.rivals.catalog import CATALOG, WORK_BOUND, Context
@@ -14,7 +18,7 @@ from headway_planner.sim.arrivals import scaled
 from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import TTFT_TARGET_MS, Arrival, End, Rank
-from headway_planner.sim.outcome import Outcome
+from headway_planner.sim.outcome import Outcome, joined
 from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import Bounds
 from headway_planner.steps import StepModel
@@ -22,25 +26,30 @@ from headway_planner.steps import StepModel
 # Share of the requests inside their TTFT target that a tuned rival and the clairvoyant bound must reach.
 GOALS = {Rank.REALTIME: 0.995, Rank.INTERACTIVE: 0.999, Rank.BATCH: 1.0}
 _START_SHARE = 0.6  # the fleet begins with replicas for the first five minutes at this share of an engine
-_SPLIT_COPIES = 10  # stream of randomness that makes the copies of a scaled trace
+_SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scaled trace, batch work that is added
+_BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
+SEPARATE = "-separate"  # ends the name of a policy whose batch work has a fleet of its own
 
 Row = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A trace at one seed."""
+    """A trace at one seed. `apart`: the same with two fleets, online and batch; None: there is nothing to part."""
 
     trace: str
     seed: int
     scale: float
     context: Context
+    apart: tuple[Context, Context] | None = None
 
 
 def cases(path: Path, options: Options) -> "CaseMaker":
     """Reads the trace once; each seed makes its case from it."""
     model = engines.load(options.engine_file or engines.BUILT_IN, options.engine)
     arrivals = traces.read(path, options.default_class, options.limit_s)
+    if options.batch_deadline_s is not None:
+        arrivals = traces.due(arrivals, options.batch_deadline_s)
     span_s = max(1.0, arrivals[-1].at_s)
     load = work_s(model, arrivals) / span_s
     scale = options.scale if options.scale is not None else float(max(1, round(options.load / load)))
@@ -61,6 +70,22 @@ class CaseMaker:
         options = self._options
         model = engines.load(options.engine_file or engines.BUILT_IN, options.engine)
         arrivals = scaled(self._arrivals, self._scale, options.spread_s, Chance(seed).split(_SPLIT_COPIES))
+        if options.batch_share:
+            deadline_s = options.batch_deadline_s or DEADLINE_S
+            arrivals = batch.added(arrivals, options.batch_share, deadline_s, model, Chance(seed).split(_SPLIT_BATCH))
+        online = [one for one in arrivals if not one.deferrable]
+        shared = 0 < len(online) < len(arrivals)
+        apart = None
+        if shared:
+            waiting = [one for one in arrivals if one.deferrable]
+            apart = (self._context(model, online, start_delay_s), self._context(model, waiting, start_delay_s))
+        context = self._context(model, arrivals, start_delay_s, _BATCH_RESERVE if shared else 0.0)
+        return Case(self._name, seed, self._scale, context, apart)
+
+    def _context(
+        self, model: StepModel, arrivals: Sequence[Arrival], start_delay_s: float, batch_reserve: float = 0.0
+    ) -> Context:
+        options = self._options
         bins = work_bins(model, arrivals)
         minute = max(1, round(60 / BIN_S))
         peak = max(sum(bins[index : index + minute]) / 60 for index in range(0, len(bins), minute))
@@ -75,29 +100,52 @@ class CaseMaker:
             mtbf_s=options.mtbf_hours * 3600,
             noise=options.noise,
             scrape_loss=options.scrape_loss,
+            batch_reserve=batch_reserve,
         )
         bounds = Bounds(setup.min_replicas, setup.max_replicas, options.seqs, options.tokens_max, limits)
         strictest = min((one.rank for one in arrivals), default=Rank.INTERACTIVE)
-        return Case(self._name, seed, self._scale, Context(setup, bounds, arrivals, strictest))
+        return Context(setup, bounds, arrivals, strictest)
 
 
 def run(case: Case, policy: str, target: float | None = None, label: str | None = None) -> Row:
     """One policy through one case."""
     if policy == WORK_BOUND:
         return _work_bound(case)
-    context = case.context
     used = CATALOG[policy].default if target is None else target
-    outcome = simulate(context.setup, context.arrivals, CATALOG[policy].make(context, used), case.seed)
-    row = _row(case, label or policy, outcome)
+    row = _row(case, label or policy, _outcome(case.context, case.seed, policy, used))
     if CATALOG[policy].sweep:
         row["target"] = used
     return row
+
+
+def run_apart(case: Case, policy: str, targets: tuple[float, float] | None = None, label: str | None = None) -> Row:
+    """One policy twice, for a fleet of the online and one of the batch requests; both together are the row."""
+    if case.apart is None:
+        raise ValueError(f"{case.trace} has nothing to part")
+    used = targets or (CATALOG[policy].default,) * 2
+    online, waiting = (
+        _outcome(context, case.seed, policy, target) for context, target in zip(case.apart, used, strict=True)
+    )
+    row = _row(case, label or f"{policy}{SEPARATE}", joined(online, waiting))
+    return row | {"target": used[0], "batch_target": used[1], "batch_gpu_hours": round(waiting.gpu_hours, 4)}
+
+
+def _outcome(context: Context, seed: int, policy: str, target: float) -> Outcome:
+    return simulate(context.setup, context.arrivals, CATALOG[policy].make(context, target), seed)
 
 
 def best_target(case: Case, policy: str) -> float:
     """The target of the fewest hours that meets the goals of all classes, in hindsight; else of the best attainment."""
     rows = [(run(case, policy, target), target) for target in CATALOG[policy].sweep]
     return min(rows, key=lambda pair: _merit(pair[0]))[1]
+
+
+def best_targets_apart(case: Case, policy: str) -> tuple[float, float]:
+    """The same for two fleets, each by itself."""
+    if case.apart is None:
+        raise ValueError(f"{case.trace} has nothing to part")
+    online, waiting = (best_target(replace(case, context=context, apart=None), policy) for context in case.apart)
+    return online, waiting
 
 
 def meets_goals(row: Row) -> bool:
@@ -112,12 +160,18 @@ def _merit(row: Row) -> tuple[bool, float]:
     feasible = row["feasible_by_class"]
     if not isinstance(feasible, dict):
         raise TypeError("not a row of results")
-    short = max(GOALS[Rank[name.upper()]] * feasible[name] - share for name, share in by_class.items())
+    kept, due = row.get("deadlines_met"), Rank.BATCH.name.lower()
+    # Batch work that has a deadline may wait for its first token.
+    goals = {name: GOALS[Rank[name.upper()]] * feasible[name] for name in by_class if kept is None or name != due}
+    short = max(
+        [goal - by_class[name] for name, goal in goals.items()] + ([1.0 - kept] if isinstance(kept, float) else [])
+    )
     return (short > 0, short if short > 0 else hours)
 
 
 def _row(case: Case, label: str, outcome: Outcome) -> Row:
-    shares = {rank: outcome.attainment(rank) for rank in Rank}
+    shares = {rank: outcome.class_attainment(rank) for rank in Rank}
+    kept = outcome.deadlines_met()
     return {
         **_head(case, label),
         "attainment": _rounded(outcome.attainment()),
@@ -125,6 +179,7 @@ def _row(case: Case, label: str, outcome: Outcome) -> Row:
             rank.name.lower(): _rounded(share) for rank, share in shares.items() if share is not None
         },
         "feasible_by_class": _feasible(case),
+        **({} if kept is None else {"deadlines_met": _rounded(kept)}),
         "gpu_hours": round(outcome.gpu_hours, 4),
         "replicas_mean": round(outcome.replicas_mean, 3),
         "reversals_per_hour": round(outcome.reversals_per_hour, 2),

@@ -1,11 +1,14 @@
-"""Request traces: CSV with arrival_s, input_tokens, output_tokens and perhaps class or service; `.gz` is unpacked.
+"""Request traces: CSV with arrival_s, input_tokens, output_tokens and perhaps class, service or deadline_s; `.gz` is unpacked.
 
-Without a class column the service decides where it is a known public one, else the class is the caller's default.
+deadline_s is for batch requests: from its arrival, by when it must be finished. Without a class column the service decides where it is a known public one, else the class is the caller's default.
 """
 
 import csv
 import gzip
 import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from headway_cli.errors import CliError
@@ -40,8 +43,16 @@ def read(path: Path, default: Rank, limit_s: float | None = None) -> list[Arriva
         raise CliError(f"{path} has no requests")
     found.sort(key=lambda arrival: arrival.at_s)
     start_s = found[0].at_s
-    shifted = (Arrival(one.at_s - start_s, one.inputs, one.outputs, one.rank) for one in found)
+    shifted = (replace(one, at_s=one.at_s - start_s) for one in found)
     return [one for one in shifted if limit_s is None or one.at_s <= limit_s]
+
+
+def due(arrivals: Sequence[Arrival], deadline_s: float) -> list[Arrival]:
+    """The arrivals, those of batch without a deadline with this one."""
+    return [
+        replace(one, deadline_s=deadline_s) if one.rank is Rank.BATCH and not one.deferrable else one
+        for one in arrivals
+    ]
 
 
 def _arrival(row: dict[str, str], default: Rank, where: str) -> Arrival:
@@ -51,11 +62,31 @@ def _arrival(row: dict[str, str], default: Rank, where: str) -> Arrival:
         raise CliError(f"{where}: arrival_s, input_tokens and output_tokens must be numbers") from None
     if not (0 <= at_s < float("inf")) or inputs < 1 or outputs < 1:
         raise CliError(f"{where}: arrival_s must be at least 0, both token counts at least 1")
+    rank = _rank(row, default, where)
+    return Arrival(at_s, inputs, outputs, rank, _deadline_s(row, rank, where))
+
+
+def _deadline_s(row: dict[str, str], rank: Rank, where: str) -> float:
+    text = row.get("deadline_s")
+    if not text:
+        return math.inf
+    try:
+        deadline_s = float(text)
+    except ValueError:
+        raise CliError(f"{where}: deadline_s must be a number, got {text!r}") from None
+    if not deadline_s > 0:
+        raise CliError(f"{where}: deadline_s must be above 0")
+    if rank is not Rank.BATCH:
+        raise CliError(f"{where}: deadline_s is for requests of class batch")
+    return deadline_s
+
+
+def _rank(row: dict[str, str], default: Rank, where: str) -> Rank:
     name = row.get("class")
     if not name:
-        return Arrival(at_s, inputs, outputs, _CLASS_OF_SERVICE.get(row.get("service") or "", default))
+        return _CLASS_OF_SERVICE.get(row.get("service") or "", default)
     try:
-        return Arrival(at_s, inputs, outputs, Rank[name.upper()])
+        return Rank[name.upper()]
     except KeyError:
         names = ", ".join(rank.name.lower() for rank in Rank)
         raise CliError(f"{where}: class must be one of {names}, got {name!r}") from None

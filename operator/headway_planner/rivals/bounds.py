@@ -24,14 +24,20 @@ def work_s(model: StepModel, arrivals: Sequence[Arrival]) -> float:
 
 
 def work_bins(model: StepModel, arrivals: Sequence[Arrival]) -> list[float]:
-    """Engine seconds of work by bin; decoding is spread over the time that it takes at a step of 20 ms."""
+    """Engine seconds of work by bin; decoding is spread over the time that it takes at a step of 20 ms.
+
+    A request with a deadline is spread evenly over the time that it has.
+    """
     bins = [0.0] * (int(arrivals[-1].at_s / BIN_S) + 1) if arrivals else []
     for one in arrivals:
         total = model.least_work_ms(one.inputs, one.outputs) / 1000
         prompt = min(total, model.least_work_ms(one.inputs, 0) / 1000)
         first = int(one.at_s / BIN_S)
+        stay_s = 0.02 * one.outputs
+        if one.deferrable:
+            prompt, stay_s = 0.0, max(stay_s, one.deadline_s)
         bins[first] += prompt
-        last = min(len(bins) - 1, int((one.at_s + 0.02 * one.outputs) / BIN_S))
+        last = min(len(bins) - 1, int((one.at_s + stay_s) / BIN_S))
         for index in range(first, last + 1):
             bins[index] += (total - prompt) / (last - first + 1)
     return bins

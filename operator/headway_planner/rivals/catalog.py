@@ -1,5 +1,6 @@
 """Every policy by name: how it is made, its default target, and the targets of a sweep."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class Context:
     def ttft_ms(self) -> float:
         """The target of the strictest class that is present."""
         return TTFT_TARGET_MS[self.strictest]
+
+    @property
+    def deadline_s(self) -> float:
+        """The shortest deadline; infinite without one."""
+        return min((one.deadline_s for one in self.arrivals), default=math.inf)
 
     @property
     def itl_ms(self) -> float:
@@ -93,6 +99,7 @@ def _ours(context: Context, *, demand: bool) -> Policy:
         itl_target_ms=context.itl_ms,
         baseline=bounds.baseline,
         hold_s=scale.down_window_s,
+        deadline_s=context.deadline_s,
     )
     config = ControlConfig(coordinator if demand else None, scale, tune)
     return ControlPolicy(bounds, config, context.setup.model.kv_tokens)

@@ -1,14 +1,15 @@
-"""A trace made larger or smaller, seeded.
+"""A trace made larger or smaller, or joined by batch work, seeded.
 
 Larger: every request is joined by copies of requests near it in the trace, each shifted by up to `spread_s` to either side.
 Bursts longer than the spread stay coherent, which is harder on a policy than as many independent users. Smaller: requests
-are dropped at random.
+are dropped at random. Batch work: requests of given lengths at random times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from headway_planner.sim.chance import Chance
-from headway_planner.sim.jobs import Arrival
+from headway_planner.sim.jobs import Arrival, Rank
 
 _NEAR = 100  # a copy takes the lengths of a request this many places away at the most
 
@@ -28,7 +29,29 @@ def scaled(arrivals: Sequence[Arrival], factor: float, spread_s: float, chance: 
         for _ in range(copies):
             twin = arrivals[min(max(position + chance.below(2 * _NEAR + 1) - _NEAR, 0), len(arrivals) - 1)]
             at_s = arrival.at_s + spread_s * (2 * chance.uniform() - 1) if whole else arrival.at_s
-            found.append(Arrival(_inside(at_s, end_s), twin.inputs, twin.outputs, arrival.rank))
+            found.append(Arrival(_inside(at_s, end_s), twin.inputs, twin.outputs, arrival.rank, arrival.deadline_s))
+    found.sort(key=lambda one: one.at_s)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWork:
+    """Batch work to add: pairs of prompt and answer to draw from, what a pair costs, how much in all, and its deadline."""
+
+    lengths: Sequence[tuple[int, int]]
+    cost: Callable[[int, int], float]
+    total: float
+    deadline_s: float
+
+
+def joined_by(arrivals: Sequence[Arrival], batch: BatchWork, chance: Chance) -> list[Arrival]:
+    """The arrivals and batch requests of about the given cost, each at a random time of their span, sorted by time."""
+    end_s = arrivals[-1].at_s if arrivals else 0.0
+    found, cost = list(arrivals), 0.0
+    while cost < batch.total:
+        inputs, outputs = batch.lengths[chance.below(len(batch.lengths))]
+        found.append(Arrival(end_s * chance.uniform(), inputs, outputs, Rank.BATCH, batch.deadline_s))
+        cost += batch.cost(inputs, outputs)
     found.sort(key=lambda one: one.at_s)
     return found
 

@@ -3,14 +3,21 @@
 This is what `headway_operator.core.decide` does with a fleet in modes Auto and Auto: the samples of the last seconds become
 an intake and load views, the status is this object's memory. The step model is learnt from the samples, as the operator
 learns it: the coefficients of the simulated engine are not looked at.
+
+Requests with a deadline are taken out of the demand and of the views, as the operator takes out the batch work of a shared
+fleet, and handed to the coordinator apart.
 """
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemory, Sight, control
 from headway_planner.coordinator import Intake, Totals
+from headway_planner.deferred import Deferred
 from headway_planner.identify import StepsDone
 from headway_planner.model import Direction, Latency, LoadView, ScaleEvent, ScaleState, TuneState
 from headway_planner.sim.policy import Decision
-from headway_planner.sim.signals import Bounds, FleetView
+from headway_planner.sim.signals import Bounds, FleetView, ReplicaSample, Sample, Window
 from headway_planner.tune import direction_of
 
 OBJECTIVE_WINDOW_S, HISTORY = 60.0, 10
@@ -75,25 +82,92 @@ class ControlPolicy:
         before = self._done
         self._done = StepsDone(sample.steps, sample.output_tokens, sample.prefilled_tokens, sample.busy_ms)
         done = () if before is None else (_difference(self._done, before),)
+        online = _online(sample)
         return Intake(
             at_s=sample.at_s,
             desired=view.desired,
             serving=view.ready,
             totals=Totals(
-                arrivals=sample.arrivals,
-                input_tokens=sample.input_tokens,
-                input_squares=sample.input_squares,
-                finished=sample.finished,
-                output_tokens=sample.output_tokens,
+                arrivals=online.arrivals,
+                input_tokens=online.input_tokens,
+                input_squares=online.input_squares,
+                finished=online.finished,
+                output_tokens=online.output_tokens,
             ),
-            running=silent * sample.running,
-            waiting=sample.held + silent * sum(one.waiting for one in sample.replicas),
-            queued_tokens=silent * sum(one.queued_tokens for one in sample.replicas),
+            running=silent * online.running,
+            waiting=online.held + silent * sum(one.waiting for one in online.replicas),
+            queued_tokens=silent * sum(one.queued_tokens for one in online.replicas),
             stale=sample.serving > 0 and 2 * count < sample.serving,
             kv_tokens=self._kv_tokens,
-            kv_used=silent * self._kv_tokens * sum(one.kv_usage for one in sample.replicas),
+            kv_used=silent * self._kv_tokens * sum(one.kv_usage for one in online.replicas),
             done=done,
+            deferred=_deferred(sample, silent),
         )
+
+
+def _online(sample: Sample) -> Sample:
+    """Gauges and counts without the requests that have a deadline. The KV cache does not tell whose tokens it holds."""
+    apart = sample.deferred
+    if apart is None:
+        return sample
+    return replace(
+        sample,
+        replicas=tuple(_online_gauges(one) for one in sample.replicas),
+        held=sample.held - apart.held,
+        arrivals=sample.arrivals - apart.arrivals,
+        input_tokens=sample.input_tokens - apart.input_tokens,
+        input_squares=sample.input_squares - apart.input_squares,
+        finished=sample.finished - apart.finished,
+        output_tokens=sample.output_tokens - apart.output_tokens,
+    )
+
+
+def _online_latencies(sample: Sample) -> Sample:
+    """The same, its histograms too."""
+    apart, online = sample.deferred, _online(sample)
+    if apart is None:
+        return online
+    return replace(
+        online,
+        ttft=_less(sample.ttft, apart.ttft),
+        queue_wait=_less(sample.queue_wait, apart.queue_wait),
+        prefill=_less(sample.prefill, apart.prefill),
+        itl=_less(sample.itl, apart.itl),
+    )
+
+
+def _online_gauges(one: ReplicaSample) -> ReplicaSample:
+    apart = one.deferred
+    if apart is None:
+        return one
+    running = max(0, one.running - apart.running)
+    return ReplicaSample(
+        running=running,
+        waiting=max(0, one.waiting - apart.waiting),
+        kv_usage=one.kv_usage * running / one.running if one.running else one.kv_usage,
+        queued_tokens=max(0, one.queued_tokens - apart.queued_tokens),
+    )
+
+
+def _less(all_of: Sequence[int], some: Sequence[int]) -> tuple[int, ...]:
+    return tuple(one - other for one, other in zip(all_of, some, strict=True))
+
+
+def _deferred(sample: Sample, silent: float) -> Deferred | None:
+    """`silent`: replicas that serve over those that answered."""
+    apart = sample.deferred
+    if apart is None:
+        return None
+    gauges = [one.deferred for one in sample.replicas if one.deferred is not None]
+    return Deferred(
+        arrivals=apart.arrivals,
+        input_tokens=apart.input_tokens,
+        finished=apart.finished,
+        output_tokens=apart.output_tokens,
+        running=silent * sum(one.running for one in gauges),
+        waiting=apart.held + silent * sum(one.waiting for one in gauges),
+        queued_tokens=apart.held_tokens + silent * sum(one.queued_tokens for one in gauges),
+    )
 
 
 def _difference(after: StepsDone, before: StepsDone) -> StepsDone:
@@ -106,7 +180,9 @@ def _difference(after: StepsDone, before: StepsDone) -> StepsDone:
 
 
 def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
-    window, samples = view.window(span_s), view.samples(span_s)
+    samples = [_online(one) for one in view.samples(span_s)]
+    seen = view.window(span_s)
+    window = Window(_online_latencies(seen.first), _online_latencies(seen.last))
     last = window.last
     count = len(samples)
     waiting = sum(sum(one.waiting for one in sample.replicas) for sample in samples) / count

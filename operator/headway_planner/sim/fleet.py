@@ -2,6 +2,9 @@
 
 Events at equal times keep the order in which they were entered; an arrival goes before them. A replica has one valid
 wake-up; when a request shortens its segment the old one stays in the queue and is recognised by its time.
+
+Where batch work only fills slack (`Setup.batch_reserve`), requests with a deadline wait at the gateway, first come first
+served, and go one by one to engines that have a slot for them.
 """
 
 from collections import deque
@@ -14,7 +17,7 @@ from headway_planner.sim.outcome import Outcome, Scaling
 from headway_planner.sim.policy import Policy
 from headway_planner.sim.pool import Member, Phase, Pool
 from headway_planner.sim.setup import Setup
-from headway_planner.sim.signals import Counters, FleetView, ReplicaSample, Sample
+from headway_planner.sim.signals import Counters, DeferredSample, FleetView, ReplicaSample, Sample
 
 KEEP_S = 700.0  # samples older than this are forgotten; no window is longer
 _WAKE, _READY, _FAIL, _SCRAPE, _TICK = range(5)
@@ -32,11 +35,14 @@ class _Run:
         self._jobs = [Job(uid, arrival) for uid, arrival in enumerate(arrivals)]
         chance = Chance(seed)
         self._starts, self._failures, self._scrapes = chance.split(1), chance.split(2), chance.split(3)
-        self._counters = Counters()
+        self._pools = setup.batch_reserve > 0
+        self._counters = Counters(Counters()) if self._pools else Counters()
         self._pool = Pool(setup, self._counters)
         self._events: list[tuple[float, int, int, Member | None]] = []
         self._order = 0
         self._held: deque[Job] = deque()
+        self._deferred: deque[Job] = deque()
+        self._deferred_tokens = 0
         self._open = len(self._jobs)
         self._travelling: deque[Sample] = deque()
         self._seen: deque[Sample] = deque()
@@ -96,6 +102,7 @@ class _Run:
                 self._pool.serve(member)
                 self._plan_failure(member, now_s)
                 self._release(now_s)
+                self._lend(member, now_s)
             self._start_pending(now_s)
         elif member is not None and member.phase in (Phase.READY, Phase.DRAINING):
             self._fail(member, now_s)
@@ -105,10 +112,14 @@ class _Run:
         heappush(self._events, (at_s, self._order, kind, member))
 
     def _arrive(self, job: Job) -> None:
-        self._counters.arrivals += 1
-        self._counters.input_tokens += job.inputs
-        self._counters.input_squares += job.inputs * job.inputs
-        if self._held or not self._route(job, job.arrival_s):
+        counters = self._counters
+        _count_arrival(counters, job)
+        if job.deferrable and counters.deferred is not None:
+            _count_arrival(counters.deferred, job)
+            self._deferred.append(job)
+            self._deferred_tokens += job.need
+            self._lend(self._pool.slack(), job.arrival_s)
+        elif self._held or not self._route(job, job.arrival_s):
             self._held.append(job)
 
     def _route(self, job: Job, now_s: float) -> bool:
@@ -116,6 +127,17 @@ class _Run:
         member = self._pool.choose()
         if member is None:
             return False
+        self._submit(member, job, now_s)
+        return True
+
+    def _lend(self, member: Member | None, now_s: float) -> None:
+        """The requests with a deadline that waited longest, as long as the replica has slack."""
+        while self._deferred and member is not None and member.phase is Phase.READY and member.replica.has_slack:
+            job = self._deferred.popleft()
+            self._deferred_tokens -= job.need
+            self._submit(member, job, now_s)
+
+    def _submit(self, member: Member, job: Job, now_s: float) -> None:
         replica = member.replica
         before_s = replica.wake_s
         if not replica.submit(job, now_s):
@@ -124,7 +146,6 @@ class _Run:
         if replica.wake_s != before_s and replica.wake_s is not None:
             self._enter(replica.wake_s, _WAKE, member)
         self._pool.offer(member)
-        return True
 
     def _release(self, now_s: float) -> None:
         while self._held and self._route(self._held[0], now_s):
@@ -140,6 +161,8 @@ class _Run:
                 self._pool.offer(member)
             else:
                 self._pool.settle(member, now_s)
+        if self._deferred:
+            self._lend(member, now_s)
 
     def _fail(self, member: Member, now_s: float) -> None:
         orphans = member.replica.evict_all()
@@ -150,6 +173,10 @@ class _Run:
                 self._open -= 1
                 continue
             job.done, job.admitted_s = 0, -1.0
+            if job.deferrable and self._pools:
+                self._deferred.appendleft(job)
+                self._deferred_tokens += job.need
+                continue
             if self._held or not self._route(job, now_s):
                 self._held.append(job)
         self._reconcile(now_s)
@@ -199,13 +226,14 @@ class _Run:
             replica = member.replica
             running = replica.running
             gauges = (running, replica.in_flight - running, replica.kv_usage, replica.queued_tokens)
-            found.append(ReplicaSample(*(self._blurred(gauges) if self._setup.noise else gauges)))
+            deferred = replica.deferred if self._pools else None
+            found.append(ReplicaSample(*(self._blurred(gauges) if self._setup.noise else gauges), deferred))
         self._travelling.append(
             Sample(
                 at_s=now_s,
                 serving=len(self._pool.ready),
                 replicas=tuple(found),
-                held=len(self._held),
+                held=len(self._held) + len(self._deferred),
                 arrivals=counters.arrivals,
                 input_tokens=counters.input_tokens,
                 input_squares=counters.input_squares,
@@ -219,7 +247,23 @@ class _Run:
                 prefill=tuple(counters.prefill),
                 itl=tuple(counters.itl),
                 tpot=tuple(counters.tpot),
+                deferred=None if counters.deferred is None else self._deferred_sample(counters.deferred),
             )
+        )
+
+    def _deferred_sample(self, counters: Counters) -> DeferredSample:
+        return DeferredSample(
+            held=len(self._deferred),
+            held_tokens=self._deferred_tokens,
+            arrivals=counters.arrivals,
+            input_tokens=counters.input_tokens,
+            input_squares=counters.input_squares,
+            finished=counters.finished,
+            output_tokens=counters.output_tokens,
+            ttft=tuple(counters.ttft),
+            queue_wait=tuple(counters.queue_wait),
+            prefill=tuple(counters.prefill),
+            itl=tuple(counters.itl),
         )
 
     def _blurred(self, gauges: tuple[int, int, float, int]) -> tuple[int, int, float, int]:
@@ -227,3 +271,9 @@ class _Run:
             value * self._scrapes.lognormal(1.0, self._setup.noise) for value in gauges
         )
         return round(running), round(waiting), min(1.0, kv_usage), round(queued)
+
+
+def _count_arrival(counters: Counters, job: Job) -> None:
+    counters.arrivals += 1
+    counters.input_tokens += job.inputs
+    counters.input_squares += job.inputs * job.inputs

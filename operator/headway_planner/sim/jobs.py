@@ -1,5 +1,6 @@
 """One request in the simulator, its class, and how it ended."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -28,12 +29,18 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One line of a trace."""
+    """One line of a trace. `deadline_s`: from its arrival, by when batch work must be finished; infinite: it has none."""
 
     at_s: float
     inputs: int
     outputs: int
     rank: Rank
+    deadline_s: float = math.inf
+
+    @property
+    def deferrable(self) -> bool:
+        """Whether it may wait: what has a deadline is judged by that, not by its first token."""
+        return self.deadline_s < math.inf
 
 
 class Job:
@@ -43,8 +50,8 @@ class Job:
     """
 
     __slots__ = (
-        "admitted_s", "arrival_s", "done", "end", "end_s", "finish_step", "first_s", "inputs", "joined_step", "made",
-        "need", "outputs", "rank", "uid",
+        "admitted_s", "arrival_s", "deadline_s", "deferrable", "done", "end", "end_s", "finish_step", "first_s", "inputs",
+        "joined_step", "made", "need", "outputs", "rank", "uid",
     )  # fmt: skip
 
     def __init__(self, uid: int, arrival: Arrival) -> None:
@@ -53,6 +60,8 @@ class Job:
         self.inputs = arrival.inputs
         self.outputs = arrival.outputs
         self.rank: int = int(arrival.rank)
+        self.deadline_s = arrival.deadline_s
+        self.deferrable = arrival.deferrable
         self.need = arrival.inputs  # tokens to prefill; after a preemption the produced ones as well
         self.done = 0  # of them prefilled
         self.made = 0

@@ -1,7 +1,7 @@
 """What came of a run, in the figures of the benchmark."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, End, Job, Rank
@@ -9,12 +9,13 @@ from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, End, Job, Ra
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """One change of the wanted count."""
+    """One change of the wanted count. `fleet`: 1 in the batch fleet of two."""
 
     at_s: float
     before: int
     after: int
     reason: str
+    fleet: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,11 @@ class Outcome:
 
     @property
     def reversals_per_hour(self) -> float:
-        """Changes of the count in the other direction than the one before."""
-        turns = sum((one.after > one.before) != (other.after > other.before) for one, other in pairwise(self.changes))
+        """Changes of a fleet's count in the other direction than the one before."""
+        turns = sum(
+            one.fleet == other.fleet and (one.after > one.before) != (other.after > other.before)
+            for one, other in pairwise(self.changes)
+        )
         return turns * 3600 / self.end_s if self.end_s > 0 else 0.0
 
     @property
@@ -54,13 +58,23 @@ class Outcome:
         """Requests that ended so."""
         return sum(job.end is end for job in self.jobs)
 
-    def attainment(self, rank: Rank | None = None) -> float | None:
-        """Share of the requests (of one class) whose first token came in time; None without requests."""
-        return self._share(rank, lambda job: ttft_ms(job) <= TTFT_TARGET_MS[Rank(job.rank)])
+    def attainment(self) -> float | None:
+        """Share of the requests without a deadline whose first token came in time; without such, of those that met theirs."""
+        waiting_for_token = [job for job in self.jobs if not job.deferrable]
+        return _share(waiting_for_token, _first_in_time) if waiting_for_token else self.deadlines_met()
+
+    def class_attainment(self, rank: Rank) -> float | None:
+        """Share of the requests of one class whose first token came in time, deadlines or not; None without requests."""
+        return _share([job for job in self.jobs if job.rank == rank], _first_in_time)
+
+    def deadlines_met(self) -> float | None:
+        """Share of the requests with a deadline that were finished by it; None when there is none."""
+        mine = [job for job in self.jobs if job.deferrable]
+        return _share(mine, lambda job: job.end is End.FINISHED and job.end_s - job.arrival_s <= job.deadline_s)
 
     def tpot_attainment(self) -> float | None:
         """Share of the requests whose mean time between tokens kept the class's target."""
-        return self._share(None, lambda job: tpot_ms(job) <= ITL_TARGET_MS[Rank(job.rank)])
+        return _share(self.jobs, lambda job: tpot_ms(job) <= ITL_TARGET_MS[Rank(job.rank)])
 
     def ttft_quantile_ms(self, share: float) -> float | None:
         """A percentile of the time to the first token; None without requests."""
@@ -69,9 +83,18 @@ class Outcome:
         times = sorted(ttft_ms(job) for job in self.jobs)
         return times[min(len(times) - 1, int(share * len(times)))]
 
-    def _share(self, rank: Rank | None, good: Callable[[Job], bool]) -> float | None:
-        mine = [job for job in self.jobs if rank is None or job.rank == rank]
-        return sum(map(good, mine)) / len(mine) if mine else None
+
+def joined(online: Outcome, batch: Outcome) -> Outcome:
+    """Two fleets beside each other as one: what came of their requests, and what they cost together."""
+    return Outcome(
+        jobs=[*online.jobs, *batch.jobs],
+        end_s=max(online.end_s, batch.end_s),
+        replica_seconds=online.replica_seconds + batch.replica_seconds,
+        gpus=online.gpus,
+        changes=(*online.changes, *(replace(one, fleet=1) for one in batch.changes)),
+        limit_changes=online.limit_changes + batch.limit_changes,
+        preemptions=online.preemptions + batch.preemptions,
+    )
 
 
 def ttft_ms(job: Job) -> float:
@@ -84,3 +107,11 @@ def tpot_ms(job: Job) -> float:
     if job.end is not End.FINISHED:
         return float("inf")
     return (job.end_s - job.first_s) * 1000 / (job.outputs - 1) if job.outputs > 1 else 0.0
+
+
+def _first_in_time(job: Job) -> bool:
+    return ttft_ms(job) <= TTFT_TARGET_MS[Rank(job.rank)]
+
+
+def _share(jobs: Sequence[Job], good: Callable[[Job], bool]) -> float | None:
+    return sum(map(good, jobs)) / len(jobs) if jobs else None

@@ -1,6 +1,7 @@
 """The replicas of a fleet: ordered, starting, serving, draining, gone; what each is charged; and who gets a request.
 
-Requests go to the replica with the fewest in flight, ties in turn. A drain takes no new request and cuts none. When
+Requests go to the replica with the fewest in flight, ties in turn; requests with a deadline, where they only fill slack, do
+not count. A drain takes no new request and cuts none. When
 replicas are removed, those go first that did not start yet (youngest first), then those with the fewest requests.
 """
 
@@ -27,13 +28,14 @@ class Phase(StrEnum):
 class Member:
     """A replica and its life."""
 
-    __slots__ = ("gone_s", "ordered_s", "phase", "replica")
+    __slots__ = ("gone_s", "offered", "ordered_s", "phase", "replica")
 
     def __init__(self, replica: Replica, ordered_s: float) -> None:
         self.replica = replica
         self.phase = Phase.PENDING
         self.ordered_s = ordered_s
         self.gone_s: float | None = None
+        self.offered = -1  # the load that the router knows of; -1: it was chosen since
 
 
 class Pool:
@@ -59,6 +61,8 @@ class Pool:
         """One more replica; it starts when `next_start` hands it out."""
         uid = len(self.members)
         replica = Replica(uid, self._setup.model, self.limits, self._counters, self._setup.max_run)
+        replica.reserve = self._setup.batch_reserve
+        replica.set_limits(self.limits)
         member = Member(replica, now_s)
         self.members.append(member)
         self._waiting.append(member)
@@ -116,18 +120,30 @@ class Pool:
                     member.replica.set_limits(limits)
 
     def offer(self, member: Member) -> None:
-        """Enter a replica into the order of the router, after its count changed."""
-        self._turn += 1
-        heappush(self._free, (member.replica.in_flight, self._turn, member))
+        """Enter a replica into the order of the router, if its count changed."""
+        load = self._load(member)
+        if load != member.offered:
+            member.offered = load
+            self._turn += 1
+            heappush(self._free, (load, self._turn, member))
 
     def choose(self) -> Member | None:
         """The ready replica with the fewest requests; it leaves the order until it is offered again."""
         free = self._free
         while free:
             count, _, member = heappop(free)
-            if member.phase is Phase.READY and member.replica.in_flight == count:
+            if member.phase is Phase.READY and self._load(member) == count:
+                member.offered = -1
                 return member
         return None
+
+    def slack(self) -> Member | None:
+        """The ready replica with the fewest requests of those that may take one with a deadline."""
+        able = [member for member in self.ready.values() if member.replica.has_slack]
+        return min(able, key=lambda one: (one.replica.in_flight, one.replica.uid), default=None)
+
+    def _load(self, member: Member) -> int:
+        return member.replica.in_flight - (member.replica.lent if self._setup.batch_reserve else 0)
 
     def replica_seconds(self, end_s: float) -> float:
         """Charged time: from the order until gone; after `end_s` only while a replica has work."""

@@ -6,6 +6,7 @@ cut at the end of the step under way). Sequences that decode are never touched o
 
 Admission is first come, first served inside a class, higher classes first, one partial prompt per class. Batch sequences
 give way, by recompute, to a higher class that finds no slot or no KV; out of KV, the youngest of the lowest class does.
+Requests with a deadline are admitted only into slack: they leave a share of the slots and of the KV cache free (`lend`).
 """
 
 from collections import deque
@@ -13,7 +14,7 @@ from heapq import heappop, heappush
 
 from headway_planner.model import BatchLimits
 from headway_planner.sim.jobs import End, Job, Rank
-from headway_planner.sim.signals import Counters, bucket
+from headway_planner.sim.signals import Counters, DeferredGauges, bucket
 from headway_planner.steps import StepModel, run_time, steps_within
 
 MAX_RUN = 256  # decode steps of one segment: the counters of a long run must not arrive late
@@ -25,8 +26,9 @@ class Replica:
 
     __slots__ = (
         "_batch_running", "_chunks", "_context", "_counters", "_decoding", "_ended", "_ends", "_first_s", "_growth_s",
-        "_kv_limit", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_step_no", "_steps",
-        "_t0", "_tokens", "in_flight", "last_busy_s", "preemptions", "queued_tokens", "uid", "wake_s",
+        "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
+        "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "preemptions", "queued_tokens", "reserve", "uid",
+        "wake_s",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +53,9 @@ class Replica:
         self._steps = 0  # of the current segment
         self._first_s = self._growth_s = 0.0
         self._chunks: list[tuple[Job, int]] | None = None
+        self._lent_decoding = self._lent_running = self._lent_queued = 0
+        self.lent = 0  # requests with a deadline, of those in flight
+        self.reserve = 0.0  # share of slots and KV that they leave free
         self.set_limits(limits)
         self.wake_s: float | None = None
         self.in_flight = 0
@@ -72,6 +77,18 @@ class Replica:
         """Limits hold from the next segment; a lower cap lets sequences end, it stops none."""
         self._seqs = limits.seqs
         self._tokens = limits.tokens
+        self._seqs_slack = limits.seqs - int(self.reserve * limits.seqs)
+        self._kv_slack = int((1 - self.reserve) * self._kv_limit)
+
+    @property
+    def deferred(self) -> DeferredGauges:
+        """The requests with a deadline."""
+        return DeferredGauges(self._lent_running, self.lent - self._lent_running, self._lent_queued)
+
+    @property
+    def has_slack(self) -> bool:
+        """Whether one more request with a deadline may be sent here: none waits, and there is a slot for it."""
+        return not self._queued[_BATCH] and self.running < self._seqs_slack
 
     def submit(self, job: Job, now_s: float) -> bool:
         """Queue a request. False: it can never fit into the KV cache."""
@@ -80,6 +97,9 @@ class Replica:
         self._queued[job.rank].append(job)
         self.in_flight += 1
         self.queued_tokens += job.need
+        if job.deferrable:
+            self.lent += 1
+            self._lent_queued += job.need
         if self.wake_s is None:
             self._plan(now_s)
         elif self._chunks is None and self._admissible(job):
@@ -107,6 +127,7 @@ class Replica:
             queue.clear()
         self._ends.clear()
         self._chunks, self.wake_s, self.in_flight, self.queued_tokens = None, None, 0, 0
+        self.lent = self._lent_decoding = self._lent_running = self._lent_queued = 0
         return sorted(held, key=lambda job: job.uid)
 
     def _decoded(self, steps: int, batch: int, gap_ms: float, now_s: float) -> None:
@@ -115,6 +136,10 @@ class Replica:
         counters = self._counters
         counters.output_tokens += steps * batch
         counters.itl[bucket(gap_ms)] += steps * batch
+        deferred = counters.deferred
+        if deferred is not None and self._lent_decoding:
+            deferred.output_tokens += steps * self._lent_decoding
+            deferred.itl[bucket(gap_ms)] += steps * self._lent_decoding
         ends = self._ends
         while ends and ends[0][0] <= step_no:
             step, _, job = heappop(ends)
@@ -123,6 +148,9 @@ class Replica:
                 self._context -= job.inputs + job.outputs
                 if job.rank == _BATCH:
                     self._batch_running -= 1
+                if job.deferrable:
+                    self._lent_decoding -= 1
+                    self._lent_running -= 1
                 self._finish(job, now_s)
 
     def _prefilled(self, chunks: list[tuple[Job, int]], now_s: float) -> None:
@@ -131,23 +159,30 @@ class Replica:
             job.done += chunk
             counters.prefilled_tokens += chunk
             self.queued_tokens -= chunk
+            if job.deferrable:
+                self._lent_queued -= chunk
             if job.done < job.need:
                 continue
             self._queued[job.rank].popleft()
             self._partials -= 1
             self._reserved -= job.need
-            counters.output_tokens += 1
-            job.made += 1
-            if job.first_s < 0:
+            first = job.first_s < 0
+            if first:
                 job.first_s = now_s + self._model.first_token_ms / 1000
-                counters.ttft[bucket((job.first_s - job.arrival_s) * 1000)] += 1
-                counters.prefill[bucket((now_s - job.admitted_s) * 1000)] += 1
+            job.made += 1
+            self._count_first(counters, job, now_s, first)
+            if job.deferrable and counters.deferred is not None:
+                self._count_first(counters.deferred, job, now_s, first)
             left = job.outputs - job.made
             if left <= 0:
                 if job.rank == _BATCH:
                     self._batch_running -= 1
+                if job.deferrable:
+                    self._lent_running -= 1
                 self._finish(job, now_s)
                 continue
+            if job.deferrable:
+                self._lent_decoding += 1
             job.joined_step = self._step_no
             job.finish_step = self._step_no + left
             self._decoding[job.uid] = job
@@ -155,12 +190,24 @@ class Replica:
             self._order += 1
             heappush(self._ends, (job.finish_step, self._order, job))
 
+    @staticmethod
+    def _count_first(counters: Counters, job: Job, now_s: float, first: bool) -> None:
+        """A token at the end of a prefill; the first one of the request unless it was computed again."""
+        counters.output_tokens += 1
+        if first:
+            counters.ttft[bucket((job.first_s - job.arrival_s) * 1000)] += 1
+            counters.prefill[bucket((now_s - job.admitted_s) * 1000)] += 1
+
     def _finish(self, job: Job, now_s: float) -> None:
         job.close(End.FINISHED, max(now_s, job.first_s))
         self.in_flight -= 1
         self.last_busy_s = now_s
         counters = self._counters
         counters.finished += 1
+        if job.deferrable:
+            self.lent -= 1
+            if counters.deferred is not None:
+                counters.deferred.finished += 1
         if job.outputs > 1:
             counters.tpot[bucket((job.end_s - job.first_s) * 1000 / (job.outputs - 1))] += 1
         self._ended.append(job)
@@ -212,11 +259,18 @@ class Replica:
     def _admissible(self, job: Job) -> bool:
         if job.rank != _BATCH and self._batch_running:
             return True
+        if job.deferrable and not self._in_slack(job):
+            return False
         return self.running < self._seqs and len(self._decoding) < self._tokens and self._fits(job)
 
     def _fits(self, job: Job) -> bool:
         """Whether the prompt has room beside what runs, which grows by a token each in the step."""
         return self._context + self._reserved + job.need + self.running + 1 <= self._kv_limit
+
+    def _in_slack(self, job: Job) -> bool:
+        """Whether a request with a deadline leaves free what is kept for the others; alone it may have all."""
+        held = self._context + self._reserved + job.need + self.running + 1
+        return not self.running or (self.running < self._seqs_slack and held <= self._kv_slack)
 
     def _take(self, now_s: float) -> list[tuple[Job, int]]:
         """Chunks of the next step, in order of class and arrival."""
@@ -235,6 +289,8 @@ class Replica:
         return chunks
 
     def _admit(self, job: Job, now_s: float) -> bool:
+        if job.deferrable and not self._in_slack(job):
+            return False
         while self.running >= self._seqs or not self._fits(job):
             if job.rank == _BATCH or not self._evict(_BATCH):
                 return False
@@ -244,7 +300,12 @@ class Replica:
             self._batch_running += 1
         if job.admitted_s < 0:
             job.admitted_s = now_s
-            self._counters.queue_wait[bucket((now_s - job.arrival_s) * 1000)] += 1
+            waited = bucket((now_s - job.arrival_s) * 1000)
+            self._counters.queue_wait[waited] += 1
+            if job.deferrable and self._counters.deferred is not None:
+                self._counters.deferred.queue_wait[waited] += 1
+        if job.deferrable:
+            self._lent_running += 1
         return True
 
     def _keep_kv(self) -> None:
@@ -269,6 +330,10 @@ class Replica:
         self.preemptions += 1
         if victim.rank == _BATCH:
             self._batch_running -= 1
+        if victim.deferrable:
+            self._lent_running -= 1
+            self._lent_decoding -= 1
+            self._lent_queued += victim.need
         queue = self._queued[victim.rank]
         # Behind a prompt under way, which stays the first of its class until it is through.
         queue.insert(1 if queue and queue[0].done > 0 else 0, victim)

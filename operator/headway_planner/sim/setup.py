@@ -26,6 +26,8 @@ class Setup:
             fleet that has been running, and a run must not be decided by its first minute.
         patience_s: how long after the last arrival the run goes on for what is still there.
         max_run: most decode steps computed at once; 1 is step by step.
+        batch_reserve: above 0, requests with a deadline wait at the gateway until an engine has slack, and leave this share
+            of its slots and of its KV cache free for the others; 0: they are requests like all others.
     """
 
     model: StepModel
@@ -43,3 +45,4 @@ class Setup:
     settle_s: float = 300.0
     patience_s: float = 3600.0
     max_run: int = 256
+    batch_reserve: float = 0.0

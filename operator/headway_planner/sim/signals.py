@@ -27,14 +27,18 @@ def bucket(milliseconds: float) -> int:
 
 
 class Counters:
-    """Counters and histograms of the whole fleet since the start; replicas add to them."""
+    """Counters and histograms of the whole fleet since the start; replicas add to them.
+
+    `deferred`: of the requests with a deadline alone, whose share is in the others as well; None: they are not told apart.
+    """
 
     __slots__ = (
-        "arrivals", "busy_ms", "finished", "input_squares", "input_tokens", "itl", "output_tokens", "prefill",
+        "arrivals", "busy_ms", "deferred", "finished", "input_squares", "input_tokens", "itl", "output_tokens", "prefill",
         "prefilled_tokens", "queue_wait", "steps", "tpot", "ttft",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, deferred: "Counters | None" = None) -> None:
+        self.deferred = deferred
         self.arrivals = 0
         self.input_tokens = 0  # prompt tokens of the arrivals
         self.input_squares = 0  # sum of their squares: attention grows with it
@@ -58,6 +62,33 @@ class ReplicaSample:
     waiting: int
     kv_usage: float
     queued_tokens: int  # prompt tokens that are still to be computed
+    deferred: "DeferredGauges | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredGauges:
+    """Of the gauges of a replica: the requests with a deadline."""
+
+    running: int
+    waiting: int
+    queued_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredSample:
+    """Of the counters and histograms of a sample: the requests with a deadline. `held`, `held_tokens`: at the gateway."""
+
+    held: int
+    held_tokens: int
+    arrivals: int
+    input_tokens: int
+    input_squares: int
+    finished: int
+    output_tokens: int
+    ttft: Sequence[int]
+    queue_wait: Sequence[int]
+    prefill: Sequence[int]
+    itl: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +112,7 @@ class Sample:
     tpot: Sequence[int]
     steps: int = 0
     busy_ms: float = 0.0
+    deferred: DeferredSample | None = None
 
     @property
     def waiting(self) -> int:

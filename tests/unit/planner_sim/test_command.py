@@ -55,6 +55,8 @@ def test_a_class_column_is_taken_and_a_wrong_one_named(tmp_path: Path, capsys: p
         (["bench", "--trace", EXCERPT, "--seeds", "4-2"], "4-2 holds no seed"),
         (["/nowhere.csv"], "cannot read the trace /nowhere.csv"),
         ([EXCERPT, "--start-delay", "0"], "--start-delay must be above 0"),
+        ([EXCERPT, "--batch-share", "1"], "--batch-share must be at least 0 and below 1"),
+        ([EXCERPT, "--batch-deadline", "-1"], "--batch-deadline above 0"),
         ([EXCERPT, "--engine", "abacus"], "no engine abacus"),
     ],
 )
@@ -72,6 +74,51 @@ def test_bench_runs_every_start_delay_and_tunes_each_rival_once_for_it(capsys: p
     for delay in (5, 60):
         targets = {row["target"] for row in rows if row["start_delay_s"] == delay and row["policy"] == "keda-tuned"}
         assert len(targets) == 1
+
+
+BATCH = ["--batch-share", "0.4", "--batch-deadline", "300"]
+
+
+def test_batch_work_runs_in_one_fleet_and_in_two_and_says_how_many_deadlines_were_met(
+    capsys: pytest.CaptureFixture[str],
+):
+    flags = ["--duration", "100", "--scale", "2", "--start-delay", "5", "--tuned", "--json", *BATCH]
+    cli.run(["simulate", "bench", "--trace", EXCERPT, "--policies", "headway,keda,clairvoyant", *flags])
+    rows = {row["policy"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    names = ["headway", "keda", "keda-tuned", "keda-separate", "keda-separate-tuned", "clairvoyant"]
+    assert list(rows) == names
+    assert len({row["requests"] for row in rows.values()}) == 1
+    assert all(0 < row["deadlines_met"] <= 1 for row in rows.values())
+    assert all(row["attainment"] == row["attainment_by_class"]["realtime"] for row in rows.values())
+    apart = rows["keda-separate"]
+    assert 0 < apart["batch_gpu_hours"] < apart["gpu_hours"]
+    assert rows["headway"]["deadlines_met"] == 1.0
+
+
+@pytest.mark.parametrize(("fleet", "names"), [("pooled", ["keda"]), ("separate", ["keda-separate"])])
+def test_rivals_run_in_the_fleets_that_are_asked_for(fleet: str, names: list[str], capsys: pytest.CaptureFixture[str]):
+    flags = ["--duration", "60", "--start-delay", "5", "--json", "--batch-fleet", fleet, *BATCH]
+    cli.run(["simulate", "bench", "--trace", EXCERPT, "--policies", "keda", *flags])
+    assert [json.loads(line)["policy"] for line in capsys.readouterr().out.splitlines()] == names
+
+
+def test_a_deadline_column_is_taken_and_is_for_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trace = tmp_path / "mine.csv"
+    head = "arrival_s,input_tokens,output_tokens,class,deadline_s\n"
+    trace.write_text(head + "5,100,10,realtime,\n6,100,10,batch,0.01\n6,100,10,batch,\n7,100,10,batch,60\n")
+    command = ["simulate", str(trace), "--policy", "static", "--scale", "1", "--json"]
+    cli.run(command)
+    assert json.loads(capsys.readouterr().out)["deadlines_met"] == 0.5
+    cli.run([*command, "--batch-deadline", "60"])
+    assert json.loads(capsys.readouterr().out)["deadlines_met"] == pytest.approx(2 / 3, abs=1e-6)
+    for line, message in (
+        ("5,100,10,realtime,60", "deadline_s is for requests of class batch"),
+        ("5,100,10,batch,soon", "deadline_s must be a number, got 'soon'"),
+        ("5,100,10,batch,0", "deadline_s must be above 0"),
+    ):
+        trace.write_text(head + line + "\n")
+        with pytest.raises(cli.CliError, match=message):
+            cli.run(command)
 
 
 def test_one_run_has_one_start_delay():

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway_cli.simulate import engines, traces
+from headway_cli.simulate import batch, engines, traces
 from headway_planner.model import BatchLimits
+from headway_planner.rivals.bounds import work_s
 from headway_planner.rivals.static import Static
 from headway_planner.sim.arrivals import scaled
 from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, End, Rank
+from headway_planner.sim.outcome import joined
 from headway_planner.sim.policy import Decision
 from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import Bounds, FleetView
@@ -124,6 +126,85 @@ def test_realtime_goes_before_batch_and_takes_its_place():
     assert urgent.first_s - urgent.arrival_s < 0.2
     assert outcome.preemptions == 1
     assert outcome.ended(End.FINISHED) == 65
+
+
+def mixed() -> list[Arrival]:
+    """A minute of chat, and a heap of batch work at its begin that has ten minutes."""
+    heap = [Arrival(0.0, 1000, 400, Rank.BATCH, 600.0) for _ in range(1500)]
+    chat = [Arrival(0.5 + 0.2 * index, 500, 50, Rank.INTERACTIVE) for index in range(300)]
+    return [*heap, *chat]
+
+
+POOLED = replace(SETUP, batch_reserve=0.2)
+
+
+def test_work_with_a_deadline_waits_for_slack_and_leaves_slots_free():
+    outcome = simulate(POOLED, mixed(), Static(BOUNDS, 1), 0)
+    assert outcome.ended(End.FINISHED) == len(outcome.jobs)
+    assert outcome.preemptions == 0, "a fifth of the slots was enough for the chat"
+    assert outcome.attainment() == 1.0
+    assert outcome.deadlines_met() == 1.0
+    assert (outcome.class_attainment(Rank.BATCH) or 0) < 0.6, "it waited"
+
+
+def test_the_gateway_tells_requests_with_a_deadline_apart_and_the_sums_fit():
+    last: list[FleetView] = []
+
+    class Watching(Static):
+        def decide(self, view: FleetView) -> Decision:
+            last.append(view)
+            for one in view.latest.replicas:
+                assert one.deferred is not None
+                assert 0 <= one.deferred.running <= min(one.running, LIMITS.seqs * 0.8 + 1)
+                assert 0 <= one.deferred.queued_tokens <= one.queued_tokens
+            return super().decide(view)
+
+    simulate(POOLED, mixed(), Watching(BOUNDS, 1), 0)
+    first, end = last[1].latest.deferred, last[-1].latest.deferred
+    assert first is not None
+    assert end is not None
+    assert first.held > 0
+    assert first.held_tokens == 1000 * first.held
+    assert end.arrivals == 1500
+    assert 0 < end.finished <= sum(end.ttft) <= sum(end.queue_wait) <= 1500
+    assert sum(end.itl) + sum(end.ttft) == end.output_tokens
+
+
+def test_work_with_a_deadline_survives_replicas_that_fail_and_ends_once():
+    setup = replace(POOLED, mtbf_s=60, model=replace(MODEL, kv_tokens=30_000))
+    outcome = simulate(setup, mixed(), Swinging(), seed=3)
+    assert all(job.end is not None for job in outcome.jobs)
+    assert outcome.preemptions > 0
+
+
+def test_a_deadline_that_passed_is_a_deadline_missed():
+    late = [replace(one, deadline_s=20.0) if one.deferrable else one for one in mixed()]
+    outcome = simulate(POOLED, late, Static(BOUNDS, 1), 0)
+    met = sum(job.end_s - job.arrival_s <= 20 for job in outcome.jobs if job.deferrable)
+    assert outcome.deadlines_met() == met / 1500
+    assert 0 < met < 1500
+
+
+def test_two_fleets_joined_are_one_outcome():
+    online = simulate(SETUP, [one for one in mixed() if not one.deferrable], Swinging(), 0)
+    batch = simulate(SETUP, [one for one in mixed() if one.deferrable], Static(BOUNDS, 1), 0)
+    both = joined(online, batch)
+    assert both.gpu_hours == pytest.approx(online.gpu_hours + batch.gpu_hours)
+    assert len(both.jobs) == 1800
+    assert both.deadlines_met() == batch.deadlines_met()
+    assert both.attainment() == online.attainment()
+    assert both.reversals_per_hour == pytest.approx(online.reversals_per_hour, rel=0.02)
+
+
+def test_added_batch_work_is_its_share_of_all_work_and_the_same_for_a_seed():
+    found = traces.read(EXCERPT, Rank.INTERACTIVE)
+    more = batch.added(found, 0.4, 900.0, MODEL, Chance(4))
+    again = batch.added(found, 0.4, 900.0, MODEL, Chance(4))
+    assert more == again != batch.added(found, 0.4, 900.0, MODEL, Chance(5))
+    added = [one for one in more if one.deferrable]
+    assert work_s(MODEL, added) / work_s(MODEL, more) == pytest.approx(0.4, abs=0.01)
+    assert {(one.rank, one.deadline_s) for one in added} == {(Rank.BATCH, 900.0)}
+    assert max(one.at_s for one in more) == found[-1].at_s
 
 
 def test_starts_beyond_the_rate_limit_wait_and_are_charged():

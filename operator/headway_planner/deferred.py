@@ -1,0 +1,95 @@
+"""Batch work that may wait: how many engines keep its deadlines beside the online demand.
+
+Each request must be finished `deadline_s` after it came, and they are served in the order in which they came. So of those
+that are here, the ones that had come by time a must be done by a + deadline_s, and the engines work them off with what the
+online demand leaves free until then:
+
+    left(a) = work of all that are here * (came by a - finished) / here
+    until   = a + AIM * deadline_s - lead - now                  at least LEAST_S; lead: an ordered replica serves after it
+    engines = max over a of  left(a) / until + mean online demand of the last `until` seconds
+
+AIM of the deadline, because the last requests still have their answers to make when all are admitted, and the demand may
+rise. A mean and no peak: work that can wait orders nothing for a burst. Nor does it add to the reserve that bursts of online
+demand need, since it gives way to them: the larger of the two counts (`coordinator.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from headway_planner.capacity import Mix
+
+LEAST_S = 30.0
+AIM_UP, AIM_KEEP = 0.3, 0.25  # of the deadline: before an order, and before a removal, so that the two are not in turn
+MARKS = 200  # arrivals are remembered so often within a deadline
+ENOUGH_REQUESTS = 4.0  # before a mean length is believed
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The requests with a deadline. Counters of the fleet since any start, and gauges, those at the gateway included.
+
+    Attributes:
+        queued_tokens: prompt tokens still to be computed.
+    """
+
+    arrivals: float
+    input_tokens: float
+    finished: float
+    output_tokens: float
+    running: float
+    waiting: float
+    queued_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is remembered. `marks`: (time, requests that had come by then), oldest first, none older than a deadline."""
+
+    now: Deferred | None = None
+    marks: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def mix(self) -> Mix | None:
+        """Mean lengths; None while they are not known."""
+        now = self.now
+        if now is None or now.arrivals < ENOUGH_REQUESTS:
+            return None
+        # A request that runs has made half of its answer on average. Before any is finished an answer is as long as what is made.
+        answers = max(1.0, now.finished + now.running / 2)
+        return Mix(now.input_tokens / now.arrivals, max(1.0, now.output_tokens / answers))
+
+
+def noted(backlog: Backlog, deferred: Deferred, at_s: float, deadline_s: float) -> Backlog:
+    """The backlog with what is seen now."""
+    marks = tuple(mark for mark in backlog.marks if mark[0] > at_s - deadline_s)
+    if not marks or at_s - marks[-1][0] >= deadline_s / MARKS:
+        marks = (*marks, (at_s, deferred.arrivals))
+    return replace(backlog, now=deferred, marks=marks)
+
+
+def engines_for(backlog: Backlog, left_s: float, work: Sequence[float], until_s: Sequence[float]) -> float:
+    """Engines for the deadlines and the online demand together; 0 when nothing waits for a deadline.
+
+    Args:
+        backlog: what came and when.
+        left_s: engine seconds of all that is here.
+        work: online demand, engines, one value a second, oldest first.
+        until_s: of each mark, the time in which what came by it should be done.
+    """
+    now = backlog.now
+    here = now.running + now.waiting if now is not None else 0.0
+    if now is None or here <= 0 or left_s <= 0:
+        return 0.0
+    sums = list(accumulate(work, initial=0.0))
+    most = 0.0
+    for (_, came), left in zip(backlog.marks, until_s, strict=True):
+        # What came since the newest mark counts with it; what is finished is taken to be what came first.
+        old = here if came >= backlog.marks[-1][1] else min(here, came - now.finished)
+        if old <= 0:
+            continue
+        span = max(LEAST_S, left)
+        seen = min(len(work), round(span))
+        online = (sums[-1] - sums[-1 - seen]) / seen if seen else 0.0
+        most = max(most, left_s * old / here / span + online)
+    return most
