@@ -85,11 +85,11 @@ def _chosen(samples: Mapping[str, EngineSample]) -> Mapping[str, EngineSample]:
 
 def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:
     """Seconds from creation to service of the serving pods that never restarted, newest last."""
-    known = [
+    known = (
         (pod.ready_since, pod.created)
         for pod in serving
         if pod.ready_since is not None and pod.container is not None and not pod.container.restart_count
-    ]
+    )
     newest = nlargest(STARTS, known)
     return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in reversed(newest))
 

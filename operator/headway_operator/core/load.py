@@ -123,7 +123,19 @@ def fleet_load(
 ) -> FleetLoad:
     """The serving pods pooled, all classes together. `percentiles`: of the times to first token and between tokens."""
     answering = [name for name in serving if _answers(samples.get(name, ()), now_s)]
-    return _load((serving, answering), samples, _Span(now_s, window_s, percentiles))
+    span = _Span(now_s, window_s, percentiles)
+    windows = _windows(answering, samples, span)
+    refuted = {name for name, window in windows.items() if window is None}
+    heard = tuple(name for name in answering if name not in refuted)
+    known = frozenset(heard)
+    latest = [samples[name][-1] for name in heard]
+    engines = _Engines(
+        heard=heard,
+        silent=tuple(name for name in serving if name not in known),
+        queue_depth=sum(sample.num_waiting for sample in latest),
+        last_sample_s=max((sample.taken_s for sample in latest), default=None),
+    )
+    return _load(windows, engines, span)
 
 
 def shorter(
@@ -133,8 +145,10 @@ def shorter(
     window_s: float,
     percentiles: tuple[float, float],
 ) -> FleetLoad:
-    """Another window of the engines that a load was taken of."""
-    return _load(((*load.heard, *load.silent), load.heard), samples, _Span(now_s, window_s, percentiles))
+    """A shorter window of the engines that a load was taken of: which ones answer is known."""
+    span = _Span(now_s, window_s, percentiles)
+    engines = _Engines(load.heard, load.silent, load.queue_depth, load.last_sample_s)
+    return _load(_windows(load.heard, samples, span), engines, span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,29 +158,36 @@ class _Span:
     percentiles: tuple[float, float]
 
 
-def _load(
-    pods: tuple[Sequence[str], Sequence[str]], samples: Mapping[str, tuple[EngineSample, ...]], span: _Span
-) -> FleetLoad:
-    """`pods`: those that serve, and those of them that answer."""
-    serving, answering = pods
-    windows = {name: pod_window(samples[name], span.now_s, span.window_s) for name in _spread(answering)}
-    refuted = {name for name, window in windows.items() if window is None}
-    heard = tuple(name for name in answering if name not in refuted)
-    known = frozenset(heard)
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """What is asked of every engine, not only of those whose windows are taken: see `FleetLoad`."""
+
+    heard: tuple[str, ...]
+    silent: tuple[str, ...]
+    queue_depth: int
+    last_sample_s: float | None
+
+
+def _windows(
+    names: Sequence[str], samples: Mapping[str, tuple[EngineSample, ...]], span: _Span
+) -> dict[str, PodWindow | None]:
+    return {name: pod_window(samples[name], span.now_s, span.window_s) for name in _spread(names)}
+
+
+def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Span) -> FleetLoad:
     found = [window for window in windows.values() if window is not None]
-    share = len(heard) / len(found) if found else 1.0
+    reporting, serving = len(engines.heard), len(engines.heard) + len(engines.silent)
+    share = reporting / len(found) if found else 1.0
     pooled = {name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS}
     counts = {name: round(share * sum(window.counts[name] for window in found)) for name in COUNTERS}
     view = _view(found, share, counts, pooled, span.percentiles)
-    latest = [samples[name][-1] for name in heard]
     speeds = (window.counts["generation_tokens"] / window.span_s for window in found if window.span_s > 0)
-    all_heard = len(heard) == len(serving)
     return FleetLoad(
-        view=replace(view, serving=len(serving), reporting=len(heard), quiet=not view.active and all_heard),
+        view=replace(view, serving=serving, reporting=reporting, quiet=not view.active and reporting == serving),
         tokens_per_s=share * sum(speeds),
-        queue_depth=sum(sample.num_waiting for sample in latest),
-        last_sample_s=max((sample.taken_s for sample in latest), default=None),
-        silent=tuple(name for name in serving if name not in known),
+        queue_depth=engines.queue_depth,
+        last_sample_s=engines.last_sample_s,
+        silent=engines.silent,
         preemptions=counts["preemptions"],
         queue_full=counts["queue_full"],
         step=latency(pooled["step"], span.percentiles[1]),
@@ -175,7 +196,7 @@ def _load(
         classes=_merged(window.classes for window in found),
         waiting_batch=share * sum(window.waiting_batch for window in found),
         running_batch=share * sum(window.running_batch for window in found),
-        heard=heard,
+        heard=engines.heard,
         share=share,
     )
 

@@ -62,8 +62,9 @@ def next_steps(
 ) -> Steps:
     """The next step towards what is wanted. `samples`: the fresh ones only."""
     desired = wanted.replicas
-    hopeless = [pod for pod in all_pods if _hopeless(pod, wanted.image)]
-    replicas = [pod for pod in all_pods if pods.live(pod) and pod not in hopeless]
+    live = [pod for pod in all_pods if pods.live(pod)]
+    hopeless = [pod for pod in live if _hopeless(pod, wanted.image)]
+    replicas = [pod for pod in live if pod not in hopeless] if hopeless else live
     old = [pod for pod in replicas if pods.revision_of(pod) != wanted.revision]
     swept = tuple(
         Retire(pod, f"pod ended: {pod.phase}", at_once=True)
@@ -83,8 +84,8 @@ def next_steps(
 
 
 def _hopeless(pod: PodView, image: str) -> bool:
-    """Its engine does not run, and a new pod would have another image: waiting for this one cures nothing."""
-    return pods.live(pod) and pods.failing(pod) and pod.image not in ("", image)
+    """A live pod whose engine does not run, while a new one would have another image: waiting for it cures nothing."""
+    return pods.failing(pod) and pod.image not in ("", image)
 
 
 def victims(

@@ -22,7 +22,7 @@ from headway_operator.api.v1alpha1 import (
 )
 from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
-from headway_operator.core.plan import LimitsPatch, SetLimits
+from headway_operator.core.plan import LimitsPatch, SetLimits, shared
 from headway_planner.model import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState
 from headway_planner.tune import direction_of
 
@@ -171,7 +171,7 @@ def status_of(fleet: LLMDeployment, limits: Limits, applied_count: int, now: dat
 
 def patch(limits: LimitValues) -> LimitsPatch:
     """The limits as an engine takes them, every field set."""
-    return LimitsPatch(
+    asked = LimitsPatch(
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         batch_wait_ms=limits.batch_wait_milliseconds,
@@ -183,6 +183,7 @@ def patch(limits: LimitValues) -> LimitsPatch:
         reserved_percent=limits.reserved_percent,
         max_queued_batch_requests=limits.max_queued_batch_requests,
     )
+    return shared(asked)
 
 
 def _in_force(fleet: LLMDeployment) -> LimitValues:

@@ -7,6 +7,7 @@ API server will not have (a quota, say) holds up the creation of other pods only
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -76,12 +77,13 @@ class Executor:
         """Run a plan that was decided on `observed`."""
         result = Result()
         silent: set[str] = set()
+        pods = {pod.name: pod for pod in observed.pods}
         for action in plan.actions:
             pod = _pod_of(action)
             if pod in silent or (result.refused and _creates_pod(action)):
                 continue
             try:
-                await self._perform(key, action, observed)
+                await self._perform(key, action, observed, pods)
             except KubeError as error:
                 if _creates_pod(action) and error.failure is Failure.PERMANENT:
                     result.refused = error.message
@@ -96,19 +98,19 @@ class Executor:
             result.done.append(action)
         return result
 
-    async def _perform(self, key: FleetKey, action: Action, observed: Observed) -> None:
-        """One action, one write."""
+    async def _perform(self, key: FleetKey, action: Action, observed: Observed, pods: Mapping[str, PodView]) -> None:
+        """One action, one write. `pods`: the observed ones by name."""
         match action:
             case Apply(manifest=manifest):
                 await self._kube.apply(manifest)
             case MarkDraining() | MarkServing():
                 await self._kube.patch(Ref("Pod", key.namespace, action.pod), _mark_patch(action))
             case StartDrain(pod=pod, deadline_s=deadline_s):
-                await self._engines.start_drain(_view(observed, pod), deadline_s)
+                await self._engines.start_drain(_view(pods, pod), deadline_s)
             case DeletePod(pod=pod, uid=uid, grace_s=grace_s):
                 await self._delete(Ref("Pod", key.namespace, pod), uid, grace_s)
             case SetLimits(pod=pod, limits=limits, lease_s=lease_s, expected_revision=revision):
-                await self._engines.set_limits(_view(observed, pod), limits, lease_s, revision)
+                await self._engines.set_limits(_view(pods, pod), limits, lease_s, revision)
             case AddFinalizer():
                 finalizers = list_at(observed.manifest, "metadata", "finalizers")
                 await self._kube.patch(key.ref, _finalizer_patch(observed, [*finalizers, names.FINALIZER]))
@@ -175,11 +177,10 @@ def _identity(key: FleetKey) -> dict[str, Json]:
     return {"name": key.name, "namespace": key.namespace}
 
 
-def _view(observed: Observed, name: str) -> PodView:
-    for pod in observed.pods:
-        if pod.name == name:
-            return pod
-    raise EngineError("NO_ADDRESS", f"pod {name} was not among the observed pods")
+def _view(pods: Mapping[str, PodView], name: str) -> PodView:
+    if name not in pods:
+        raise EngineError("NO_ADDRESS", f"pod {name} was not among the observed pods")
+    return pods[name]
 
 
 def _pod_of(action: Action) -> str:

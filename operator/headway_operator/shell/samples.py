@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from headway_operator.core.histogram import Histogram
 from headway_operator.core.observed import ClassSample, EngineSample
-from headway_operator.core.plan import LimitsPatch
+from headway_operator.core.plan import LimitsPatch, shared
 from headway_rpc import pb
 
 DENSE_S = 10.0  # so many seconds are kept in full
@@ -141,7 +141,7 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
 def limits_of(limits: "pb.Limits") -> LimitsPatch:
     """The wire's limits as the core's; a limit the engine did not report stays None."""
     batch = limits.max_queued_batch_requests
-    return LimitsPatch(
+    told = LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
         batch_wait_ms=limits.batch_wait_ms if limits.HasField("batch_wait_ms") else None,
@@ -153,6 +153,7 @@ def limits_of(limits: "pb.Limits") -> LimitsPatch:
         reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
         max_queued_batch_requests=batch if limits.HasField("max_queued_batch_requests") else None,
     )
+    return shared(told)
 
 
 def limits_message(limits: LimitsPatch) -> "pb.Limits":
@@ -198,6 +199,4 @@ def _sharing(sample: EngineSample, before: EngineSample) -> EngineSample:
         itl=same(sample.itl, before.itl),
         step=same(sample.step, before.step),
         classes=before.classes if sample.classes == before.classes else sample.classes,
-        effective=before.effective if sample.effective == before.effective else sample.effective,
-        baseline=before.baseline if sample.baseline == before.baseline else sample.baseline,
     )
