@@ -18,6 +18,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
 
 Line = Mapping[str, Any]
 COLOURS = {"headway": "C0", "defaults": "C3", "class": "C2", "class-headway": "C4", "vllm-like": "C1"}
@@ -43,9 +44,9 @@ def means(lines: Sequence[Line], contestant: str | None, field: str) -> tuple[li
 
 
 def looks(lines: Sequence[Line], contestant: str) -> list[Line]:
-    """The passes of the first repetition."""
+    """The passes of the first repetition, from the first arrival on."""
     mine = [line for line in lines if line["kind"] == "look" and line["contestant"] == contestant]
-    return [line for line in mine if line["repetition"] == mine[0]["repetition"]]
+    return [line for line in mine if line["repetition"] == mine[0]["repetition"] and line["at_s"] >= 0]
 
 
 def draw(lines: Sequence[Line], title: str) -> None:
@@ -57,17 +58,21 @@ def draw(lines: Sequence[Line], title: str) -> None:
     for name in contestants:
         above.plot(*means(lines, name, "goodput"), label=name, color=COLOURS.get(name))
         _limits(seqs, tokens, looks(lines, name), name)
-    above.set(ylabel="good requests/s", ylim=(0, None), title=title)
-    seqs.set(ylabel="sequences", yscale="symlog")
-    tokens.set(ylabel="tokens a step", yscale="log", xlabel="seconds")
+    above.set_title(title, pad=30)
+    above.set(ylabel="good requests/s", ylim=(0, 1.25 * max(offered)))
+    seqs.set(ylabel="sequences", ylim=(0, 1.3 * seqs.dataLim.y1))
+    tokens.set(ylabel="tokens a step", xlabel="seconds")
+    tokens.set_yscale("log", base=2)
+    tokens.yaxis.set_major_formatter(ScalarFormatter())
     phases = list({line["name"]: line for line in lines if line["kind"] == "phase"}.values())
     for phase in phases:
         for axes in (above, seqs, tokens):
             axes.axvline(phase["begin_s"], color="0.6", linewidth=0.7)
-        above.text(phase["begin_s"] + 0.5, above.get_ylim()[1] * 0.96, phase["name"], va="top", fontsize=9)
+        name = f"{phase['name']}\n{phase['inputs']}/{phase['outputs']}"
+        above.annotate(name, (phase["begin_s"], 1.02), xycoords=("data", "axes fraction"), fontsize=8)
     above.set_xlim(0, max(phase["end_s"] for phase in phases))
-    above.legend(loc="lower left", fontsize=9, ncols=len(contestants) + 1)
-    seqs.legend(loc="lower left", fontsize=8, ncols=4)
+    above.legend(loc="upper left", fontsize=9, ncols=len(contestants) + 1)
+    seqs.legend(loc="upper left", fontsize=8, ncols=4)
 
 
 def _limits(seqs: Axes, tokens: Axes, found: Sequence[Line], name: str) -> None:
@@ -87,7 +92,7 @@ def main(image: Path, paths: Sequence[Path]) -> None:
     settings, where = run["settings"], (run["gpus"] or [run["cpu"]])[0]
     draw(
         lines,
-        f"{settings['model']} on {where}: TTFT <= {settings['ttft']} ms and mean time between tokens <= {settings['itl']} ms",
+        f"{settings['model']} on {where}\ngood: TTFT <= {settings['ttft']} ms and mean time between tokens <= {settings['itl']} ms",
     )
     plt.tight_layout()
     plt.savefig(image, dpi=110)
