@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure").add_subparsers(required=True, metavar="COMMAND")
     _add_bench_online(bench.add_parser("online", help="open-loop load on any engine address or fleet"))
     bench.add_parser("engine", help="the engine alone, without a network", add_help=False)
+    _add_bench_calibrate(bench.add_parser("calibrate", help="fit a step model to our own engine"))
     _add_bench_fleet(bench.add_parser("fleet", help="apply to first token, limit change, repair, on a live cluster"))
     _add_bench_compare(bench.add_parser("compare", help="our newest figures beside the peer's and our goals"))
     schedule = commands.add_parser("schedule", help="windows of spec.schedules")
@@ -207,6 +208,13 @@ def _add_bench_online(parser: argparse.ArgumentParser) -> None:
         return online.command(options)
 
     parser.set_defaults(command=command)
+
+
+def _add_bench_calibrate(parser: argparse.ArgumentParser) -> None:
+    from headway_cli.bench import calibrate
+
+    calibrate.add(parser)
+    parser.set_defaults(command=calibrate.command)
 
 
 def _add_bench_fleet(parser: argparse.ArgumentParser) -> None:

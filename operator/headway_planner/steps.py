@@ -4,6 +4,9 @@
     lin(n) = max(a1 + b1 * n, a2 + b2 * n)                                              weights read, or multiplied
     a chunk of c prompt tokens after o earlier ones adds
         prefill_factor * (lin(n + c) - lin(n) + att_pf * c * (2 * o + c))
+    An engine that runs ahead of its scheduler has the decodes of a step under way when it learns of a new prompt. The
+    chunks of such a step are computed apart, in a second pass over the weights:
+        prefill_factor * (lin(c) + att_pf * c * (2 * o + c))
 
 A run of decode steps with the same B differs from step to step only by B more tokens of context, so k steps take
 k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`. The simulator rests on this.
@@ -48,6 +51,7 @@ class StepModel:
         kv_tokens: tokens that the KV cache holds.
         prefill_factor: measured over modelled prefill time.
         first_token_ms: server time of a first token outside of the steps.
+        ahead: the engine runs ahead of its scheduler, see the module.
     """
 
     name: str
@@ -64,6 +68,7 @@ class StepModel:
     kv_tokens: int
     prefill_factor: float = 1.0
     first_token_ms: float = 0.0
+    ahead: bool = False
 
     @property
     def prefill_token_ms(self) -> float:
@@ -88,8 +93,24 @@ class StepModel:
 
     def chunk_ms(self, sequences: int, chunk: int, before: int = 0) -> float:
         """What a chunk of a prompt adds to a step in which `sequences` decode."""
-        linear = self.linear_ms(sequences + chunk) - self.linear_ms(sequences)
-        return self.prefill_factor * (linear + self.att_pf_ms * chunk * (2 * before + chunk))
+        return self.prompts_ms(sequences, chunk, chunk * (2 * before + chunk))
+
+    def prompts_ms(self, sequences: int, tokens: int, squares: float, *, apart: bool = False) -> float:
+        """What chunks add to a step in which `sequences` decode.
+
+        Args:
+            sequences: that decode.
+            tokens: of all chunks.
+            squares: sum of chunk * (2 * before + chunk).
+            apart: the decodes were under way before the chunks were known.
+        """
+        if not tokens:
+            return 0.0
+        if apart and sequences:
+            linear = self.linear_ms(tokens)
+        else:
+            linear = self.linear_ms(sequences + tokens) - self.linear_ms(sequences)
+        return self.prefill_factor * (linear + self.att_pf_ms * squares)
 
     def prefill_ms(self, prompt: int, budget: int) -> float:
         """First token of a prompt on an idle engine with `budget` tokens a step: the shortest TTFT there is."""

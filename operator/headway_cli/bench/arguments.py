@@ -1,6 +1,7 @@
 """The command line of `headway bench online`."""
 
 import argparse
+from pathlib import Path
 
 from headway_cli.bench.workload import Workload
 from headway_cli.errors import CliError
@@ -29,6 +30,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mux", action="store_true", help="one GenerateMux stream per client and engine")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="uncounted requests per engine (default: 2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--records", type=Path, metavar="FILE", help="also write the fate of each request, JSON lines")
+    beside = parser.add_argument_group("beside the simulator (one engine)")
+    beside.add_argument("--against", type=Path, metavar="FILE", help="step models: also simulate the same requests")
+    beside.add_argument("--against-engine", metavar="NAME", help="of that file (default: its first)")
+    beside.add_argument(
+        "--against-tokens", type=int, default=2048, metavar="N", help="the engine's tokens per step (default: 2048)"
+    )
 
 
 def workload(options: argparse.Namespace) -> Workload:
@@ -40,6 +48,8 @@ def workload(options: argparse.Namespace) -> Workload:
     for name in ("rate", "duration", "timeout", "min_input", "min_output", "clients"):
         if not getattr(options, name) > 0:
             raise CliError(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}")
+    if options.against_tokens < 1:
+        raise CliError(f"--against-tokens must be at least 1, got {options.against_tokens}")
     for side in ("input", "output"):
         low, high = getattr(options, f"min_{side}"), getattr(options, f"max_{side}")
         if high < low:

@@ -22,7 +22,16 @@ def command(arguments: Sequence[str]) -> int:
     Raises:
         CliError: the engine is not installed.
     """
+    require()
+    return subprocess.run([sys.executable, "-m", MODULE, *arguments], check=False).returncode  # noqa: S603 - our own module
+
+
+def require() -> None:
+    """Make sure that the engine can run.
+
+    Raises:
+        CliError: the engine is not installed.
+    """
     missing = next((name for name in NEEDED if importlib.util.find_spec(name) is None), None)
     if missing is not None:
         raise CliError(f"{missing} is not installed; pip install 'headway[engine]' brings it")
-    return subprocess.run([sys.executable, "-m", MODULE, *arguments], check=False).returncode  # noqa: S603 - our own module

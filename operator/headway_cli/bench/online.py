@@ -7,44 +7,87 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from headway_cli import target
-from headway_cli.bench import arguments, report
+from headway_cli.bench import arguments, predicted, report
 from headway_cli.bench.load import LoadClient, Share
 from headway_cli.bench.worker import LINE_BYTES, decode_records, encode_share
 from headway_cli.bench.workload import Arrival, arrivals, fit
 from headway_cli.errors import CliError
+from headway_cli.simulate import engines
 from headway_cli.target import Current
+from headway_planner.model import BatchLimits
+from headway_planner.steps import StepModel
 from headway_rpc.client import EngineClient, EngineError
 
 # From "everyone is connected" to the first possible arrival.
 START_DELAY_S = 0.2
+PROBES = 9
 FOLLOW_S = 1.0  # between two looks at which pods serve
 
 
 def command(options: argparse.Namespace) -> int:
     """Run it; returns the exit code."""
     workload = arguments.workload(options)
+    model = engines.load(options.against, options.against_engine) if options.against else None
     try:
-        records = asyncio.run(_measure(options, arrivals(workload)))
+        run = asyncio.run(_measure(options, arrivals(workload), model))
     except EngineError as error:
         raise CliError(str(error)) from None
-    result = report.summarize(records, report.Objective(options.slo_ttft_ms, options.slo_tpot_ms))
+    if options.records:
+        _write_records(options.records, run)
+    result = report.summarize(run.records, report.Objective(options.slo_ttft_ms, options.slo_tpot_ms))
+    beside: list[predicted.Beside] = []
+    if run.model:
+        simulated = predicted.records(run.model, BatchLimits(run.seqs, options.against_tokens), run.schedule)
+        beside = predicted.beside(run.records, simulated)
     if options.json:
-        settings = {key: value for key, value in vars(options).items() if key not in ("command", "json")}
-        print(json.dumps({"settings": settings, **report.as_json(result)}))
+        settings = {key: _plain(value) for key, value in vars(options).items() if key not in ("command", "json")}
+        against = {"against": predicted.as_json(run.model, beside)} if run.model else {}
+        print(json.dumps({"settings": settings, **report.as_json(result), **against}))
     else:
         print(report.as_text(result))
+        if run.model:
+            print(predicted.as_text(run.model, beside))
     return 0
 
 
-async def _measure(options: argparse.Namespace, schedule: list[Arrival]) -> list[report.Record]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What was sent, what became of it, and with `--against` the model with the front's share and the engine's slots."""
+
+    schedule: Sequence[Arrival]
+    records: Sequence[report.Record]
+    model: StepModel | None
+    seqs: int
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _write_records(path: Path, run: _Run) -> None:
+    rows = (
+        json.dumps({"input_tokens": arrival.input_tokens, "output_tokens": arrival.output_tokens, **asdict(record)})
+        for arrival, record in zip(run.schedule, run.records, strict=True)
+    )
+    try:
+        path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"--records: cannot write {path}: {error.strerror}") from None
+
+
+async def _measure(options: argparse.Namespace, schedule: list[Arrival], step_model: StepModel | None) -> _Run:
     async with target.following(options) as current:
         addresses = await current()
         async with EngineClient(addresses[0]) as client:
             await client.wait_ready(10.0)
             model = await client.model_info()
+            seqs = (await client.loads()).max_running_requests
+        if step_model and len(addresses) > 1:
+            raise CliError(f"--against simulates one engine, and there are {len(addresses)}")
         schedule, cut = fit(schedule, model.max_model_len)
         if cut:
             print(f"{cut} requests are cut to the model's context of {model.max_model_len} tokens", file=sys.stderr)
@@ -58,7 +101,25 @@ async def _measure(options: argparse.Namespace, schedule: list[Arrival]) -> list
             mux=options.mux,
             warmup=options.warmup,
         )
-        return (await send(everything, options.clients, current)).records
+        if step_model:
+            ttfts_ms = await _lone_ttfts_ms(everything)
+            step_model = predicted.with_front(step_model, ttfts_ms, predicted.PROBE_TOKENS, options.against_tokens)
+        sent = await send(everything, options.clients, current)
+        return _Run(schedule, sent.records, step_model, seqs)
+
+
+async def _lone_ttfts_ms(everything: Share) -> list[float]:
+    """First tokens of prompts that have the engine for themselves, after the warm-up."""
+    found = []
+    for number in range(PROBES):
+        # Arrivals before the schedule's: other prompts than any of them has.
+        lone = Arrival(index=-2 - number, at_s=0.0, input_tokens=predicted.PROBE_TOKENS, output_tokens=1)
+        async with LoadClient(replace(everything, schedule=(lone,), warmup=1)) as load:
+            (record,) = await load.run(time.monotonic())
+        if record.ttft_ms is None:
+            raise CliError(f"a lone request got no token: {record.status} {record.error}")
+        found.append(record.ttft_ms)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,45 +1,92 @@
-"""Step models from a file: the ones that come with Headway, or one of the user's."""
+"""Step models in files: the ones that come with Headway, or those of `headway bench calibrate`.
+
+CSV with a row for each engine; the columns are the fields of `StepModel`, lines that begin with # are remarks. `prefill_factor`,
+`first_token_ms` and `ahead` may be left out.
+"""
 
 import csv
-from collections.abc import Iterable
-from dataclasses import fields
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 from headway_cli.errors import CliError
 from headway_planner.steps import StepModel
 
 BUILT_IN = Path(__file__).parent / "data" / "engines.csv"
+_LEAST = {"gpus": 1, "kv_tokens": 1}  # of the others that are not signed: 0
+_SIGNED = ("a1_ms", "a2_ms")  # the constants of two lines of which the larger one holds
+_WHOLE = ("gpus", "kv_tokens", "ahead")
 
 
 def load(path: Path, name: str | None = None) -> StepModel:
     """The named engine of a file, the first one without a name.
 
     Raises:
-        CliError: the file or the engine is not there, or a column is missing or no number.
+        CliError: the file or the engine is not there, or a column is missing or out of its limits; the message names it.
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CliError(f"cannot read the engine file {path}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CliError(f"cannot read the engine file {path}: {why}") from None
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-    names = [row.get("name", "") for row in rows]
+    names = [row.get("name") or "" for row in rows]
     if not rows or (name is not None and name not in names):
         raise CliError(f"no engine {name or ''} in {path}; it has: {', '.join(names)}")
     row = rows[names.index(name)] if name is not None else rows[0]
     return _model(row, path)
 
 
+def save(path: Path, model: StepModel, remarks: Sequence[str]) -> None:
+    """Write a file of one engine, remarks first.
+
+    Raises:
+        CliError: it cannot be written.
+    """
+    columns = [field.name for field in fields(StepModel)]
+    text = io.StringIO()
+    text.writelines(f"# {line}\n" for line in remarks)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerow([_cell(getattr(model, column)) for column in columns])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"cannot write the engine file {path}: {error.strerror}") from None
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else str(int(value))  # int: a bool too
+
+
 def _model(row: dict[str, str], path: Path) -> StepModel:
-    numbers = {}
-    for column in _columns():
-        try:
-            value = float(row[column])
-        except (KeyError, TypeError, ValueError):
-            raise CliError(f"engine {row['name']} in {path}: {column} is missing or no number") from None
-        numbers[column] = value
-    gpus, kv_tokens = int(numbers.pop("gpus")), int(numbers.pop("kv_tokens"))
-    return StepModel(row["name"], gpus, kv_tokens=kv_tokens, **numbers)
+    where = f"engine {row.get('name') or ''} in {path}"
+    values: dict[str, float] = {}
+    for field in fields(StepModel):
+        if field.name != "name" and not (row.get(field.name) is None and field.default is not MISSING):
+            values[field.name] = _number(row, field.name, where)
+    gpus, kv_tokens, ahead = (int(values.pop(column, 0)) for column in _WHOLE)
+    if values["a1_ms"] + values["b1_ms"] <= 0 and values["a2_ms"] + values["b2_ms"] <= 0:
+        raise CliError(f"{where}: a1_ms + b1_ms or a2_ms + b2_ms must be above 0, or a step takes no time")
+    return StepModel(row["name"], gpus, kv_tokens=kv_tokens, ahead=bool(ahead), **values)
 
 
-def _columns() -> Iterable[str]:
-    return (field.name for field in fields(StepModel) if field.name != "name")
+def _number(row: dict[str, str], column: str, where: str) -> float:
+    try:
+        value = float(row[column])
+    except (KeyError, TypeError, ValueError):
+        raise CliError(f"{where}: {column} is missing or no number") from None
+    least = -math.inf if column in _SIGNED else _LEAST.get(column, 0)
+    if not math.isfinite(value) or value < least:
+        limit = "a finite number" if column in _SIGNED else f"a finite number of at least {least}"
+        raise CliError(f"{where}: {column} must be {limit}, got {row[column]}")
+    if column in _WHOLE and value != int(value):
+        raise CliError(f"{where}: {column} must be a whole number, got {row[column]}")
+    if column == "ahead" and value > 1:
+        raise CliError(f"{where}: ahead must be 0 or 1, got {row[column]}")
+    return value

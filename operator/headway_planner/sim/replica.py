@@ -25,8 +25,8 @@ class Replica:
     """One replica. The fleet calls `submit` and `advance`; `wake_s` is the end of the current segment, None when idle."""
 
     __slots__ = (
-        "_batch_running", "_chunks", "_context", "_counters", "_decoding", "_ended", "_ends", "_first_s", "_growth_s",
-        "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
+        "_batch_running", "_chunks", "_context", "_counters", "_decoding", "_ended", "_ends", "_first_s", "_follow",
+        "_growth_s", "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
         "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "preemptions", "queued_tokens", "reserve", "uid",
         "wake_s",
     )  # fmt: skip
@@ -56,6 +56,7 @@ class Replica:
         self._lent_decoding = self._lent_running = self._lent_queued = 0
         self.lent = 0  # requests with a deadline, of those in flight
         self.reserve = 0.0  # share of slots and KV that they leave free
+        self._follow = False  # at the begin of this segment it was known that the next step has prompt tokens too
         self.set_limits(limits)
         self.wake_s: float | None = None
         self.in_flight = 0
@@ -199,7 +200,8 @@ class Replica:
             counters.prefill[bucket((now_s - job.admitted_s) * 1000)] += 1
 
     def _finish(self, job: Job, now_s: float) -> None:
-        job.close(End.FINISHED, max(now_s, job.first_s))
+        # The front hands a last token on as late as it does a first one.
+        job.close(End.FINISHED, now_s + self._model.first_token_ms / 1000)
         self.in_flight -= 1
         self.last_busy_s = now_s
         counters = self._counters
@@ -216,13 +218,14 @@ class Replica:
         """Begin a segment: a step with prefill when a prompt can go on, else a run of decode steps, else idle."""
         self._t0 = now_s
         self._chunks = None
+        apart, self._follow = self._model.ahead and not self._follow, False
         self._keep_kv()
         if self._queued[0] or self._queued[1] or self._queued[2]:
             chunks = self._take(now_s)
             if chunks:
                 self._chunks = chunks
                 self._steps = 1
-                self.wake_s = now_s + self._mixed_ms(chunks) / 1000
+                self.wake_s = now_s + self._mixed_ms(chunks, apart) / 1000
                 return
         if not self._decoding:
             self.wake_s = None
@@ -248,13 +251,12 @@ class Replica:
             self._steps = steps
             self.wake_s = self._t0 + run_time(self._first_s, self._growth_s, steps)
 
-    def _mixed_ms(self, chunks: list[tuple[Job, int]]) -> float:
+    def _mixed_ms(self, chunks: list[tuple[Job, int]], apart: bool) -> float:
         batch = len(self._decoding)
         model = self._model
         total = sum(chunk for _, chunk in chunks)
         squares = sum(chunk * (2 * job.done + chunk) for job, chunk in chunks)
-        linear = model.linear_ms(batch + total) - model.linear_ms(batch)
-        return model.decode_ms(batch, self._context) + model.prefill_factor * (linear + model.att_pf_ms * squares)
+        return model.decode_ms(batch, self._context) + model.prompts_ms(batch, total, squares, apart=apart)
 
     def _admissible(self, job: Job) -> bool:
         if job.rank != _BATCH and self._batch_running:
@@ -286,6 +288,9 @@ class Replica:
                 chunks.append((job, chunk))
                 room -= chunk
                 position += 1
+        if chunks and room <= 0:
+            last, chunk = chunks[-1]
+            self._follow = last.done + chunk < last.need or len(chunks) < sum(map(len, self._queued))
         return chunks
 
     def _admit(self, job: Job, now_s: float) -> bool:

@@ -1,0 +1,122 @@
+"""The coefficients of a step model from steps that were measured.
+
+`steps.py` has the form. Linear layers are the larger of two lines, so the samples are split by their tokens: below the split
+the weights are read, above it they are multiplied. Each split makes a problem of non-negative least squares over relative
+errors; the one whose model, with its maximum, explains the samples best is taken.
+
+`host_ms` and `a1_ms` are in every step together and are told apart only on an engine that runs ahead of its scheduler, where
+a prompt's chunk reads the weights a second time; on others `host_ms` is 0.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headway_planner import non_negative
+from headway_planner.steps import StepModel
+
+
+@dataclass(frozen=True, slots=True)
+class StepSample:
+    """Equal steps, measured.
+
+    Attributes:
+        cell: what was run; samples of one cell are kept or held out together.
+        decodes: sequences that decoded.
+        context: tokens of KV that they had together.
+        tokens: prompt tokens.
+        squares: sum of chunk * (2 * before + chunk) over the chunks.
+        apart: the prompt tokens were computed in a pass of their own.
+        ms: what a step took, begin to begin.
+    """
+
+    cell: str
+    decodes: int
+    context: float
+    tokens: int
+    squares: float
+    apart: bool
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What the samples were measured on."""
+
+    name: str
+    gpus: int
+    kv_tokens: int
+    ahead: bool
+
+
+def step_ms(model: StepModel, sample: StepSample) -> float:
+    """What the model says of a sample."""
+    return model.decode_ms(sample.decodes, sample.context) + model.prompts_ms(
+        sample.decodes, sample.tokens, sample.squares, apart=sample.apart
+    )
+
+
+def error(model: StepModel, sample: StepSample) -> float:
+    """Relative: 0.05 is 5 % slower than measured."""
+    return step_ms(model, sample) / sample.ms - 1
+
+
+def fit(engine: Engine, samples: Sequence[StepSample]) -> StepModel:
+    """The model of the least squared relative error.
+
+    Raises:
+        ValueError: too few samples, or one that is no time; the message says which.
+    """
+    bad = [one.cell for one in samples if not 0 < one.ms < math.inf]
+    if bad:
+        raise ValueError(f"{bad[0]}: a step must take more than 0 ms")
+    if not any(one.decodes and not one.tokens for one in samples) or not any(one.tokens for one in samples):
+        raise ValueError("steps with decodes alone and steps with prompt tokens are needed, at least one each")
+    splits = sorted({count for one in samples for count in _linear(one)})
+    models = (_fitted(engine, samples, split) for split in splits)
+    return min(models, key=lambda model: sum(error(model, one) ** 2 for one in samples))
+
+
+def held_out(samples: Iterable[StepSample], every: int) -> tuple[list[StepSample], list[StepSample]]:
+    """The samples to fit, and those of each `every`-th cell to judge the fit by; 0 holds none out."""
+    rows = list(samples)
+    cells = list(dict.fromkeys(one.cell for one in rows))
+    out = set(cells[every // 2 :: every]) if every else set()
+    return [one for one in rows if one.cell not in out], [one for one in rows if one.cell in out]
+
+
+def _linear(sample: StepSample) -> tuple[int, ...]:
+    """Token counts of the passes over the linear layers."""
+    if sample.apart and sample.tokens:
+        return sample.decodes, sample.tokens
+    return (sample.decodes + sample.tokens,)
+
+
+def _fitted(engine: Engine, samples: Sequence[StepSample], split: int) -> StepModel:
+    rows = [[cell / one.ms for cell in _row(one, split, engine.ahead)] for one in samples]
+    host, a1, b1, a2, b2, pf, dec0, seq, ctx = non_negative.solve(rows, [1.0] * len(rows))
+    return StepModel(
+        name=engine.name,
+        gpus=engine.gpus,
+        host_ms=host,
+        a1_ms=a1,
+        b1_ms=b1,
+        a2_ms=a2,
+        b2_ms=b2,
+        att_pf_ms=pf,
+        att_dec0_ms=dec0,
+        att_dec_seq_ms=seq,
+        att_dec_ctx_ms=ctx,
+        kv_tokens=engine.kv_tokens,
+        ahead=engine.ahead,
+    )
+
+
+def _row(sample: StepSample, split: int, ahead: bool) -> list[float]:
+    """What each coefficient is multiplied by, in the order of `StepModel`."""
+    passes = _linear(sample)
+    low = [count for count in passes if count <= split]
+    high = [count for count in passes if count > split]
+    decodes = (float(sample.decodes > 0), float(sample.decodes), sample.context)
+    lines = (float(len(low)), float(sum(low)), float(len(high)), float(sum(high)))
+    return [float(ahead), *lines, sample.squares, *decodes]

@@ -1,0 +1,97 @@
+"""The grid of steps that calibration measures, and the watch that notes them."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from fake_engine_model import ScriptedExecutor, config, loaded
+
+from headway_engine.bench.steps import Cell, Driver, Plan, cells, samples
+from headway_engine.bench.watch import watched
+from headway_engine.core.batch import Batch, Chunk
+from headway_engine.core.request import SamplingParams
+from headway_engine.runtime.config import EngineConfig
+from headway_engine.runtime.engine import AsyncEngine
+from headway_engine.runtime.loaded import LoadedModel
+
+PLAN = Plan(max_seqs=8, max_tokens=256, max_len=1024, cell_tokens=2048, steps=10, repeats=4)
+
+
+def model(tokens_ahead: int, _: EngineConfig) -> LoadedModel:
+    made = loaded(ScriptedExecutor((b"x" * 120,), num_blocks=200))
+    return LoadedModel(made.executor, made.tokenizer, made.model_info, tokens_ahead)
+
+
+def chunk(sequence: int, tokens: int, start: int, sampled: int = 0) -> Chunk:
+    table = tuple(range(1 + 30 * sequence, 31 + 30 * sequence))
+    return Chunk(sequence, (1,) * tokens, start, table, True, SamplingParams(), 0, sampled)
+
+
+def steps_of(tokens_ahead: int, path: Path, *batches: Batch) -> list[dict[str, object]]:
+    executor = watched(partial(model, tokens_ahead), path, config()).executor
+    for batch in batches:
+        executor.run(batch)
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def test_a_step_is_noted_by_what_it_held(tmp_path: Path) -> None:
+    first, second = steps_of(
+        0,
+        tmp_path / "steps",
+        Batch((chunk(0, 5, 0), chunk(1, 7, 0))),
+        Batch((chunk(0, 1, 5, sampled=1), chunk(1, 1, 7, sampled=1), chunk(2, 6, 0))),
+    )
+    assert (first["decodes"], first["context"], first["chunks"]) == (0, 0, [[0, 5], [0, 7]])
+    assert (second["decodes"], second["context"], second["chunks"]) == (2, 14, [[0, 6]])
+    assert isinstance(second["ms"], float)
+    assert second["ms"] > 0
+
+
+def test_a_prompt_that_was_not_expected_is_apart_where_the_engine_runs_ahead(tmp_path: Path) -> None:
+    batches = (
+        Batch((chunk(0, 5, 0),)),
+        Batch((chunk(0, 1, 5, sampled=1), chunk(1, 4, 0)), prompts_follow=True),
+        Batch((chunk(0, 1, 6, sampled=2), chunk(1, 4, 4))),
+        Batch((chunk(0, 1, 7, sampled=3),)),
+    )
+    assert [step["apart"] for step in steps_of(1, tmp_path / "ahead", *batches)] == [False, True, False, False]
+    assert not any(step["apart"] for step in steps_of(0, tmp_path / "not", *batches))
+
+
+async def test_cells_run_and_their_steps_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "steps"
+    engine = AsyncEngine.embed(config(), watched(partial(model, 0), path, config()))
+    driver = Driver(engine, path)
+    assert not driver.ahead
+    decodes = await driver.run(Cell("decode", 32, streams=4, context=8, outputs=10))
+    assert sum(step["decodes"] for step in decodes) == 4 * 9  # the prompts brought the first token of each
+    mixed = await driver.run(Cell("mixed", 32, streams=2, context=8, outputs=110, prompts=(16,) * 3))
+    assert sum(step["chunks"] == [[0, 16]] for step in mixed) == 3
+    chunked = await driver.run(Cell("chunks", 8, prompts=(24,)))
+    assert [step["chunks"] for step in chunked] == [[[0, 8]], [[8, 8]], [[16, 8]]]
+    driver.close()
+    await engine.stop()
+
+
+def test_a_sample_is_the_median_of_equal_steps_seen_often_enough() -> None:
+    same = [
+        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "apart": False, "ms": ms}
+        for n, ms in enumerate((1, 9, 2))
+    ]
+    rare = [{**same[0], "decodes": 1}, {**same[0], "chunks": [[0, 8]]}]
+    (found,) = samples("mixed", [*same, *rare])
+    assert (found["ms"], found["context"], found["tokens"], found["squares"]) == (2, 11, 8, 8 * (2 * 4 + 8))
+
+
+def test_the_grid_stays_inside_the_engine() -> None:
+    found = list(cells(PLAN))
+    assert len({cell.name for cell in found}) == len(found) > 15
+    for cell in found:
+        longest = max(cell.prompts, default=0)
+        assert cell.streams * cell.context + longest <= PLAN.cell_tokens
+        assert cell.context + cell.outputs < PLAN.max_len
+        assert longest < PLAN.max_len
+        assert cell.budget <= PLAN.max_tokens
+        assert cell.streams + bool(cell.prompts) <= PLAN.max_seqs
+    kinds = {cell.name.split()[0] for cell in found}
+    assert kinds == {"prompt", "chunks", "decode", "mixed"}

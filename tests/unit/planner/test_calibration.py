@@ -1,0 +1,128 @@
+"""A fit finds the coefficients that made its samples, and says what it cannot fit."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway_planner import non_negative
+from headway_planner.calibration import Engine, StepSample, error, fit, held_out, step_ms
+from headway_planner.steps import StepModel
+
+ENGINE = Engine("made", 1, 100_000, ahead=False)
+
+
+def model(values: tuple[float, ...], *, ahead: bool) -> StepModel:
+    a1, b1, bend, slope, pf, dec0, seq, ctx, host = values
+    # The lines cross at `bend` tokens.
+    return StepModel(
+        name="made",
+        gpus=1,
+        host_ms=host if ahead else 0.0,
+        a1_ms=a1,
+        b1_ms=b1,
+        a2_ms=max(0.0, a1 - bend * slope),
+        b2_ms=b1 + slope,
+        att_pf_ms=pf,
+        att_dec0_ms=dec0,
+        att_dec_seq_ms=seq,
+        att_dec_ctx_ms=ctx,
+        kv_tokens=100_000,
+        ahead=ahead,
+    )
+
+
+def grid(made: StepModel) -> list[StepSample]:
+    """Decodes, prompts, and both, timed by the model itself."""
+    shapes = [(batch, batch * context, 0, 0.0) for batch in (1, 2, 8, 32, 128) for context in (64, 512, 2048)]
+    shapes += [
+        (0, 0, chunk, float(chunk * (2 * before + chunk))) for chunk in (8, 64, 256, 1024) for before in (0, 512)
+    ]
+    shapes += [(batch, batch * 256, chunk, float(chunk**2)) for batch in (1, 16, 64) for chunk in (16, 256, 700)]
+    found = []
+    for number, (batch, context, tokens, squares) in enumerate(shapes):
+        for apart in (False, True) if made.ahead and batch and tokens else (False,):
+            sample = StepSample(str(number), batch, context, tokens, squares, apart, 1.0)
+            found.append(replace(sample, ms=step_ms(made, sample)))
+    return found
+
+
+coefficients = st.tuples(
+    st.floats(2, 20),  # a1
+    st.floats(0.001, 0.05),  # b1
+    st.floats(40, 300),  # tokens at which the lines cross
+    st.floats(0.005, 0.05),  # how much steeper the second one is
+    st.floats(1e-7, 1e-5),
+    st.floats(0.1, 2),
+    st.floats(0.001, 0.05),
+    st.floats(1e-5, 1e-3),
+    st.floats(0.1, 3),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(coefficients, st.booleans())
+def test_a_fit_to_steps_of_a_model_gives_steps_of_that_model(values: tuple[float, ...], ahead: bool) -> None:
+    made = model(values, ahead=ahead)
+    samples = grid(made)
+    found = fit(replace(ENGINE, ahead=ahead), samples)
+    assert max(abs(error(found, one)) for one in samples) < 0.03
+    assert found.att_dec_ctx_ms == pytest.approx(made.att_dec_ctx_ms, rel=0.1)
+    assert found.att_dec_seq_ms == pytest.approx(made.att_dec_seq_ms, rel=0.2, abs=0.01)
+    assert found.b2_ms == pytest.approx(made.b2_ms, rel=0.1)
+
+
+def test_known_coefficients_come_back() -> None:
+    made = model((6.0, 0.008, 300.0, 0.012, 4e-7, 0.3, 0.003, 4.5e-5, 0.5), ahead=True)
+    found = fit(replace(ENGINE, ahead=True), grid(made))
+    for name in ("host_ms", "a1_ms", "b1_ms", "a2_ms", "b2_ms", "att_pf_ms", "att_dec0_ms", "att_dec_ctx_ms"):
+        assert getattr(found, name) == pytest.approx(getattr(made, name), rel=1e-3, abs=1e-6), name
+    assert (found.name, found.gpus, found.kv_tokens, found.ahead) == ("made", 1, 100_000, True)
+
+
+def test_no_coefficient_is_negative_whatever_was_measured() -> None:
+    samples = [StepSample(f"{n}", n, 100 * n, 0, 0, False, 10 - n) for n in range(1, 9)]
+    samples += [StepSample(f"p{n}", 0, 0, 16 * n, 256.0 * n * n, False, 20 - n) for n in range(1, 9)]
+    found = fit(ENGINE, samples)
+    assert min(found.a1_ms, found.b1_ms, found.b2_ms, found.att_dec_seq_ms, found.att_dec_ctx_ms, found.att_pf_ms) >= 0
+
+
+def test_samples_that_cannot_be_fitted_are_named() -> None:
+    decode, prompt = StepSample("decode", 1, 64, 0, 0, False, 5.0), StepSample("prompt", 0, 0, 64, 4096, False, 9.0)
+    with pytest.raises(ValueError, match="prompt tokens are needed"):
+        fit(ENGINE, [decode])
+    with pytest.raises(ValueError, match="prompt: a step must take more than 0 ms"):
+        fit(ENGINE, [decode, replace(prompt, ms=0.0)])
+
+
+def test_whole_cells_are_held_out() -> None:
+    samples = [StepSample(f"{cell}", 1, 1, 0, 0, False, 1.0) for cell in range(10) for _ in range(3)]
+    kept, out = held_out(samples, 5)
+    assert {one.cell for one in out} == {"2", "7"}
+    assert (len(kept), len(out)) == (24, 6)
+    assert held_out(samples, 0) == (samples, [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(0, 10), min_size=4, max_size=4), min_size=6, max_size=12),
+    st.lists(st.floats(-5, 5), min_size=12, max_size=12),
+)
+def test_non_negative_least_squares_cannot_be_bettered_by_moving_one_coefficient(
+    rows: list[list[float]], values: list[float]
+) -> None:
+    values = values[: len(rows)]
+    found = non_negative.solve(rows, values)
+
+    def loss(x: list[float]) -> float:
+        return sum(
+            (sum(a * b for a, b in zip(row, x, strict=True)) - v) ** 2 for row, v in zip(rows, values, strict=True)
+        )
+
+    assert min(found) >= 0
+    least = loss(found)
+    for index in range(4):
+        for step in (-0.01, 0.01):
+            moved = [max(0.0, one + step) if i == index else one for i, one in enumerate(found)]
+            assert loss(moved) >= least - 1e-6 * (1 + least)

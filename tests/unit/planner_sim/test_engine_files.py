@@ -1,0 +1,97 @@
+"""Step-model files: what is written comes back, what is wrong is named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headway_cli.errors import CliError
+from headway_cli.simulate import engines
+from headway_planner.steps import StepModel
+
+MODEL = engines.load(engines.BUILT_IN)
+TIMES = (
+    "host_ms",
+    "a1_ms",
+    "b1_ms",
+    "a2_ms",
+    "b2_ms",
+    "att_pf_ms",
+    "att_dec_seq_ms",
+    "att_dec_ctx_ms",
+    "first_token_ms",
+)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(times=st.lists(st.floats(1e-9, 1e6), min_size=len(TIMES), max_size=len(TIMES)), ahead=st.booleans())
+def test_a_saved_model_comes_back(tmp_path: Path, times: list[float], ahead: bool) -> None:
+    saved = replace(MODEL, name="mine", ahead=ahead, **dict(zip(TIMES, times, strict=True)))
+    file = tmp_path / "new" / "engine.csv"
+    engines.save(file, saved, ["measured somewhere", "error 3 %"])
+    found = engines.load(file, "mine")
+    assert file.read_text().startswith("# measured somewhere\n# error 3 %\n")
+    assert (found.name, found.gpus, found.kv_tokens, found.ahead) == ("mine", 1, MODEL.kv_tokens, ahead)
+    for name in TIMES:
+        assert getattr(found, name) == pytest.approx(getattr(saved, name), rel=1e-5)
+
+
+def written(tmp_path: Path, **changed: str) -> Path:
+    file = tmp_path / "engine.csv"
+    engines.save(file, MODEL, [])
+    names, values = (line.split(",") for line in file.read_text().splitlines())
+    row = {**dict(zip(names, values, strict=True)), **changed}
+    file.write_text("\n".join((",".join(row), ",".join(row.values()))))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("host_ms", "fast", "host_ms is missing or no number"),
+        ("b2_ms", "-1", "b2_ms must be a finite number of at least 0, got -1"),
+        ("a1_ms", "nan", "a1_ms must be a finite number, got nan"),
+        ("att_pf_ms", "inf", "att_pf_ms must be a finite number of at least 0, got inf"),
+        ("kv_tokens", "0", "kv_tokens must be a finite number of at least 1, got 0"),
+        ("gpus", "1.5", "gpus must be a whole number, got 1.5"),
+        ("ahead", "2", "ahead must be 0 or 1, got 2"),
+    ],
+)
+def test_a_wrong_column_is_named_with_its_limit(tmp_path: Path, column: str, value: str, problem: str) -> None:
+    with pytest.raises(CliError, match=problem):
+        engines.load(written(tmp_path, **{column: value}))
+
+
+def test_an_engine_whose_steps_take_no_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="a step takes no time"):
+        engines.load(written(tmp_path, a1_ms="0", b1_ms="0", a2_ms="0", b2_ms="0"))
+
+
+def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    names, values = (line.split(",") for line in file.read_text().splitlines())
+    file.write_text("\n".join((",".join(names[:-3]), ",".join(values[:-3]))))
+    found = engines.load(file)
+    assert (found.prefill_factor, found.first_token_ms, found.ahead) == (1.0, 0.0, False)
+    assert names[-3:] == ["prefill_factor", "first_token_ms", "ahead"]
+
+
+def test_what_is_no_file_of_engines_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "empty.csv"
+    with pytest.raises(CliError, match=r"cannot read the engine file .*No such file"):
+        engines.load(file)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CliError, match="it is no text"):
+        engines.load(file)
+    file.write_text("")
+    with pytest.raises(CliError, match="no engine  in"):
+        engines.load(file)
+
+
+def test_a_chunk_apart_reads_the_weights_again() -> None:
+    model: StepModel = replace(MODEL, prefill_factor=1.0)
+    joint, apart = model.prompts_ms(8, 64, 64.0**2), model.prompts_ms(8, 64, 64.0**2, apart=True)
+    assert apart - joint == pytest.approx(model.linear_ms(8) + model.linear_ms(64) - model.linear_ms(72))
+    assert model.prompts_ms(0, 64, 64.0**2, apart=True) == model.prompts_ms(0, 64, 64.0**2)
