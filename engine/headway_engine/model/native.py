@@ -7,11 +7,14 @@ stream, norms, rotation and attention are computed in float32. What products mul
     bfloat16   both rounded to bfloat16
     int8       weights as bytes times a scale per output, inputs as bytes times a scale for each 32, found in each step
 
-and the KV cache and the embedding are float32 or bfloat16 (int8: bfloat16). Every row is computed alone, with sums in one
-order: a token's logits do not depend on which other tokens are in the step, or on how a prompt was cut into chunks.
+and the KV cache and the embedding are float32 or bfloat16 (int8: bfloat16). bfloat16 is multiplied by the CPU's matrix unit
+(AMX) where there is one. Every row is computed alone, with sums in one order: a token's logits do not depend on which other
+tokens are in the step, or on how a prompt was cut into chunks.
 """
 
+import contextlib
 import ctypes
+import mmap
 import weakref
 from dataclasses import dataclass
 
@@ -27,6 +30,7 @@ from headway_engine.native import library
 TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 TILE = 32  # outputs side by side
 _VECTOR = 16  # floats
+_LINE = 64  # bytes that the CPU fetches at once
 
 
 def problem(config: ModelConfig, dtype: str) -> str | None:
@@ -54,6 +58,7 @@ class NativeDecoder:
             raise RuntimeError(loaded)  # noqa: TRY004 - a cause, which `problem` has told
         self.config, self.embed = model.config, model.embed.data
         self._library, self._dtype, self._kept = loaded, dtype, [self.embed]
+        self._room = HugePages()
         self._layers = (library.Layer * model.config.num_layers)(
             *(self._layer(layer) for layer in model.layers if isinstance(layer, Layer))
         )
@@ -111,6 +116,7 @@ class NativeDecoder:
             type=TYPES[self._dtype],
             embed_type=stored,
             kv_type=stored,
+            amx=library.amx(),
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
             heads=config.num_heads,
@@ -142,7 +148,7 @@ class NativeDecoder:
         packed = pack(linear.weight.data, self._dtype)
         linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
         return library.Matrix(
-            weight=self._keep(packed.weight),
+            weight=self._keep(self._room.copy(packed.weight)),
             scale=None if packed.scale is None else self._keep(packed.scale),
             bias=None if linear.bias is None else self._floats(F.pad(linear.bias.data, (0, -len(linear.bias) % TILE))),
             groups=packed.weight.shape[1],
@@ -159,6 +165,31 @@ class NativeDecoder:
         """The address of values, which live as long as this decoder."""
         self._kept.append(values)
         return values.data_ptr()
+
+
+class HugePages:
+    """Room for weights, in pages of 2 MiB where the kernel has them.
+
+    Each step reads all of it once, and would spend a sixth of its time on finding pages of 4 KiB. What torch allocates is
+    written before one could ask for them.
+    """
+
+    _CHUNK = 64 << 20
+
+    def __init__(self) -> None:
+        """Nothing is taken yet."""
+        self._rest = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, values: torch.Tensor) -> torch.Tensor:
+        """The values, in this room; it lives as long as what lies in it."""
+        if values.nbytes > len(self._rest):
+            memory = mmap.mmap(-1, max(values.nbytes, self._CHUNK))
+            with contextlib.suppress(OSError):  # a kernel without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            self._rest = torch.frombuffer(memory, dtype=torch.uint8)
+        taken = self._rest[: values.nbytes].view(values.dtype).view(values.shape).copy_(values)
+        self._rest = self._rest[-(-values.nbytes // _LINE) * _LINE :]
+        return taken
 
 
 @dataclass(frozen=True, slots=True)

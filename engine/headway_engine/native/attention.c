@@ -55,6 +55,11 @@ typedef struct {
   long room;           /* scores of one head */
 } Walk;
 
+/* Where this head's numbers of a position begin that is the first of its block. */
+ALWAYS long block_at(const Walk *walk, int position) {
+  return (long)walk->table[position / walk->block_size] * walk->block_size * walk->width + walk->head_at;
+}
+
 /* The sums of four vectors; each adds its numbers in the same order. */
 ALWAYS __m128 sums(const __m512 v[4]) {
   __m512 left = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
@@ -68,19 +73,23 @@ ALWAYS __m128 sums(const __m512 v[4]) {
 /* Four positions at a time; at the end of a block or of the context the last one stands in for those that are missing, and
  * what is written for them is overwritten or never read. `values` come into the cache for what follows. */
 ALWAYS void score(const Walk *walk, const Layer *layer, const float *query, float *scores, const int group, const int type) {
-  const int line = 64 / (type == BFLOAT16 ? 2 : 4);
+  const int size = type == BFLOAT16 ? 2 : 4, line = 64 / size;
   __m128 scale = _mm_set1_ps(1 / sqrtf(walk->dim));
   for (int start = 0; start < walk->context; start += walk->block_size) {
-    long block = (long)walk->table[start / walk->block_size] * walk->block_size * walk->width + walk->head_at;
+    long block = block_at(walk, start);
     int count = start + walk->block_size < walk->context ? walk->block_size : walk->context - start;
+    /* Blocks lie anywhere, so the CPU does not guess the next one. */
+    long next = start + walk->block_size < walk->context ? block_at(walk, start + walk->block_size) - block : 0;
     for (int j = 0; j < count; j += 4) {
       __m512 sum[4][4];
       long at[4];
 #pragma GCC unroll 4
       for (int p = 0; p < 4; p++) {
         at[p] = block + (j + p < count ? j + p : count - 1) * walk->width;
-        for (int d = 0; d < walk->dim; d += line)
-          _mm_prefetch((const char *)layer->values + (at[p] + d) * (type == BFLOAT16 ? 2 : 4), _MM_HINT_T1);
+        for (int d = 0; d < walk->dim; d += line) {
+          _mm_prefetch((const char *)layer->values + (at[p] + d) * size, _MM_HINT_T1);
+          _mm_prefetch((const char *)layer->keys + (at[p] + next + d) * size, _MM_HINT_T0);
+        }
 #pragma GCC unroll 4
         for (int g = 0; g < group; g++) sum[g][p] = _mm512_setzero_ps();
       }
@@ -132,7 +141,7 @@ ALWAYS void mix(const Walk *walk, const void *values, const float *scores, const
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) sum[g][v] = _mm512_setzero_ps();
   for (int start = 0; start < walk->context; start += walk->block_size) {
-    long at = (long)walk->table[start / walk->block_size] * walk->block_size * walk->width + walk->head_at + from;
+    long at = block_at(walk, start) + from;
     int end = start + walk->block_size < walk->context ? start + walk->block_size : walk->context;
     for (int j = start; j < end; j++, at += walk->width)
 #pragma GCC unroll 4

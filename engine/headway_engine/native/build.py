@@ -17,6 +17,7 @@ TARGET = HERE / "libheadway.so.1"
 FLAGS = (
     *("-std=c11", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"),
     *("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16"),
+    *("-mamx-tile", "-mamx-bf16"),
 )
 
 

@@ -38,6 +38,7 @@ typedef struct {
 
 typedef struct {
   int32_t type, embed_type, kv_type;
+  int32_t amx; /* the matrix unit may be used, for types that it knows */
   int32_t hidden, intermediate, heads, kv_heads, head_dim, block_size, num_layers, max_len;
   float eps;
   const float *cos, *sin; /* [max_len][head_dim / 2] */
@@ -60,7 +61,8 @@ typedef struct Pool Pool;
 void pool_meet(Pool *pool);
 /* The first of the next `count` items of this phase that nobody has taken; it may be behind the last one. */
 int pool_claim(Pool *pool, int count);
-int pool_threads(Pool *pool);
+/* How many of `count` items to claim at once. */
+int pool_share(Pool *pool, int count);
 Pool *pool_start(int threads, void (*work)(void *, int), void *argument);
 void pool_run(Pool *pool);
 void pool_stop(Pool *pool);
@@ -77,9 +79,23 @@ typedef struct {
   long stride;
   int rows, type;
   bool add; /* to what `out` holds */
+  bool amx;
 } Product;
 /* This thread's share; the pool must meet before and after. */
 void product(Pool *pool, const Product *p);
+
+/* 16 finished sums of one row. */
+static inline void put(const Product *p, int row, int column, __m512 v) {
+  float *out = p->out + row * p->stride + column;
+  if (p->matrix->bias) v = _mm512_add_ps(v, _mm512_loadu_ps(p->matrix->bias + column));
+  if (p->add) v = _mm512_add_ps(v, _mm512_loadu_ps(out));
+  _mm512_storeu_ps(out, v);
+}
+
+/* bfloat16: rows `row .. end - 1` of outputs `column .. column + 31`. */
+void amx_tiles(const Product *p, int row, int end, int column);
+/* Before a thread waits: the kernel need not keep the matrix unit's registers for it. */
+void amx_leave(void);
 
 void rotate_and_store(const Model *model, const Layer *layer, const Step *step, int row, float *qkv);
 /* Floats that one head's scores take. Not a power of two: heads would meet in the same places of the CPU's caches. */

@@ -15,6 +15,8 @@ NEEDS = {
     "bfloat16": _BASE | {"avx512_bf16"},
     "int8": _BASE | {"avx512_bf16", "avx512_vnni"},
 }
+# The matrix unit; computes where a type has use for it.
+AMX = frozenset({"amx_tile", "amx_bf16"})
 
 
 class Matrix(Structure):
@@ -40,7 +42,7 @@ class Model(Structure):
     """See headway.h."""
 
     _fields_: ClassVar = [
-        *((name, c_int32) for name in ("type", "embed_type", "kv_type")),
+        *((name, c_int32) for name in ("type", "embed_type", "kv_type", "amx")),
         *((name, c_int32) for name in ("hidden", "intermediate", "heads", "kv_heads", "head_dim")),
         *((name, c_int32) for name in ("block_size", "num_layers", "max_len")),
         ("eps", c_float),
@@ -79,13 +81,20 @@ def load() -> ctypes.CDLL | str:
         library.headway_open.restype = c_void_p
         library.headway_open.argtypes = [POINTER(Model), c_int32]
         library.headway_close.argtypes = [c_void_p]
-        library.headway_step.restype = c_bool
+        library.headway_allow_amx.restype = library.headway_step.restype = c_bool
         library.headway_step.argtypes = [c_void_p, POINTER(Step)]
     except (OSError, AttributeError) as error:
         return f"{build.TARGET.name}: {error}"
     if library.headway_sources() != build.digest().encode():
         return f"{build.TARGET.name} was built from other sources than these (native/build.py builds it)"
     return library
+
+
+@cache
+def amx() -> bool:
+    """Whether this process may use the CPU's matrix unit; the first call asks the kernel."""
+    loaded = load()
+    return not isinstance(loaded, str) and cpu_flags() >= AMX and bool(loaded.headway_allow_amx())
 
 
 @cache

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /* About 30 microseconds. */
-enum { SPINS = 2000, CACHE_LINE = 64 };
+enum { SPINS = 2000, CACHE_LINE = 64, CLAIMS_PER_THREAD = 4 };
 
 struct Pool {
   _Alignas(CACHE_LINE) atomic_int next; /* item of this phase; alone in its line, since all threads write it */
@@ -33,7 +33,10 @@ typedef struct {
 
 int pool_claim(Pool *pool, int count) { return atomic_fetch_add_explicit(&pool->next, count, memory_order_relaxed); }
 
-int pool_threads(Pool *pool) { return pool->threads; }
+int pool_share(Pool *pool, int count) {
+  int share = count / (CLAIMS_PER_THREAD * pool->threads);
+  return share > 1 ? share : 1;
+}
 
 void pool_meet(Pool *pool) {
   int generation = atomic_load(&pool->generation);

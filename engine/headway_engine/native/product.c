@@ -10,7 +10,7 @@
 #define ALWAYS static inline __attribute__((always_inline))
 
 /* int8 has two sums: the whole one, and that of a block. */
-enum { TILE = 32, MOST_ROWS = 8, MOST_INT8_ROWS = 6, BLOCK_GROUPS = BLOCK / 4, ROW_BLOCK = 128, CLAIMS_PER_THREAD = 4 };
+enum { TILE = 32, MOST_ROWS = 8, MOST_INT8_ROWS = 6, BLOCK_GROUPS = BLOCK / 4, ROW_BLOCK = 128 };
 
 static void pack_block(const float *from, int count, int8_t *x, Block *block) {
   __m512 left = _mm512_loadu_ps(from), right = count > 16 ? _mm512_loadu_ps(from + 16) : _mm512_setzero_ps();
@@ -88,11 +88,7 @@ ALWAYS void tile(const Product *p, int row, int column, const int rows, const in
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
       int n = column + 16 * half;
-      float *out = p->out + (row + r) * p->stride + n;
-      __m512 v = type == INT8 ? _mm512_mul_ps(total[r][half], _mm512_loadu_ps(m->scale + n)) : (__m512)sum[r][half];
-      if (m->bias) v = _mm512_add_ps(v, _mm512_loadu_ps(m->bias + n));
-      if (p->add) v = _mm512_add_ps(v, _mm512_loadu_ps(out));
-      _mm512_storeu_ps(out, v);
+      put(p, row + r, n, type == INT8 ? _mm512_mul_ps(total[r][half], _mm512_loadu_ps(m->scale + n)) : (__m512)sum[r][half]);
     }
 }
 
@@ -119,12 +115,16 @@ static void tiles_float32(const Product *p, int row, int end, int column) { tile
 static void tiles_bfloat16(const Product *p, int row, int end, int column) { tiles(p, row, end, column, BFLOAT16); }
 static void tiles_int8(const Product *p, int row, int end, int column) { tiles(p, row, end, column, INT8); }
 
+static void (*kernel(const Product *p))(const Product *, int, int, int) {
+  if (p->type == INT8) return tiles_int8;
+  if (p->type == FLOAT32) return tiles_float32;
+  return p->amx ? amx_tiles : tiles_bfloat16;
+}
+
 void product(Pool *pool, const Product *p) {
-  void (*compute)(const Product *, int, int, int) =
-      p->type == INT8 ? tiles_int8 : p->type == BFLOAT16 ? tiles_bfloat16 : tiles_float32;
+  void (*compute)(const Product *, int, int, int) = kernel(p);
   int columns = p->matrix->outputs / TILE, blocks = (p->rows + ROW_BLOCK - 1) / ROW_BLOCK, items = columns * blocks;
-  int share = items / (CLAIMS_PER_THREAD * pool_threads(pool));
-  if (share < 1) share = 1;
+  int share = pool_share(pool, items);
   for (int first; (first = pool_claim(pool, share)) < items;)
     for (int item = first; item < items && item < first + share; item++) {
       int row = item / columns * ROW_BLOCK;

@@ -27,7 +27,10 @@ static long wide_width(const Model *m) {
 }
 static long mixed_width(const Model *m) { return larger(padded(m->intermediate), padded(m->heads * m->head_dim)); }
 
-#define EACH(item, count) for (int item; (item = pool_claim(c->pool, 1)) < (count);)
+/* Some at a time: a claim costs as much as a small item, since all threads write its line. */
+#define EACH(item, count)                                                                                \
+  for (int share = pool_share(c->pool, count), first = 0; (first = pool_claim(c->pool, share)) < (count);) \
+    for (int item = first; item < (count) && item < first + share; item++)
 
 /* Where a product with this matrix finds a row. */
 static uint8_t *inputs(Context *c, const Matrix *matrix, long row) { return c->x + 4L * matrix->groups * row; }
@@ -54,7 +57,7 @@ static void norm(Context *c, const float *weight, const Matrix *next) {
 }
 
 static void multiply(Context *c, const Matrix *matrix, float *out, long stride, bool add) {
-  Product p = {matrix, c->x, c->blocks, out, stride, c->step->rows, c->model->type, add};
+  Product p = {matrix, c->x, c->blocks, out, stride, c->step->rows, c->model->type, add, c->model->amx};
   product(c->pool, &p);
   pool_meet(c->pool);
 }
@@ -117,7 +120,7 @@ static void logits(Context *c) {
   norm_row(m, c->h + step->sampled_rows[item] * hidden_width(m), m->norm, c->wide + item * wide_width(m),
            inputs(c, &m->head, item), blocks(c, &m->head, item));
   pool_meet(c->pool);
-  Product p = {&m->head, c->x, c->blocks, step->logits, m->head.outputs, step->sampled, m->type, false};
+  Product p = {&m->head, c->x, c->blocks, step->logits, m->head.outputs, step->sampled, m->type, false, m->amx};
   product(c->pool, &p);
 }
 
@@ -129,6 +132,7 @@ static void work(void *context, int thread) {
     feed_forward(c, &c->model->layers[i]);
   }
   logits(c);
+  amx_leave();
 }
 
 static void release(Context *c) {

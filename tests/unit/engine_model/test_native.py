@@ -16,7 +16,8 @@ from torch.nn import functional
 from headway_engine.model.native import TYPES, Packed, pack, problem
 from headway_engine.native import build, library
 
-DTYPES = ["float32", "bfloat16", "int8"]
+# How products are computed; `amx` is bfloat16 by the matrix unit.
+KINDS = ["float32", "bfloat16", "amx", "int8"]
 
 
 class Product(Structure):
@@ -29,7 +30,12 @@ class Product(Structure):
         ("rows", c_int),
         ("type", c_int),
         ("add", c_bool),
+        ("amx", c_bool),
     ]
+
+
+def dtype_of(kind: str) -> str:
+    return "bfloat16" if kind == "amx" else kind
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,13 @@ def native() -> ctypes.CDLL:
     return loaded
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, native: ctypes.CDLL) -> str:
+    if request.param == "amx" and not library.amx():
+        pytest.skip("this CPU has no AMX, or the kernel does not allow it")
+    return str(request.param)
+
+
 def stored(native: ctypes.CDLL, x: torch.Tensor, packed: Packed, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows as inputs of products, and the scale and shift of their blocks."""
     inputs = torch.full((len(x), packed.weight.shape[1] * 4), 0xFF, dtype=torch.uint8)  # NaN where nothing is written
@@ -60,9 +73,10 @@ def stored(native: ctypes.CDLL, x: torch.Tensor, packed: Packed, dtype: str) -> 
 
 
 def multiplied(
-    native: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, dtype: str, bias: torch.Tensor | None, add: bool
+    native: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, kind: str, bias: torch.Tensor | None, add: bool
 ) -> torch.Tensor:
     """`x @ weight.T + bias`, added to ones if `add`."""
+    dtype = dtype_of(kind)
     packed = pack(weight, dtype)
     inputs, blocks = stored(native, x, packed, dtype)
     width = packed.weight.shape[0] * 32
@@ -76,7 +90,8 @@ def multiplied(
         outputs=width,
     )
     asked = Product(
-        ctypes.pointer(matrix), inputs.data_ptr(), blocks.data_ptr(), out.data_ptr(), width, len(x), TYPES[dtype], add
+        *(ctypes.pointer(matrix), inputs.data_ptr(), blocks.data_ptr(), out.data_ptr(), width, len(x), TYPES[dtype]),
+        *(add, kind == "amx"),
     )
     pool = native.pool_start(1, None, None)
     native.product(pool, ctypes.byref(asked))
@@ -95,14 +110,14 @@ def as_kept(values: torch.Tensor, dtype: str, block: int) -> torch.Tensor:
     return ((parts / scale).round() * scale).flatten(1)[:, : values.shape[1]]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [*range(1, 18), 130])
-def test_a_product_is_the_plain_one_of_what_the_type_keeps(native: ctypes.CDLL, rows: int, dtype: str) -> None:
+@pytest.mark.parametrize("rows", [*range(1, 18), 32, 33, 130])
+def test_a_product_is_the_plain_one_of_what_the_type_keeps(native: ctypes.CDLL, rows: int, kind: str) -> None:
     torch.manual_seed(rows)
+    dtype = dtype_of(kind)
     for inputs, outputs in ((16, 1), (48, 33), (64, 64), (80, 90), (304, 70)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
         expected = as_kept(x, dtype, 32).double() @ as_kept(weight, dtype, inputs).double().T
-        out = multiplied(native, x, weight, dtype, None, add=False)
+        out = multiplied(native, x, weight, kind, None, add=False)
         # Scales and sums are float32; int8 may round a number that lies between two bytes to the other one.
         torch.testing.assert_close(out.double(), expected, atol=0.1 if dtype == "int8" else 1e-4, rtol=1e-5)
         # How large sums of these lengths are, whatever their signs.
@@ -111,31 +126,28 @@ def test_a_product_is_the_plain_one_of_what_the_type_keeps(native: ctypes.CDLL, 
         assert error < {"float32": 1e-6, "bfloat16": 1e-2, "int8": 4e-2}[dtype]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_product_adds_the_bias_and_the_residual(native: ctypes.CDLL, dtype: str) -> None:
+def test_a_product_adds_the_bias_and_the_residual(native: ctypes.CDLL, kind: str) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(5, 48), torch.randn(70, 48), torch.randn(70)
-    plain = multiplied(native, x, weight, dtype, None, add=False)
-    torch.testing.assert_close(multiplied(native, x, weight, dtype, bias, add=False), plain + bias)
-    torch.testing.assert_close(multiplied(native, x, weight, dtype, None, add=True), plain + 1)
+    plain = multiplied(native, x, weight, kind, None, add=False)
+    torch.testing.assert_close(multiplied(native, x, weight, kind, bias, add=False), plain + bias)
+    torch.testing.assert_close(multiplied(native, x, weight, kind, None, add=True), plain + 1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_an_input_that_is_no_number_spoils_its_row_alone(native: ctypes.CDLL, bad: float, dtype: str) -> None:
+def test_an_input_that_is_no_number_spoils_its_row_alone(native: ctypes.CDLL, bad: float, kind: str) -> None:
     torch.manual_seed(1)
     x, weight = torch.randn(3, 48), torch.randn(40, 48)
     x[1, 17] = bad
-    finite = multiplied(native, x, weight, dtype, None, add=False).isfinite()
+    finite = multiplied(native, x, weight, kind, None, add=False).isfinite()
     assert finite.all(1).tolist() == [True, False, True]
     assert not finite[1].any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_and_outputs_of_zeros_stay_zeros(native: ctypes.CDLL, dtype: str) -> None:
+def test_rows_and_outputs_of_zeros_stay_zeros(native: ctypes.CDLL, kind: str) -> None:
     x, weight = torch.zeros(2, 32), torch.randn(32, 32)
-    assert not multiplied(native, x, weight, dtype, None, add=False).any()
-    assert not multiplied(native, torch.randn(2, 32), torch.zeros(32, 32), dtype, None, add=False).any()
+    assert not multiplied(native, x, weight, kind, None, add=False).any()
+    assert not multiplied(native, torch.randn(2, 32), torch.zeros(32, 32), kind, None, add=False).any()
 
 
 @pytest.mark.parametrize("stored_as", [torch.float32, torch.bfloat16])
@@ -188,6 +200,9 @@ def test_the_reason_is_told_where_a_step_cannot_be_computed_natively(
         patch.setattr(library, "cpu_flags", lambda: library.NEEDS["bfloat16"])
         assert problem(SHAPE, "int8") == "this CPU has no avx512_vnni"
         assert problem(SHAPE, "bfloat16") is None
+        library.amx.cache_clear()
+        assert not library.amx()
+    library.amx.cache_clear()
     for content, cause in ((None, "was not built"), (b"", "file too short")):
         target = tmp_path / "libheadway.so.1"
         if content is not None:
