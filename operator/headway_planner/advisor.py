@@ -5,7 +5,7 @@ an M/D/1 queue for prefill (an exponential tail); p95 ITL is a step with a promp
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headway_planner.capacity import Mix, prefill_s, sustained
 from headway_planner.model import BatchLimits
@@ -53,16 +53,28 @@ class Row:
 
 def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
     """One row of the table."""
-    gpu, tp, interconnect, price = hardware.gpu, hardware.tp, hardware.interconnect, hardware.price
-    model, mix = step_model(shape, gpu, tp, interconnect), demand.mix
-    if shape.kv_heads % tp or model.kv_tokens < mix.inputs + mix.outputs:
-        why = "does not fit" if not shape.kv_heads % tp else f"{shape.kv_heads} KV heads do not split"
-        return Row(gpu.name, tp, 0, None, None, None, None, why)
+    gpu, tp, interconnect = hardware.gpu, hardware.tp, hardware.interconnect
+    if shape.kv_heads % tp:
+        return Row(gpu.name, tp, 0, None, None, None, None, f"{shape.kv_heads} KV heads do not split")
+    model = replace(step_model(shape, gpu, tp, interconnect), name=gpu.name)
+    return _assessed(model, reduce_ms(shape, gpu, tp, interconnect), hardware.price, demand)
+
+
+def assess_engine(model: StepModel, demand: Demand, price: float | None) -> Row:
+    """One row of the table for an engine that was measured; its all-reduces are inside of its coefficients."""
+    return _assessed(model, (0.0, 0.0), price, demand)
+
+
+def _assessed(model: StepModel, comm: tuple[float, float], price: float | None, demand: Demand) -> Row:
+    """The row that bears the model's name."""
+    name, tp, mix = model.name, model.gpus, demand.mix
+    if model.kv_tokens < mix.inputs + mix.outputs:
+        return Row(name, tp, 0, None, None, None, None, "does not fit")
     own = model.prefill_ms(demand.long_input or round(mix.inputs), LIMITS.tokens)
     most = sustained(model, mix, LIMITS, demand.itl_ms)
     if own > demand.ttft_ms or most.itl_ms > demand.itl_ms:
         over = f"own prefill {own:.0f} ms > {demand.ttft_ms:.0f} ms" if own > demand.ttft_ms else "ITL over target"
-        return Row(gpu.name, tp, 0, own, most.itl_ms, None, None, f"infeasible: {over}")
+        return Row(name, tp, 0, own, most.itl_ms, None, None, f"infeasible: {over}")
     replicas = max(1, math.ceil(demand.rate / (_LOAD * most.rate)))
     ttft, itl = _tails(model, demand, replicas)
     while ttft > demand.ttft_ms and replicas * most.rate < 100 * demand.rate:
@@ -70,11 +82,11 @@ def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
         ttft, itl = _tails(model, demand, replicas)
     if ttft > demand.ttft_ms:
         why = f"infeasible: p95 TTFT {ttft:.0f} ms > {demand.ttft_ms:.0f} ms"
-        return Row(gpu.name, tp, 0, ttft, itl, None, None, why)
+        return Row(name, tp, 0, ttft, itl, None, None, why)
     tokens = demand.rate * mix.outputs
     cost = None if price is None else price * tp * replicas / (3600 * tokens) * 1e6
-    binds = _binds(model, mix, most.batch, reduce_ms(shape, gpu, tp, interconnect))
-    return Row(gpu.name, tp, replicas, ttft, itl, tokens, cost, binds)
+    binds = _binds(model, mix, most.batch, comm)
+    return Row(name, tp, replicas, ttft, itl, tokens, cost, binds)
 
 
 def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[float, float]:

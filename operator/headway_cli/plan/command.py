@@ -2,12 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from headway_cli.errors import CliError
-from headway_cli.simulate import traces
-from headway_planner.advisor import Demand, Hardware, Row, assess
+from headway_cli.simulate import engines, traces
+from headway_planner.advisor import Demand, Hardware, Row, assess, assess_engine
 from headway_planner.capacity import Mix
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Rank
@@ -18,13 +19,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="NAME", help=f"one of {', '.join(SHAPES)}")
     model.add_argument("--shape", type=Path, metavar="FILE", help="a model's config.json")
+    model.add_argument(
+        "--engine-file", type=Path, metavar="FILE", help="measured engines (bench calibrate) instead of computed ones"
+    )
     ranks = [rank.name.lower() for rank in Rank]
     parser.add_argument("--class", dest="rank", choices=ranks, default="interactive", help="(default: interactive)")
     parser.add_argument("--rate", type=float, metavar="R", help="requests per second")
     parser.add_argument("--input", type=int, metavar="N", help="mean prompt, tokens")
     parser.add_argument("--output", type=int, metavar="N", help="mean answer, tokens")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="rate and lengths of a trace, planned as one class")
-    parser.add_argument("--prices", action="append", default=[], metavar="GPU=USD", help="per GPU-hour; repeat it")
+    parser.add_argument(
+        "--prices",
+        action="append",
+        default=[],
+        metavar="GPU=USD",
+        help="per GPU-hour, of a GPU or measured engine; repeat it",
+    )
     parser.add_argument("--interconnect", choices=["nvlink", "pcie"], default="nvlink", help="(default: nvlink)")
     parser.add_argument("--json", action="store_true", help="print one JSON line a row")
 
@@ -33,23 +43,41 @@ def command(given: argparse.Namespace) -> int:
     """Print the table and a recommendation."""
     if given.model and given.model not in SHAPES:
         raise CliError(f"--model: no model {given.model!r}; there are: {', '.join(SHAPES)}; or give --shape FILE")
-    shape = SHAPES[given.model] if given.model else _shape(given.shape)
-    prices = dict(_price(text) for text in given.prices)
-    rank = Rank[given.rank.upper()]
-    demand = _demand(given, rank)
-    rows = [
-        assess(shape, Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)), demand)
-        for gpu in GPUS.values()
-        for tp in (1, 2, 4, 8)
-    ]
+    demand = _demand(given, Rank[given.rank.upper()])
+    if given.engine_file:
+        what, rows = str(given.engine_file), _measured(given, demand)
+    else:
+        shape = SHAPES[given.model] if given.model else _shape(given.shape)
+        what, rows = shape.name, _computed(given, shape, demand)
     if not any(row.replicas for row in rows):
         why = "; ".join(sorted({row.binds for row in rows}))
-        raise CliError(f"no configuration serves {shape.name} with --class {given.rank} at these lengths: {why}")
+        raise CliError(f"no configuration serves {what} with --class {given.rank} at these lengths: {why}")
     if given.json:
         print("\n".join(json.dumps(asdict(row)) for row in rows))
         return 0
     _print(rows)
+    if given.engine_file:
+        print(f"Steps as in {given.engine_file}; p95 TTFT is a queueing formula and was not validated under load.")
+        return 0
+    for gpu in GPUS.values():
+        print(f"{gpu.name}: {gpu.source}")
+    print("Estimates: p95 TTFT is a queueing formula and was not validated under load; PCIe figures are assumed.")
     return 0
+
+
+def _computed(given: argparse.Namespace, shape: Shape, demand: Demand) -> list[Row]:
+    prices = dict(_price(text, {name.upper(): name for name in GPUS}) for text in given.prices)
+    return [
+        assess(shape, Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)), demand)
+        for gpu in GPUS.values()
+        for tp in (1, 2, 4, 8)
+    ]
+
+
+def _measured(given: argparse.Namespace, demand: Demand) -> list[Row]:
+    models = engines.load_all(given.engine_file)
+    prices = dict(_price(text, {one.name.upper(): one.name for one in models}) for text in given.prices)
+    return [assess_engine(one, demand, prices.get(one.name)) for one in models]
 
 
 def _demand(given: argparse.Namespace, rank: Rank) -> Demand:
@@ -70,11 +98,14 @@ def _demand(given: argparse.Namespace, rank: Rank) -> Demand:
 
 
 def _print(rows: list[Row]) -> None:
-    print(f"{'GPU':6}{'TP':>3}{'replicas':>10}{'TTFT p95':>10}{'ITL p95':>9}{'tokens/s':>10}{'USD/Mtok':>10}  binds")
+    width = max(6, *(len(row.gpu) + 1 for row in rows))
+    print(
+        f"{'GPU':{width}}{'TP':>3}{'replicas':>10}{'TTFT p95':>10}{'ITL p95':>9}{'tokens/s':>10}{'USD/Mtok':>10}  binds"
+    )
     for row in rows:
         cells = (_cell(row.ttft_p95_ms, 1), _cell(row.itl_p95_ms, 1), _cell(row.tokens_per_s, 0))
         print(
-            f"{row.gpu:6}{row.tp:>3}{row.replicas or '-':>10}{cells[0]:>10}{cells[1]:>9}{cells[2]:>10}"
+            f"{row.gpu:{width}}{row.tp:>3}{row.replicas or '-':>10}{cells[0]:>10}{cells[1]:>9}{cells[2]:>10}"
             f"{_cell(row.usd_per_million, 3):>10}  {row.binds}"
         )
     priced = [row for row in rows if row.usd_per_million is not None]
@@ -88,24 +119,22 @@ def _print(rows: list[Row]) -> None:
         print(
             f"Take {best.replicas} x {best.gpu} TP{best.tp}: fewest GPUs ({best.replicas * best.tp}); no --prices given."
         )
-    for gpu in GPUS.values():
-        print(f"{gpu.name}: {gpu.source}")
-    print("Estimates: p95 TTFT is a queueing formula and was not validated under load; PCIe figures are assumed.")
 
 
 def _cell(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _price(text: str) -> tuple[str, float]:
+def _price(text: str, known: Mapping[str, str]) -> tuple[str, float]:
+    """Name and price; `known`: the names in capitals, to the names."""
     name, _, amount = text.partition("=")
     try:
         price = float(amount)
     except ValueError:
         price = 0.0
-    if name.upper() not in GPUS or not 0 < price < float("inf"):
-        raise CliError(f"--prices must be GPU=USD above 0 with a GPU of {', '.join(GPUS)}; got {text!r}")
-    return name.upper(), price
+    if name.upper() not in known or not 0 < price < float("inf"):
+        raise CliError(f"--prices must be GPU=USD above 0 with a GPU of {', '.join(known.values())}; got {text!r}")
+    return known[name.upper()], price
 
 
 def _shape(path: Path) -> Shape:

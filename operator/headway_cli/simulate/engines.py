@@ -26,17 +26,32 @@ def load(path: Path, name: str | None = None) -> StepModel:
     Raises:
         CliError: the file or the engine is not there, or a column is missing or out of its limits; the message names it.
     """
+    rows = _rows(path)
+    names = [row.get("name") or "" for row in rows]
+    if name is not None and name not in names:
+        raise CliError(f"no engine {name} in {path}; it has: {', '.join(names)}")
+    return _model(rows[names.index(name)] if name is not None else rows[0], path)
+
+
+def load_all(path: Path) -> list[StepModel]:
+    """Every engine of a file.
+
+    Raises:
+        CliError: as `load`.
+    """
+    return [_model(row, path) for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise CliError(f"cannot read the engine file {path}: {why}") from None
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-    names = [row.get("name") or "" for row in rows]
-    if not rows or (name is not None and name not in names):
-        raise CliError(f"no engine {name or ''} in {path}; it has: {', '.join(names)}")
-    row = rows[names.index(name)] if name is not None else rows[0]
-    return _model(row, path)
+    if not rows:
+        raise CliError(f"no engine in {path}")
+    return rows
 
 
 def save(path: Path, model: StepModel, remarks: Sequence[str]) -> None:

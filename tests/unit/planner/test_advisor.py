@@ -7,6 +7,7 @@ import pytest
 
 from headway_cli import main as cli
 from headway_cli.errors import CliError
+from headway_cli.simulate import engines
 from headway_planner.advisor import Demand, Hardware, assess
 from headway_planner.capacity import Mix
 from headway_planner.roofline import GPUS, SHAPES, reduce_ms, step_model
@@ -96,3 +97,18 @@ def test_a_trace_brings_rate_and_lengths(tmp_path: Path, capsys: pytest.CaptureF
 def test_bad_input_names_the_flag(arguments: list[str], said: str) -> None:
     with pytest.raises(CliError, match=said):
         cli.run(["plan", *arguments])
+
+
+def test_measured_engines_are_planned_from_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load = ["--rate", "20", "--input", "1000", "--output", "200", "--prices", "H100-llama8b-TP1=2.5"]
+    assert cli.run(["plan", "--engine-file", str(engines.BUILT_IN), *load, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["gpu"] for row in rows] == [one.name for one in engines.load_all(engines.BUILT_IN)]
+    assert (rows[0]["gpu"], rows[0]["tp"]) == ("h100-llama8b-tp1", 1)
+    assert rows[0]["usd_per_million"] == pytest.approx(2.5 * rows[0]["replicas"] / (3600 * 20 * 200) * 1e6)
+    assert cli.run(["plan", "--engine-file", str(engines.BUILT_IN), *load]) == 0
+    assert "Take " in capsys.readouterr().out
+    with pytest.raises(CliError, match=r"--prices .* with a GPU of h100-llama8b-tp1, .*got 'H100=2'"):
+        cli.run(["plan", "--engine-file", str(engines.BUILT_IN), *load, "--prices", "H100=2"])
+    with pytest.raises(CliError, match="cannot read the engine file"):
+        cli.run(["plan", "--engine-file", str(tmp_path / "none.csv"), *load])

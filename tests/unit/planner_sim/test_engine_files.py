@@ -86,7 +86,7 @@ def test_what_is_no_file_of_engines_is_named(tmp_path: Path) -> None:
     with pytest.raises(CliError, match="it is no text"):
         engines.load(file)
     file.write_text("")
-    with pytest.raises(CliError, match="no engine  in"):
+    with pytest.raises(CliError, match="no engine in"):
         engines.load(file)
 
 

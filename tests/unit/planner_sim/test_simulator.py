@@ -227,3 +227,18 @@ def test_nothing_is_removed_before_a_run_has_settled():
     setup = replace(SETUP, settle_s=60, initial=4)
     outcome = simulate(setup, arrivals(101, 1.0), Static(BOUNDS, 1), 0)
     assert [(change.at_s, change.after) for change in outcome.changes] == [(60.0, 1)]
+
+
+def test_an_engine_that_runs_ahead_computes_a_prompt_apart_unless_it_was_expected():
+    model = replace(MODEL, ahead=True, prefill_factor=1.0, first_token_ms=0.0)
+    # The second prompt comes beside a stream: two steps, of which the second was foreseen in the first.
+    found = [Arrival(0.0, 100, 500, Rank.INTERACTIVE), Arrival(1.0, 3000, 1, Rank.INTERACTIVE)]
+    first_s, gaps_s = [], []
+    for one in (model, replace(model, ahead=False)):
+        stream, prompt = simulate(replace(SETUP, model=one), found, Static(BOUNDS, 1), 0).jobs
+        first_s.append(prompt.first_s)
+        gaps_s.append(stream.end_s - stream.first_s)
+    chunk = LIMITS.tokens - 1
+    apart_ms = model.linear_ms(chunk) - (model.linear_ms(1 + chunk) - model.linear_ms(1))
+    assert (first_s[0] - first_s[1]) * 1000 == pytest.approx(apart_ms, abs=1e-6)
+    assert (gaps_s[0] - gaps_s[1]) * 1000 == pytest.approx(apart_ms, abs=1e-6)
