@@ -1,30 +1,73 @@
-"""Which GPU type and tensor parallelism serve a load at the least cost.
+"""Which GPU type and tensor parallelism serve a load of one or several classes at the least cost.
 
-A replica takes at most 0.8 of what `capacity.sustained` says. p95 TTFT = own prefill + one step + 3 times the mean wait of
-an M/D/1 queue for prefill (an exponential tail); p95 ITL is a step with a prompt's chunk once more than 5 % of steps have one.
+A replica takes at most 0.8 of what `capacity.sustained` says for the mix of all classes and the strictest time between tokens.
+p95 TTFT of a class = own prefill beside the decoding batch + the step under way (its p95) + 3 times its mean wait for prefill
+(an exponential tail), in an M/G/1 queue that serves better classes first (Cobham): with R the mean rest of the prompt that is
+under way, and s(c) the share of the time that prompts of class c and better ones take, the wait is R / ((1 - s(c - 1)) * (1 - s(c))).
+p95 ITL is a step with a prompt's chunk once more than 5 % of the steps have one. Replicas are added until each class keeps its
+target, and until two standard deviations (Poisson) more sequences than the mean find a slot and room in the KV cache.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from headway_planner.capacity import Mix, prefill_s, sustained
 from headway_planner.model import BatchLimits
-from headway_planner.roofline import Gpu, Shape, reduce_ms, step_model
+from headway_planner.roofline import Gpu, Shape, link, reduce_ms, step_model
 from headway_planner.steps import StepModel
 
 LIMITS = BatchLimits(256, 2048)
 _LOAD = 0.8
+_TAIL = 3.0  # p95 over mean of an exponential distribution
+_SPARE = 2.0  # standard deviations of the sequences that find room
+_RARE = 0.05  # share of the steps whose time no p95 shows
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class ClassDemand:
     """Requests per second of mean lengths, their targets, and the prompt at the 95th percentile (0: the mean)."""
 
+    name: str
     rate: float
     mix: Mix
     ttft_ms: float
     itl_ms: float
     long_input: int = 0
+
+    @property
+    def longest(self) -> int:
+        """The prompt that the p95 is about, tokens."""
+        return self.long_input or round(self.mix.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The classes that share the fleet, better ones first; at least one."""
+
+    classes: tuple[ClassDemand, ...]
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return sum(one.rate for one in self.classes)
+
+    @property
+    def output_rate(self) -> float:
+        """Output tokens per second."""
+        return sum(one.rate * one.mix.outputs for one in self.classes)
+
+    @property
+    def itl_ms(self) -> float:
+        """The strictest target: all share the steps."""
+        return min(one.itl_ms for one in self.classes)
+
+    @property
+    def mix(self) -> Mix:
+        """The mean request. A class holds its context for as long as it produces tokens."""
+        inputs = sum(one.rate * one.mix.inputs for one in self.classes) / self.rate
+        held = sum(one.rate * one.mix.outputs * one.mix.context for one in self.classes) / self.output_rate
+        return Mix(inputs, self.output_rate / self.rate, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,76 +81,184 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine that could serve, computed or measured.
+
+    Attributes:
+        name: of its row: the GPU type, or what an engine file calls it.
+        interconnect: what the GPUs of a replica talk over; "": it is in the measurement.
+        reduces: all-reduces of a step that are told apart from the rest: constant, and per token.
+        price: USD per GPU-hour.
+    """
+
+    name: str
+    model: StepModel
+    interconnect: str = ""
+    reduces: tuple[float, float] = (0.0, 0.0)
+    price: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class in one configuration."""
+
+    name: str
+    rate: float
+    input_tokens: float
+    output_tokens: float
+    ttft_p95_ms: float
+    ttft_target_ms: float
+    itl_target_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One configuration. `replicas` is 0 when it cannot serve the demand; `binds` says why."""
+    """One configuration. `replicas` is 0 when it cannot serve the demand; `binds` says why.
+
+    Attributes:
+        gpu: the type, or the name of a measured engine.
+        interconnect: what the GPUs of a replica talk over (L40S has no NVLink); "" for a measured engine.
+        gpus: of all replicas.
+        ttft_p95_ms: of the class that is nearest to its target.
+        tokens_per_s: output tokens that the load asks for.
+        usd_per_hour, usd_per_million: of all replicas, and per million output tokens; None without a price.
+        binds: the largest of `parts_ms` but launches, or memory where the KV cache ends the batch.
+        batch: sequences of one replica at the rate that it sustains.
+        parts_ms: where the time of a step goes at that batch, prompts included: bandwidth, compute, communication, launches.
+    """
 
     gpu: str
     tp: int
+    interconnect: str
     replicas: int
-    ttft_p95_ms: float | None
-    itl_p95_ms: float | None
-    tokens_per_s: float | None
-    usd_per_million: float | None
     binds: str
+    ttft_p95_ms: float | None = None
+    itl_p95_ms: float | None = None
+    tokens_per_s: float | None = None
+    usd_per_hour: float | None = None
+    usd_per_million: float | None = None
+    gpus: int = 0
+    kv_tokens: int = 0
+    batch: float | None = None
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[ClassRow, ...] = ()
+
+
+def computed(shape: Shape, hardware: Hardware) -> Engine:
+    """The engine that a shape makes of some GPUs."""
+    gpu, tp, via = hardware.gpu, hardware.tp, link(hardware.gpu, hardware.interconnect)
+    return Engine(gpu.name, step_model(shape, gpu, tp, via), via, reduce_ms(shape, gpu, tp, via), hardware.price)
 
 
 def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
+    """One row of the table, of a computed engine."""
+    engine = computed(shape, hardware)
+    if shape.kv_heads % hardware.tp:
+        why = f"{shape.kv_heads} KV heads do not split"
+        return Row(engine.name, hardware.tp, engine.interconnect, 0, why)
+    return assess_engine(engine, demand)
+
+
+def assess_engine(engine: Engine, demand: Demand) -> Row:
     """One row of the table."""
-    gpu, tp, interconnect = hardware.gpu, hardware.tp, hardware.interconnect
-    if shape.kv_heads % tp:
-        return Row(gpu.name, tp, 0, None, None, None, None, f"{shape.kv_heads} KV heads do not split")
-    model = replace(step_model(shape, gpu, tp, interconnect), name=gpu.name)
-    return _assessed(model, reduce_ms(shape, gpu, tp, interconnect), hardware.price, demand)
-
-
-def assess_engine(model: StepModel, demand: Demand, price: float | None) -> Row:
-    """One row of the table for an engine that was measured; its all-reduces are inside of its coefficients."""
-    return _assessed(model, (0.0, 0.0), price, demand)
-
-
-def _assessed(model: StepModel, comm: tuple[float, float], price: float | None, demand: Demand) -> Row:
-    """The row that bears the model's name."""
-    name, tp, mix = model.name, model.gpus, demand.mix
-    if model.kv_tokens < mix.inputs + mix.outputs:
-        return Row(name, tp, 0, None, None, None, None, "does not fit")
-    own = model.prefill_ms(demand.long_input or round(mix.inputs), LIMITS.tokens)
+    name, model, via, mix = engine.name, engine.model, engine.interconnect, demand.mix
+    tp = model.gpus
+    if model.kv_tokens < max(one.mix.inputs + one.mix.outputs for one in demand.classes):
+        return Row(name, tp, via, 0, "does not fit", kv_tokens=model.kv_tokens)
     most = sustained(model, mix, LIMITS, demand.itl_ms)
-    if own > demand.ttft_ms or most.itl_ms > demand.itl_ms:
-        over = f"own prefill {own:.0f} ms > {demand.ttft_ms:.0f} ms" if own > demand.ttft_ms else "ITL over target"
-        return Row(name, tp, 0, own, most.itl_ms, None, None, f"infeasible: {over}")
+    for one in demand.classes:
+        own = model.prefill_ms(one.longest, LIMITS.tokens)
+        if own > one.ttft_ms:
+            why = f"infeasible: own prefill {own:.0f} ms > {one.ttft_ms:.0f} ms ({one.name})"
+            return Row(name, tp, via, 0, why, own, most.itl_ms, kv_tokens=model.kv_tokens)
+    if most.itl_ms > demand.itl_ms:
+        return Row(name, tp, via, 0, "infeasible: ITL over target", None, most.itl_ms, kv_tokens=model.kv_tokens)
     replicas = max(1, math.ceil(demand.rate / (_LOAD * most.rate)))
-    ttft, itl = _tails(model, demand, replicas)
-    while ttft > demand.ttft_ms and replicas * most.rate < 100 * demand.rate:
+    slots = _slots(model, mix)
+    classes, itl, running = _tails(model, demand, replicas)
+    while replicas * most.rate < 100 * demand.rate and not (
+        _worst(classes) <= 1 and running + _SPARE * math.sqrt(running) <= slots
+    ):
         replicas += 1
-        ttft, itl = _tails(model, demand, replicas)
-    if ttft > demand.ttft_ms:
-        why = f"infeasible: p95 TTFT {ttft:.0f} ms > {demand.ttft_ms:.0f} ms"
-        return Row(name, tp, 0, ttft, itl, None, None, why)
-    tokens = demand.rate * mix.outputs
-    cost = None if price is None else price * tp * replicas / (3600 * tokens) * 1e6
-    binds = _binds(model, mix, most.batch, comm)
-    return Row(name, tp, replicas, ttft, itl, tokens, cost, binds)
+        classes, itl, running = _tails(model, demand, replicas)
+    worst = max(classes, key=lambda one: one.ttft_p95_ms / one.ttft_target_ms)
+    if _worst(classes) > 1:
+        why = f"infeasible: p95 TTFT {worst.ttft_p95_ms:.0f} ms > {worst.ttft_target_ms:.0f} ms ({worst.name})"
+        return Row(name, tp, via, 0, why, worst.ttft_p95_ms, itl, kv_tokens=model.kv_tokens, classes=classes)
+    hourly = None if engine.price is None else engine.price * tp * replicas
+    parts = _parts(model, mix, most.batch, engine.reduces)
+    return Row(
+        gpu=name,
+        tp=tp,
+        interconnect=via,
+        replicas=replicas,
+        binds=_binds(model, mix, most.batch, parts),
+        ttft_p95_ms=worst.ttft_p95_ms,
+        itl_p95_ms=itl,
+        tokens_per_s=demand.output_rate,
+        usd_per_hour=hourly,
+        usd_per_million=None if hourly is None else hourly / (3600 * demand.output_rate) * 1e6,
+        gpus=tp * replicas,
+        kv_tokens=model.kv_tokens,
+        batch=most.batch,
+        parts_ms=parts,
+        classes=classes,
+    )
 
 
-def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[float, float]:
-    rate, mix = demand.rate / replicas, demand.mix
-    prefill = prefill_s(model, mix, LIMITS.tokens)
-    busy = min(0.99, rate * prefill)
-    batch = 1.0
+def _worst(classes: tuple[ClassRow, ...]) -> float:
+    return max(one.ttft_p95_ms / one.ttft_target_ms for one in classes)
+
+
+def _slots(model: StepModel, mix: Mix) -> int:
+    """Sequences that one replica runs at once; as `sustained` has it."""
+    return min(LIMITS.seqs, max(1, int(0.9 * model.kv_tokens / max(mix.held, mix.inputs + mix.outputs))))
+
+
+def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[tuple[ClassRow, ...], float, float]:
+    """p95 TTFT of each class, p95 ITL, and the mean of the sequences of a replica, with so many replicas."""
+    mix = demand.mix
+    prefills = [(one.rate / replicas, prefill_s(model, one.mix, LIMITS.tokens)) for one in demand.classes]
+    busy = min(0.99, sum(rate * prefill for rate, prefill in prefills))
+    batch = running = 1.0
     for _ in range(30):  # the batch that the rate keeps, a fixed point
-        step = model.decode_ms(math.ceil(batch), batch * (mix.inputs + mix.outputs / 2))
-        batch = min(LIMITS.seqs, max(1.0, rate * mix.outputs * step / 1000 / (1 - busy)))
-    own = model.prefill_ms(demand.long_input or round(mix.inputs), LIMITS.tokens)
-    chunk = model.chunk_ms(math.ceil(batch), min(LIMITS.tokens, round(mix.inputs)))
-    mixed = rate * math.ceil(mix.inputs / LIMITS.tokens) * step / 1000 > 0.05
-    wait = 3 * 1000 * prefill * busy / (2 * (1 - busy))
-    return own + step + wait, step + (chunk if mixed else 0.0)
+        step = model.decode_ms(math.ceil(batch), batch * mix.context)
+        running = demand.output_rate / replicas * step / 1000 / (1 - busy)
+        batch = min(LIMITS.seqs, max(1.0, running))
+    chunk = _common_chunk(demand, replicas, step / 1000 / (1 - busy))
+    itl = step + (model.chunk_ms(math.ceil(batch), chunk) if chunk else 0.0)
+    rest_ms = 1000 * sum(rate * prefill**2 for rate, prefill in prefills) / 2
+    rows, better, share = [], 0.0, 0.0
+    for one, (rate, prefill) in zip(demand.classes, prefills, strict=True):
+        better, share = share, min(0.99, share + rate * prefill)
+        wait = _TAIL * rest_ms / ((1 - better) * (1 - share))
+        beside = math.ceil(one.longest / LIMITS.tokens) * (step - model.decode_ms(0, 0))
+        ttft = model.prefill_ms(one.longest, LIMITS.tokens) + beside + itl + wait
+        rows.append(ClassRow(one.name, one.rate, one.mix.inputs, one.mix.outputs, ttft, one.ttft_ms, one.itl_ms))
+    return tuple(rows), itl, running
 
 
-def _binds(model: StepModel, mix: Mix, batch: float, comm: tuple[float, float]) -> str:
-    if batch >= int(0.9 * model.kv_tokens / (mix.inputs + mix.outputs)):
+def _common_chunk(demand: Demand, replicas: int, mean_step_s: float) -> int:
+    """The largest chunk of a prompt that more than 5 % of the steps have, with larger ones; 0 when fewer have any."""
+    seen = 0.0
+    for one in sorted(demand.classes, key=lambda one: -one.mix.inputs):
+        seen += one.rate / replicas * math.ceil(one.mix.inputs / LIMITS.tokens) * mean_step_s
+        if seen > _RARE:
+            return min(LIMITS.tokens, round(one.mix.inputs))
+    return 0
+
+
+def _parts(model: StepModel, mix: Mix, batch: float, comm: tuple[float, float]) -> dict[str, float]:
+    """Milliseconds of a step, a step's part of the prompts included."""
+    return {
+        "bandwidth": model.a1_ms + model.att_dec_ctx_ms * batch * mix.context,
+        "compute": model.b2_ms * batch * mix.inputs / max(1.0, mix.outputs),
+        "communication": comm[0] + comm[1] * batch,
+        "launches": model.host_ms - comm[0],
+    }
+
+
+def _binds(model: StepModel, mix: Mix, batch: float, parts: Mapping[str, float]) -> str:
+    if batch >= _slots(model, mix) < LIMITS.seqs:
         return "memory"
-    reads = model.a1_ms + model.att_dec_ctx_ms * batch * (mix.inputs + mix.outputs / 2)
-    compute = model.b2_ms * batch * mix.inputs / max(1.0, mix.outputs)
-    parts = {"bandwidth": reads, "compute": compute, "communication": comm[0] + comm[1] * batch}
-    return max(parts, key=lambda name: parts[name])
+    return max((name for name in parts if name != "launches"), key=lambda name: parts[name])

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from headway_planner.steps import StepModel
 
-_HOST_MS = 0.2
-_LAYER_MS = 0.02  # launches and small kernels of a layer
-_SEQUENCE_MS = 0.25e-3  # a layer's cost of one more token in a memory-bound step, one GPU
-_FIRST_TOKEN_MS = 4.5
-_RESERVE_BYTES = 3e9  # of a GPU, beside weights and KV
-_PCIE = (25e9, 20e-3)  # bytes a second, milliseconds of one all-reduce; assumed
+HOST_MS = 0.2  # of a step
+LAYER_MS = 0.02  # launches and small kernels of a layer
+SEQUENCE_MS = 0.25e-3  # a layer's cost of one more token in a memory-bound step, one GPU
+FIRST_TOKEN_MS = 4.5  # server time of a first token beside the steps
+RESERVE_BYTES = 3e9  # of a GPU, beside weights and KV
+PREFILL_ATTENTION_SHARE = 0.6  # of the nominal FLOP/s
+NVLINK_LATENCY_MS = 10e-3  # of one all-reduce
+PCIE_SPEED, PCIE_LATENCY_MS = 25e9, 20e-3  # bytes a second, milliseconds of one all-reduce; assumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,12 @@ SHAPES = {
         Shape("smol135m", 576, 30, 9, 3, 64, 1536, 49152, True),
         Shape("qwen06b", 1024, 28, 16, 8, 128, 3072, 151936, True),
         Shape("llama8b", 4096, 32, 32, 8, 128, 14336, 128256, False),
+        Shape("llama13b", 5120, 40, 40, 40, 128, 13824, 32000, False),
         Shape("qwen32b", 5120, 64, 64, 8, 128, 25600, 151936, False),
         Shape("llama70b", 8192, 80, 64, 8, 128, 28672, 128256, False),
     )
 }
-_MEASURED = "fit to vLLM 0.24, llama8b, one GPU; error per point in docs/how-to/plan-capacity.md"
+_MEASURED = "fit to vLLM 0.24, llama8b, one GPU"
 GPUS = {
     one.name: one
     for one in (
@@ -87,38 +90,50 @@ GPUS = {
             0.75,
             0.75,
             200e9,
-            "near the kernel tables of aiconfigurator, vLLM 0.14; error not measured",
+            "near the kernel tables of aiconfigurator, vLLM 0.14",
         ),
-        Gpu("L40S", 48e9, 0.864e12, 362e12, 0.75, 0.75, 0.65, 0.0, "data sheet, shares assumed; error unknown"),
+        Gpu("L40S", 48e9, 0.864e12, 362e12, 0.75, 0.75, 0.65, 0.0, "data sheet, shares assumed"),
     )
 }
 
 
+def link(gpu: Gpu, interconnect: str) -> str:
+    """What GPUs of this type talk over: what was asked for, or PCIe where there is no NVLink."""
+    return interconnect if gpu.nvlink else "pcie"
+
+
+def all_reduce_ms(gpu: Gpu, tp: int, interconnect: str, size: float) -> float:
+    """One all-reduce of `size` bytes over `tp` GPUs: latency, and the volume of a ring."""
+    fast = link(gpu, interconnect) == "nvlink"
+    speed, latency = (gpu.nvlink, NVLINK_LATENCY_MS) if fast else (PCIE_SPEED, PCIE_LATENCY_MS)
+    return latency + 1000 * size * 2 * (tp - 1) / tp / speed
+
+
 def reduce_ms(shape: Shape, gpu: Gpu, tp: int, interconnect: str) -> tuple[float, float]:
-    """All-reduces of one step: constant, and per token of the step. Two a layer, ring volume."""
+    """All-reduces of one step, two a layer: constant, and per token of the step."""
     if tp == 1:
         return 0.0, 0.0
-    speed, latency = (gpu.nvlink, 10e-3) if interconnect == "nvlink" and gpu.nvlink else _PCIE
-    volume = 2 * shape.hidden * 2 * (tp - 1) / tp
-    return 2 * shape.layers * latency, 1000 * 2 * shape.layers * volume / speed
+    constant = all_reduce_ms(gpu, tp, interconnect, 0)
+    token = all_reduce_ms(gpu, tp, interconnect, 2 * shape.hidden) - constant
+    return 2 * shape.layers * constant, 2 * shape.layers * token
 
 
 def step_model(shape: Shape, gpu: Gpu, tp: int, interconnect: str) -> StepModel:
     """Coefficients of one engine. `kv_tokens` is 0 when the weights do not fit."""
     constant, per_token = reduce_ms(shape, gpu, tp, interconnect)
-    free = tp * (0.9 * gpu.memory - _RESERVE_BYTES) - shape.weight_bytes
+    free = tp * (0.9 * gpu.memory - RESERVE_BYTES) - shape.weight_bytes
     return StepModel(
         name=f"{gpu.name.lower()}-{shape.name}-tp{tp}",
         gpus=tp,
-        host_ms=_HOST_MS + _LAYER_MS * shape.layers + constant,
+        host_ms=HOST_MS + LAYER_MS * shape.layers + constant,
         a1_ms=2000 * shape.read_weights / tp / (gpu.bandwidth * gpu.weight_share),
-        b1_ms=_SEQUENCE_MS * shape.layers / tp + per_token,
+        b1_ms=SEQUENCE_MS * shape.layers / tp + per_token,
         a2_ms=0.0,
         b2_ms=2000 * shape.read_weights / tp / (gpu.flops * gpu.flops_share) + per_token,
-        att_pf_ms=2000 * shape.heads * shape.head_dim * shape.layers / tp / (gpu.flops * 0.6),
+        att_pf_ms=2000 * shape.heads * shape.head_dim * shape.layers / tp / (gpu.flops * PREFILL_ATTENTION_SHARE),
         att_dec0_ms=0.0,
         att_dec_seq_ms=0.0,
         att_dec_ctx_ms=1000 * shape.kv_bytes / tp / (gpu.bandwidth * gpu.kv_share),
         kv_tokens=max(0, int(free / shape.kv_bytes)),
-        first_token_ms=_FIRST_TOKEN_MS,
+        first_token_ms=FIRST_TOKEN_MS,
     )

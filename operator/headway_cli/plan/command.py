@@ -1,17 +1,22 @@
-"""`headway plan`: reads shape, load and prices; prints the advisor's table."""
+"""`headway plan`: reads shape, load and prices; prints the advisor's table, or what it rests on."""
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from headway_cli.errors import CliError
-from headway_cli.simulate import engines, traces
-from headway_planner.advisor import Demand, Hardware, Row, assess, assess_engine
-from headway_planner.capacity import Mix
+from headway_cli.plan import claims, load, sources, tables
+from headway_cli.simulate import engines
+from headway_planner.advisor import Demand, Engine, Hardware, Row, assess, assess_engine, computed
 from headway_planner.roofline import GPUS, SHAPES, Shape
-from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Rank
+from headway_planner.sim.jobs import Rank
+from headway_planner.steps import StepModel
+from headway_planner.trial import Trial, enough, poisson, trial
+
+PARALLEL = (1, 2, 4, 8)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +27,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--engine-file", type=Path, metavar="FILE", help="measured engines (bench calibrate) instead of computed ones"
     )
+    model.add_argument("--claims", action="store_true", help="no plan: common claims beside what the models say")
     ranks = [rank.name.lower() for rank in Rank]
     parser.add_argument("--class", dest="rank", choices=ranks, default="interactive", help="(default: interactive)")
     parser.add_argument("--rate", type=float, metavar="R", help="requests per second")
     parser.add_argument("--input", type=int, metavar="N", help="mean prompt, tokens")
     parser.add_argument("--output", type=int, metavar="N", help="mean answer, tokens")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="rate and lengths of a trace, planned as one class")
+    parser.add_argument(
+        "--load",
+        action="append",
+        default=[],
+        metavar="CLASS=RATE/INPUT/OUTPUT",
+        help="one of several classes that share the fleet; repeat it",
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="rates and lengths of a trace, each class by its means"
+    )
     parser.add_argument(
         "--prices",
         action="append",
@@ -36,93 +51,126 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="per GPU-hour, of a GPU or measured engine; repeat it",
     )
     parser.add_argument("--interconnect", choices=["nvlink", "pcie"], default="nvlink", help="(default: nvlink)")
+    parser.add_argument(
+        "--simulate",
+        nargs="?",
+        const="advised",
+        choices=["advised", "all"],
+        help="run the load through the advised fleet (or all) in the simulator, beside the estimate",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --simulate (default: 0)")
+    parser.add_argument("--sources", action="store_true", help="also each coefficient, its source and its error")
     parser.add_argument("--json", action="store_true", help="print one JSON line a row")
 
 
 def command(given: argparse.Namespace) -> int:
-    """Print the table and a recommendation."""
+    """Print the table and a recommendation; with --claims the claims."""
+    if given.claims:
+        said = claims.findings()
+        lines = [json.dumps(_finite({**asdict(one), "differs": one.differs})) for one in said]
+        print("\n".join(lines if given.json else tables.claims(said)))
+        return 0
     if given.model and given.model not in SHAPES:
         raise CliError(f"--model: no model {given.model!r}; there are: {', '.join(SHAPES)}; or give --shape FILE")
-    demand = _demand(given, Rank[given.rank.upper()])
-    if given.engine_file:
-        what, rows = str(given.engine_file), _measured(given, demand)
-    else:
-        shape = SHAPES[given.model] if given.model else _shape(given.shape)
-        what, rows = shape.name, _computed(given, shape, demand)
-    if not any(row.replicas for row in rows):
-        why = "; ".join(sorted({row.binds for row in rows}))
-        raise CliError(f"no configuration serves {what} with --class {given.rank} at these lengths: {why}")
-    if given.json:
-        print("\n".join(json.dumps(asdict(row)) for row in rows))
-        return 0
-    _print(rows)
-    if given.engine_file:
-        print(f"Steps as in {given.engine_file}; p95 TTFT is a queueing formula and was not validated under load.")
-        return 0
-    for gpu in GPUS.values():
-        print(f"{gpu.name}: {gpu.source}")
-    print("Estimates: p95 TTFT is a queueing formula and was not validated under load; PCIe figures are assumed.")
+    planned = load.read(given)
+    found = _measured(given, planned.demand) if given.engine_file else _computed(given, planned.demand)
+    feasible = [option for option in found if option.row.replicas]
+    if not feasible:
+        why = "; ".join(sorted({option.row.binds for option in found}))
+        kinds = ", ".join(one.name for one in planned.demand.classes)
+        what = given.engine_file or given.model or given.shape
+        raise CliError(f"no configuration serves {what} with class {kinds} at these lengths: {why}")
+    best = _best(feasible)
+    chosen = {"all": feasible, "advised": [best], None: []}[given.simulate]
+    options = [replace(one, trials=_trials(one, planned, given.seed) if one in chosen else ()) for one in found]
+    lines = _json(options, best.row) if given.json else _text(options, best.row, planned, given)
+    if given.sources:
+        known = sources.coefficients()
+        lines += [json.dumps(asdict(one)) for one in known] if given.json else ["", *tables.sources(known)]
+    print("\n".join(lines))
     return 0
 
 
-def _computed(given: argparse.Namespace, shape: Shape, demand: Demand) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One configuration: its row, the steps behind it, and its simulated runs."""
+
+    row: Row
+    model: StepModel
+    trials: tuple[Trial, ...] = ()
+
+
+def _computed(given: argparse.Namespace, demand: Demand) -> list[Option]:
+    shape = SHAPES[given.model] if given.model else _shape(given.shape)
     prices = dict(_price(text, {name.upper(): name for name in GPUS}) for text in given.prices)
+    all_hardware = [
+        Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)) for gpu in GPUS.values() for tp in PARALLEL
+    ]
+    return [Option(assess(shape, one, demand), computed(shape, one).model) for one in all_hardware]
+
+
+def _measured(given: argparse.Namespace, demand: Demand) -> list[Option]:
+    models = engines.load_all(given.engine_file)
+    prices = dict(_price(text, {one.name.upper(): one.name for one in models}) for text in given.prices)
+    return [Option(assess_engine(Engine(one.name, one, price=prices.get(one.name)), demand), one) for one in models]
+
+
+def _best(feasible: Sequence[Option]) -> Option:
+    """The least cost among those with a price; without prices the fewest GPUs."""
+    priced = [one for one in feasible if one.row.usd_per_million is not None]
+    if priced:
+        return min(priced, key=lambda one: one.row.usd_per_million or 0.0)
+    return min(feasible, key=lambda one: one.row.gpus)
+
+
+def _trials(option: Option, planned: load.Load, seed: int) -> tuple[Trial, ...]:
+    """The estimated count in the simulator; when it misses a target also the count that does not, if there is one."""
+    arrivals = planned.arrivals or poisson(planned.demand, seed)
+    first = trial(option.model, option.row.replicas, planned.demand, arrivals, seed)
+    larger = None if first.confirmed else enough(option.model, first, planned.demand, arrivals, seed)
+    return (first,) if larger is None else (first, larger)
+
+
+def _json(options: Sequence[Option], best: Row) -> list[str]:
     return [
-        assess(shape, Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)), demand)
-        for gpu in GPUS.values()
-        for tp in (1, 2, 4, 8)
+        json.dumps(
+            _finite(
+                {
+                    **asdict(one.row),
+                    "advised": one.row is best,
+                    "simulated": [asdict(run) for run in one.trials],
+                }
+            )
+        )
+        for one in options
     ]
 
 
-def _measured(given: argparse.Namespace, demand: Demand) -> list[Row]:
-    models = engines.load_all(given.engine_file)
-    prices = dict(_price(text, {one.name.upper(): one.name for one in models}) for text in given.prices)
-    return [assess_engine(one, demand, prices.get(one.name)) for one in models]
+def _text(options: Sequence[Option], best: Row, planned: load.Load, given: argparse.Namespace) -> list[str]:
+    lines = [*tables.rows([one.row for one in options]), tables.advice(best), tables.parts(best)]
+    for one in options:
+        if one.trials:
+            lines += tables.trials(one.row, planned.demand, one.trials)
+    if given.engine_file:
+        return [*lines, "", f"Steps as in {given.engine_file}; p95 TTFT is a queueing formula (--simulate tries it)."]
+    lines += ["", *(f"{gpu.name}: {gpu.source}" for gpu in GPUS.values())]
+    return [
+        *lines,
+        "Estimates: p95 TTFT is a queueing formula (--simulate tries it); PCIe figures are assumed (--sources).",
+    ]
 
 
-def _demand(given: argparse.Namespace, rank: Rank) -> Demand:
-    targets = TTFT_TARGET_MS[rank], ITL_TARGET_MS[rank]
-    if given.trace:
-        if given.rate or given.input or given.output:
-            raise CliError("--trace brings rate and lengths: leave --rate, --input and --output out")
-        found = traces.read(given.trace, rank)
-        prompts = sorted(one.inputs for one in found)
-        mix = Mix(sum(prompts) / len(found), sum(one.outputs for one in found) / len(found))
-        rate = len(found) / max(1.0, found[-1].at_s)
-        return Demand(rate, mix, *targets, prompts[int(0.95 * len(prompts))])
-    for flag in ("rate", "input", "output"):
-        value = getattr(given, flag)
-        if value is None or not 0 < value <= 1e6:
-            raise CliError(f"--{flag} must be above 0 and at most 1000000 (or give --trace), got {value}")
-    return Demand(given.rate, Mix(given.input, given.output), *targets)
-
-
-def _print(rows: list[Row]) -> None:
-    width = max(6, *(len(row.gpu) + 1 for row in rows))
-    print(
-        f"{'GPU':{width}}{'TP':>3}{'replicas':>10}{'TTFT p95':>10}{'ITL p95':>9}{'tokens/s':>10}{'USD/Mtok':>10}  binds"
-    )
-    for row in rows:
-        cells = (_cell(row.ttft_p95_ms, 1), _cell(row.itl_p95_ms, 1), _cell(row.tokens_per_s, 0))
-        print(
-            f"{row.gpu:{width}}{row.tp:>3}{row.replicas or '-':>10}{cells[0]:>10}{cells[1]:>9}{cells[2]:>10}"
-            f"{_cell(row.usd_per_million, 3):>10}  {row.binds}"
-        )
-    priced = [row for row in rows if row.usd_per_million is not None]
-    if priced:
-        best = min(priced, key=lambda row: row.usd_per_million or 0.0)
-        print(
-            f"Take {best.replicas} x {best.gpu} TP{best.tp}: least cost, {best.usd_per_million:.3f} USD a million tokens."
-        )
-    else:
-        best = min((row for row in rows if row.replicas), key=lambda row: row.replicas * row.tp)
-        print(
-            f"Take {best.replicas} x {best.gpu} TP{best.tp}: fewest GPUs ({best.replicas * best.tp}); no --prices given."
-        )
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _finite(value: object) -> object:
+    """JSON has no infinity: None stands for it."""
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def _price(text: str, known: Mapping[str, str]) -> tuple[str, float]:

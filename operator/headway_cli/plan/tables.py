@@ -1,0 +1,104 @@
+"""What `headway plan` prints for people."""
+
+import math
+from collections.abc import Sequence
+
+from headway_cli.plan.claims import Finding
+from headway_cli.plan.sources import Coefficient
+from headway_planner.advisor import Demand, Row
+from headway_planner.trial import Trial
+
+
+def rows(found: Sequence[Row]) -> list[str]:
+    """The configurations."""
+    wide = max(6, *(len(row.gpu) + 1 for row in found))
+    head = f"{'GPU':{wide}}{'TP':>3}{'link':>8}{'replicas':>10}{'TTFT p95':>10}{'ITL p95':>9}{'tokens/s':>10}"
+    lines = [f"{head}{'USD/h':>9}{'USD/Mtok':>10}  binds"]
+    for row in found:
+        via = row.interconnect if row.interconnect and row.tp > 1 else "-"
+        cells = (cell(row.ttft_p95_ms, 1), cell(row.itl_p95_ms, 1), cell(row.tokens_per_s, 0))
+        lines.append(
+            f"{row.gpu:{wide}}{row.tp:>3}{via:>8}{row.replicas or '-':>10}{cells[0]:>10}{cells[1]:>9}{cells[2]:>10}"
+            f"{cell(row.usd_per_hour, 2):>9}{cell(row.usd_per_million, 3):>10}  {row.binds}"
+        )
+    return lines
+
+
+def advice(row: Row) -> str:
+    """Which one to take, and why."""
+    what = f"Take {row.replicas} x {row.gpu} TP{row.tp}"
+    if row.usd_per_million is not None:
+        return f"{what}: least cost, {row.usd_per_million:.3f} USD a million output tokens."
+    return f"{what}: fewest GPUs ({row.gpus}); no --prices given."
+
+
+def parts(row: Row) -> str:
+    """Where the time of a step goes."""
+    shares = ", ".join(f"{name} {value:.1f} ms" for name, value in row.parts_ms.items())
+    return f"A full step ({row.batch or 0:.0f} sequences a replica): {shares}."
+
+
+def trials(row: Row, demand: Demand, runs: Sequence[Trial]) -> list[str]:
+    """Simulated runs of a configuration beside its estimate: the estimated count, and the count that is enough if it is not."""
+    lines = [line for run in runs for line in ("", *_trial(row, demand, run))]
+    if not runs[0].confirmed:
+        found = f"{runs[-1].replicas} keep it" if runs[-1].confirmed else "nor do 8 times as many keep it"
+        lines.append(
+            f"NOT CONFIRMED: the estimated count, {row.replicas}, misses a target at the 95th percentile; {found}. "
+            "The load is more uneven than the estimate assumes."
+        )
+    return lines
+
+
+def _trial(row: Row, demand: Demand, run: Trial) -> list[str]:
+    what = f"Simulated {run.replicas} x {row.gpu} TP{row.tp}: {run.requests} requests in {run.span_s:.0f} s"
+    gaps = f"p95 ITL {cell(run.itl_p95_ms, 1)} ms (estimate {cell(row.itl_p95_ms, 1)})"
+    head = f"{'class':12}{'requests/s':>11}{'input':>8}{'output':>8}{'TTFT p95':>10}{'estimate':>10}{'target':>9}"
+    lines = [
+        f"{what}, {gaps}, {run.preemptions} preemptions, {run.unfinished} unfinished",
+        f"{head}{'attainment':>12}",
+    ]
+    for one, planned, seen in zip(demand.classes, row.classes, run.classes, strict=True):
+        share = "-" if seen.attainment is None else f"{100 * seen.attainment:.2f} %"
+        lines.append(
+            f"{one.name:12}{one.rate:>11.2f}{one.mix.inputs:>8.0f}{one.mix.outputs:>8.0f}{cell(seen.ttft_p95_ms, 1):>10}"
+            f"{planned.ttft_p95_ms:>10.1f}{one.ttft_ms:>9.0f}{share:>12}"
+        )
+    return lines
+
+
+def sources(found: Sequence[Coefficient]) -> list[str]:
+    """Every coefficient."""
+    lines = [f"{'GPU':5}{'coefficient':24}{'value':>9}  {'unit':22}source; error"]
+    lines += [
+        f"{one.gpu:5}{one.coefficient:24}{one.value:>9.4g}  {one.unit:22}{one.source}; {one.error}" for one in found
+    ]
+    return lines
+
+
+def claims(found: Sequence[Finding]) -> list[str]:
+    """Every claim in Markdown, as the documentation has it."""
+    lines = ["| claim | said | case | by | computed | holds |", "| --- | --- | --- | --- | --- | --- |"]
+    for one in found:
+        holds = "yes" if one.differs == 0 else f"no: {_amount(one.differs, one.unit, '+')}"
+        lines.append(
+            f"| {one.claim} | {_said(one)} | {one.case} | {one.by} | {_amount(one.computed, one.unit)} | {holds} |"
+        )
+    return lines
+
+
+def _said(one: Finding) -> str:
+    if math.isinf(one.high):
+        return f"at least {_amount(one.low, one.unit)}"
+    return f"{one.low:.0f} to {_amount(one.high, one.unit)}" if one.low < one.high else _amount(one.low, one.unit)
+
+
+def _amount(value: float, unit: str, sign: str = "") -> str:
+    if unit == "tokens":
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.1f}x" if unit == "x" else f"{value:{sign}.0f} {unit}"
+
+
+def cell(value: float | None, digits: int) -> str:
+    """A number, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,127 @@
+"""A fleet of a fixed count under its planned load, in the simulator: what the advisor's estimate is held against.
+
+Without a trace the load is what the estimate assumes: Poisson arrivals of requests of the mean lengths. Percentiles of the
+time between tokens are read from the simulator's histograms, at the upper end of a bucket: up to 12 % too high.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headway_planner.advisor import LIMITS, Demand
+from headway_planner.sim.chance import Chance
+from headway_planner.sim.fleet import simulate
+from headway_planner.sim.jobs import Arrival, End, Job, Rank
+from headway_planner.sim.outcome import ttft_ms
+from headway_planner.sim.policy import Decision
+from headway_planner.sim.setup import Setup
+from headway_planner.sim.signals import FleetView, quantile
+from headway_planner.steps import StepModel
+
+REQUESTS = 20_000
+SHORTEST_S, LONGEST_S = 120.0, 3600.0
+MOST_TIMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTrial:
+    """What the requests of one class got. `attainment`: share with the first token inside its target, 0..1.
+
+    None where no request came. A p95 is infinite when more than 5 % never got a first token.
+    """
+
+    name: str
+    requests: int
+    ttft_p95_ms: float | None
+    attainment: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One simulated run.
+
+    Attributes:
+        itl_p95_ms: over all gaps between tokens; None when there was none.
+        unfinished: requests.
+        confirmed: the p95 TTFT of every class is inside its target.
+    """
+
+    replicas: int
+    span_s: float
+    requests: int
+    itl_p95_ms: float | None
+    preemptions: int
+    unfinished: int
+    confirmed: bool
+    classes: tuple[ClassTrial, ...]
+
+
+class _Fixed:
+    """Keeps the count; remembers the gaps between tokens that it was shown."""
+
+    tick_s = 10.0
+    lag_s = 0.0
+
+    def __init__(self, replicas: int) -> None:
+        self._replicas = replicas
+        self.gaps: Sequence[int] = ()
+
+    def decide(self, view: FleetView) -> Decision:
+        """The same count."""
+        self.gaps = view.latest.itl
+        return Decision(self._replicas, "fixed")
+
+
+def poisson(demand: Demand, seed: int) -> list[Arrival]:
+    """Some 20,000 requests of the demand, by arrival."""
+    span_s = min(LONGEST_S, max(SHORTEST_S, REQUESTS / demand.rate))
+    found = []
+    for one in demand.classes:
+        rank = Rank[one.name.upper()]
+        chance = Chance(seed).split(rank)
+        inputs, outputs = max(1, round(one.mix.inputs)), max(1, round(one.mix.outputs))
+        at_s = chance.exponential(1 / one.rate)
+        while at_s < span_s:
+            found.append(Arrival(at_s, inputs, outputs, rank))
+            at_s += chance.exponential(1 / one.rate)
+    return sorted(found, key=lambda arrival: arrival.at_s)
+
+
+def trial(model: StepModel, replicas: int, demand: Demand, arrivals: Sequence[Arrival], seed: int) -> Trial:
+    """Run the arrivals through the fleet; targets are those of the demand."""
+    setup = Setup(model, LIMITS, initial=replicas, min_replicas=replicas, max_replicas=replicas)
+    fixed = _Fixed(replicas)
+    outcome = simulate(setup, arrivals, fixed, seed)
+    by_rank: dict[int, list[Job]] = {}
+    for job in outcome.jobs:
+        by_rank.setdefault(job.rank, []).append(job)
+    classes = tuple(_class(one.name, one.ttft_ms, by_rank.get(Rank[one.name.upper()], ())) for one in demand.classes)
+    targets = zip(classes, demand.classes, strict=True)
+    return Trial(
+        replicas=replicas,
+        span_s=outcome.end_s,
+        requests=len(outcome.jobs),
+        itl_p95_ms=quantile(fixed.gaps, 0.95),
+        preemptions=outcome.preemptions,
+        unfinished=len(outcome.jobs) - outcome.ended(End.FINISHED),
+        confirmed=all((seen.ttft_p95_ms or 0.0) <= aim.ttft_ms for seen, aim in targets),
+        classes=classes,
+    )
+
+
+def enough(model: StepModel, first: Trial, demand: Demand, arrivals: Sequence[Arrival], seed: int) -> Trial | None:
+    """The trial of a larger fleet that keeps every target, within a fifth of the fewest replicas; None: not with 8 times as many."""
+    replicas = first.replicas
+    while replicas < MOST_TIMES * first.replicas:
+        replicas += max(1, replicas // 5)
+        found = trial(model, replicas, demand, arrivals, seed)
+        if found.confirmed:
+            return found
+    return None
+
+
+def _class(name: str, target_ms: float, jobs: Sequence[Job]) -> ClassTrial:
+    times = sorted(map(ttft_ms, jobs))
+    if not times:
+        return ClassTrial(name, 0, None, None)
+    inside = sum(time_ms <= target_ms for time_ms in times)
+    return ClassTrial(name, len(times), times[int(0.95 * len(times))], inside / len(times))
