@@ -24,6 +24,7 @@ from torch import nn
 
 from headway_engine.model.attention import StepLayout
 from headway_engine.model.config import ModelConfig
+from headway_engine.model.sampler import Likeliest
 from headway_engine.model.transformer import Decoder, KVCache, Layer, Linear, Norm, rotation_table
 from headway_engine.native import library
 
@@ -78,27 +79,29 @@ class NativeDecoder:
         layout: StepLayout,
         cache: KVCache,
         sampled_rows: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, Likeliest]:
         """Compute one step; see `Decoder.forward`.
 
         Returns:
-            float32 logits, `[len(sampled_rows), vocabulary]`; rows may be padded.
+            float32 logits, `[len(sampled_rows), vocabulary]`, whose rows may be padded, and what is known of them.
         """
         self._bind(cache, layout.block_size)
         width = max(map(len, layout.block_tables))
         tables = [(*table, *(0,) * (width - len(table))) for table in layout.block_tables]
         sequences = torch.repeat_interleave(torch.tensor(layout.query_lens))
         out = torch.empty(len(sampled_rows), self._model.head.outputs)
+        likeliest = torch.empty(len(sampled_rows), dtype=torch.int32)
         arrays = [
             values.to(torch.int32).contiguous()
             for values in (token_ids, positions, sequences, torch.tensor(tables), sampled_rows)
         ]
         step = library.Step(
-            len(token_ids), len(sampled_rows), width, *(values.data_ptr() for values in arrays), out.data_ptr()
+            *(len(token_ids), len(sampled_rows), width),
+            *(values.data_ptr() for values in (*arrays, out, likeliest)),
         )
         if not self._library.headway_step(self._context, ctypes.byref(step)):
             raise MemoryError(f"no memory for a step of {len(token_ids)} tokens")
-        return out[:, : self.config.vocab_size]
+        return out[:, : self.config.vocab_size], Likeliest(likeliest.long(), likeliest >= 0)
 
     def _bind(self, cache: KVCache, block_size: int) -> None:
         if self._bound is cache and self._model.block_size == block_size:
@@ -122,6 +125,7 @@ class NativeDecoder:
             heads=config.num_heads,
             kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
+            vocabulary=config.vocab_size,
             num_layers=config.num_layers,
             max_len=max_len,
             eps=config.rms_norm_eps,

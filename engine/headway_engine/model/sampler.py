@@ -53,25 +53,45 @@ class Draw:
 _MASK = (1 << 64) - 1
 
 
-def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[StepResult, ...]:
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """The largest logit of each row.
+
+    Attributes:
+        tokens: int64, `[rows]`; anything where a logit is not finite.
+        finite: bool, `[rows]`; whether all logits are.
+    """
+
+    tokens: torch.Tensor
+    finite: torch.Tensor
+
+    @staticmethod
+    def of(logits: torch.Tensor) -> "Likeliest":
+        """Found by torch."""
+        # A sum is finite exactly when all its terms are: they are float32 and far from its range.
+        return Likeliest(logits.argmax(-1), logits.sum(-1).isfinite())
+
+
+def sample(logits: torch.Tensor, draws: Sequence[Draw], likeliest: Likeliest | None = None) -> tuple[StepResult, ...]:
     """The next token of each row.
 
     Args:
         logits: float32, `[len(draws), vocabulary]`; may be written.
         draws: how to sample each row.
+        likeliest: of these logits, where it is known.
 
     Returns:
         A token per row, or a failure for a row whose logits are not finite or whose constraint met a limit.
     """
     places = [place for place, draw in enumerate(draws) if draw.careful is not None]
     if not places:
-        return _sample(logits, draws)
+        return _sample(logits, draws, likeliest or Likeliest.of(logits))
     rows = [CarefulRow(draw.sampling, draw.careful) for draw in draws if draw.careful is not None]
     index = torch.tensor(places, device=logits.device)
     own = logits[index]
     mask = masks(rows, logits.shape[-1])
     logits[index] = reshape(own, rows, None if mask.words is None else torch.from_numpy(mask.words))
-    tokens = _sample(logits, draws)
+    tokens = _sample(logits, draws, Likeliest.of(logits))
     results: list[StepResult] = list(tokens)
     drawn = [mask.failures.get(row, tokens[place]) for row, place in enumerate(places)]
     ids = torch.tensor([-1 if isinstance(token, StepFailure) else token for token in drawn], device=logits.device)
@@ -80,10 +100,8 @@ def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[StepResult, ...
     return tuple(results)
 
 
-def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[int | StepFailure, ...]:
-    tokens = logits.argmax(-1)
-    # A sum is finite exactly when all its terms are: they are float32 and far from its range.
-    finite = logits.sum(-1).isfinite()
+def _sample(logits: torch.Tensor, draws: Sequence[Draw], likeliest: Likeliest) -> tuple[int | StepFailure, ...]:
+    tokens, finite = likeliest.tokens, likeliest.finite
     whole = [row for row, draw in enumerate(draws) if not draw.greedy and not draw.bounded]
     bounded = [row for row, draw in enumerate(draws) if not draw.greedy and draw.bounded]
     for rows, pick in ((whole, _pick_whole), (bounded, _pick_bounded)):

@@ -39,7 +39,7 @@ typedef struct {
 typedef struct {
   int32_t type, embed_type, kv_type;
   int32_t amx; /* the matrix unit may be used, for types that it knows */
-  int32_t hidden, intermediate, heads, kv_heads, head_dim, block_size, num_layers, max_len;
+  int32_t hidden, intermediate, heads, kv_heads, head_dim, vocabulary, block_size, num_layers, max_len;
   float eps;
   const float *cos, *sin; /* [max_len][head_dim / 2] */
   const void *embed;      /* [vocabulary][hidden] */
@@ -54,6 +54,7 @@ typedef struct {
   const int32_t *tables;                         /* [sequences][table_width], blocks */
   const int32_t *sampled_rows;                   /* [sampled] */
   float *logits;                                 /* [sampled][head.outputs] */
+  int32_t *likeliest;                            /* [sampled], or -1 where a logit is not finite */
 } Step;
 
 /* Threads that meet between the phases of a step; each phase's items go to whoever is free. */

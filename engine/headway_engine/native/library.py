@@ -44,7 +44,7 @@ class Model(Structure):
     _fields_: ClassVar = [
         *((name, c_int32) for name in ("type", "embed_type", "kv_type", "amx")),
         *((name, c_int32) for name in ("hidden", "intermediate", "heads", "kv_heads", "head_dim")),
-        *((name, c_int32) for name in ("block_size", "num_layers", "max_len")),
+        *((name, c_int32) for name in ("vocabulary", "block_size", "num_layers", "max_len")),
         ("eps", c_float),
         *((name, c_void_p) for name in ("cos", "sin", "embed", "norm")),
         ("layers", POINTER(Layer)),
@@ -57,7 +57,8 @@ class Step(Structure):
 
     _fields_: ClassVar = [
         *((name, c_int32) for name in ("rows", "sampled", "table_width")),
-        *((name, c_void_p) for name in ("tokens", "positions", "sequences", "tables", "sampled_rows", "logits")),
+        *((name, c_void_p) for name in ("tokens", "positions", "sequences", "tables", "sampled_rows")),
+        *((name, c_void_p) for name in ("logits", "likeliest")),
     ]
 
 

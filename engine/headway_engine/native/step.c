@@ -113,6 +113,23 @@ static void feed_forward(Context *c, const Layer *layer) {
   multiply(c, &layer->down, c->h, hidden_width(m), true);
 }
 
+/* The first of the largest, or -1 where one is infinite or no number. */
+static int32_t likeliest(const float *logits, int count) {
+  const int bad = 0x01 | 0x08 | 0x10 | 0x80; /* quiet NaN, +inf, -inf, signalling NaN */
+  __m512 most = _mm512_set1_ps(-INFINITY);
+  __m512i at = _mm512_setzero_si512(), index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int i = 0; i < count; i += 16, index = _mm512_add_epi32(index, _mm512_set1_epi32(16))) {
+    __mmask16 here = count - i < 16 ? (1u << (count - i)) - 1 : 0xFFFF;
+    __m512 v = _mm512_maskz_loadu_ps(here, logits + i);
+    if (_mm512_fpclass_ps_mask(v, bad)) return -1;
+    __mmask16 more = _mm512_mask_cmp_ps_mask(here, v, most, _CMP_GT_OQ);
+    most = _mm512_mask_mov_ps(most, more, v);
+    at = _mm512_mask_mov_epi32(at, more, index);
+  }
+  __mmask16 largest = _mm512_cmp_ps_mask(most, _mm512_set1_ps(_mm512_reduce_max_ps(most)), _CMP_EQ_OQ);
+  return _mm512_mask_reduce_min_epi32(largest, at);
+}
+
 static void logits(Context *c) {
   const Model *m = c->model;
   const Step *step = c->step;
@@ -122,6 +139,9 @@ static void logits(Context *c) {
   pool_meet(c->pool);
   Product p = {&m->head, c->x, c->blocks, step->logits, m->head.outputs, step->sampled, m->type, false, m->amx};
   product(c->pool, &p);
+  pool_meet(c->pool);
+  EACH(item, step->sampled)
+  step->likeliest[item] = likeliest(step->logits + (long)m->head.outputs * item, m->vocabulary);
 }
 
 static void work(void *context, int thread) {

@@ -13,7 +13,7 @@ from headway_engine.core.batch import Batch, StepResult
 from headway_engine.model.attention import BACKENDS, AttentionBackend, StepLayout
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.native import NativeDecoder
-from headway_engine.model.sampler import Draw, sample
+from headway_engine.model.sampler import Draw, Likeliest, sample
 from headway_engine.model.transformer import Decoder, KVCache
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loaded import LoadedModel
@@ -70,18 +70,18 @@ class TorchExecutor:
     def run(self, batch: Batch) -> tuple[StepResult, ...]:
         """Compute one step; see `core.batch.Executor.run`."""
         tensors = self._flatten(batch)
-        logits = self._logits(tensors)
+        logits, likeliest = self._logits(tensors)
         draws = [
             Draw(chunk.sampling, chunk.seed, chunk.num_sampled, chunk.careful) for chunk in batch.chunks if chunk.sample
         ]
-        return sample(logits, draws) if draws else ()
+        return sample(logits, draws, likeliest) if draws else ()
 
-    def _logits(self, tensors: _Tensors) -> torch.Tensor:
+    def _logits(self, tensors: _Tensors) -> tuple[torch.Tensor, Likeliest | None]:
         ids, positions, rows = tensors.token_ids, tensors.positions, tensors.sampled_rows
         if isinstance(self._model, NativeDecoder):
             return self._model.logits(ids, positions, tensors.layout, self._cache, rows)
         out: torch.Tensor = self._model(ids, positions, self._attention(tensors.layout), self._cache, rows)
-        return out
+        return out, None
 
     def _flatten(self, batch: Batch) -> _Tensors:
         size = self._block_size

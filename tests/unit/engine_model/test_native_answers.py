@@ -61,7 +61,7 @@ class Sequences:
             dtype=self._decoder.embed.dtype,
         )
         rows = torch.arange(len(ids))
-        out = self._decoder.logits(torch.tensor(ids), torch.tensor(positions), layout, self._cache, rows)
+        out, _ = self._decoder.logits(torch.tensor(ids), torch.tensor(positions), layout, self._cache, rows)
         for (n, start, count), part in zip(wanted, out.split([count for _, _, count in wanted]), strict=True):
             self.logits[n].extend(part)
             self._done[n] = start + count

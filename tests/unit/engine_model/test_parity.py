@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 from headway_engine.core.batch import Batch, Chunk
 from headway_engine.core.request import SamplingParams
 from headway_engine.model import native
-from headway_engine.model.sampler import Draw
+from headway_engine.model.sampler import Draw, Likeliest
 from headway_engine.runtime import executor as executor_module
 from headway_engine.runtime import loading
 from headway_engine.runtime.config import EngineConfig
@@ -139,7 +139,7 @@ def computed(
     """(sequence, position, logits) of the last token of each chunk, through our loader and our executor."""
     rows: list[torch.Tensor] = []
 
-    def keep(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[int, ...]:
+    def keep(logits: torch.Tensor, draws: Sequence[Draw], _: Likeliest | None) -> tuple[int, ...]:
         assert logits.dtype is torch.float32
         assert len(logits) == len(draws)
         rows.extend(logits.unbind(0))
