@@ -11,9 +11,13 @@ a prompt's chunk reads the weights a second time; on others `host_ms` is 0.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from headway_planner import non_negative
 from headway_planner.steps import StepModel
+
+_NEAR = 1.4  # times the floor
+_FLOORS = 8  # tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,7 @@ class Engine:
 
 def step_ms(model: StepModel, sample: StepSample) -> float:
     """What the model says of a sample."""
-    return model.decode_ms(sample.decodes, sample.context) + model.prompts_ms(
-        sample.decodes, sample.tokens, sample.squares, apart=sample.apart
-    )
+    return model.step_ms(sample.decodes, sample.context, sample.tokens, sample.squares, apart=sample.apart)
 
 
 def error(model: StepModel, sample: StepSample) -> float:
@@ -73,8 +75,17 @@ def fit(engine: Engine, samples: Sequence[StepSample]) -> StepModel:
     if not any(one.decodes and not one.tokens for one in samples) or not any(one.tokens for one in samples):
         raise ValueError("steps with decodes alone and steps with prompt tokens are needed, at least one each")
     splits = sorted({count for one in samples for count in _linear(one)})
-    models = (_fitted(engine, samples, split) for split in splits)
+    alone, beside = (_floors(engine, samples, decoding) for decoding in (False, True))
+    models = (_fitted(engine, samples, split, floors) for split in splits for floors in product(alone, beside))
     return min(models, key=lambda model: sum(error(model, one) ** 2 for one in samples))
+
+
+def _floors(engine: Engine, samples: Sequence[StepSample], decoding: bool) -> list[float]:
+    """What the least time of a step with prompt tokens may be, alone or beside decodes: none, or one of such times."""
+    times = sorted(one.ms for one in samples if one.tokens and (one.decodes > 0) is decoding)
+    if not engine.ahead or not times:
+        return [0.0]
+    return [0.0, *(times[int(share * (len(times) - 1) / _FLOORS)] for share in range(_FLOORS))]
 
 
 def held_out(samples: Iterable[StepSample], every: int) -> tuple[list[StepSample], list[StepSample]]:
@@ -92,8 +103,10 @@ def _linear(sample: StepSample) -> tuple[int, ...]:
     return (sample.decodes + sample.tokens,)
 
 
-def _fitted(engine: Engine, samples: Sequence[StepSample], split: int) -> StepModel:
-    rows = [[cell / one.ms for cell in _row(one, split, engine.ahead)] for one in samples]
+def _fitted(engine: Engine, samples: Sequence[StepSample], split: int, floors: tuple[float, float]) -> StepModel:
+    # Steps near the floor say nothing of what lies below it.
+    above = [one for one in samples if not one.tokens or one.ms > _NEAR * floors[one.decodes > 0]]
+    rows = [[cell / one.ms for cell in _row(one, split, engine.ahead)] for one in above]
     host, a1, b1, a2, b2, pf, dec0, seq, ctx = non_negative.solve(rows, [1.0] * len(rows))
     return StepModel(
         name=engine.name,
@@ -109,6 +122,8 @@ def _fitted(engine: Engine, samples: Sequence[StepSample], split: int) -> StepMo
         att_dec_ctx_ms=ctx,
         kv_tokens=engine.kv_tokens,
         ahead=engine.ahead,
+        prompt_step_ms=floors[0],
+        prompt_step_beside_ms=floors[1],
     )
 
 

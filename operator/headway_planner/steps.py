@@ -7,6 +7,8 @@
     An engine that runs ahead of its scheduler has the decodes of a step under way when it learns of a new prompt. The
     chunks of such a step are computed apart, in a second pass over the weights:
         prefill_factor * (lin(c) + att_pf * c * (2 * o + c))
+    On a GPU the kernels of a step with a chunk are launched one by one, which other threads of Python delay while they hand
+    tokens on. No such step takes less than prompt_step, or where sequences decode, prompt_step_beside.
 
 A run of decode steps with the same B differs from step to step only by B more tokens of context, so k steps take
 k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`. The simulator rests on this.
@@ -52,6 +54,7 @@ class StepModel:
         prefill_factor: measured over modelled prefill time.
         first_token_ms: server time of a first token outside of the steps.
         ahead: the engine runs ahead of its scheduler, see the module.
+        prompt_step_ms, prompt_step_beside_ms: the least that a step with prompt tokens takes, alone and beside decodes.
     """
 
     name: str
@@ -69,6 +72,8 @@ class StepModel:
     prefill_factor: float = 1.0
     first_token_ms: float = 0.0
     ahead: bool = False
+    prompt_step_ms: float = 0.0
+    prompt_step_beside_ms: float = 0.0
 
     @property
     def prefill_token_ms(self) -> float:
@@ -112,12 +117,19 @@ class StepModel:
             linear = self.linear_ms(sequences + tokens) - self.linear_ms(sequences)
         return self.prefill_factor * (linear + self.att_pf_ms * squares)
 
+    def step_ms(self, sequences: int, context: float, tokens: int, squares: float, *, apart: bool = False) -> float:
+        """A whole step; see `decode_ms` and `prompts_ms`."""
+        total = self.decode_ms(sequences, context) + self.prompts_ms(sequences, tokens, squares, apart=apart)
+        if not tokens:
+            return total
+        return max(total, self.prompt_step_beside_ms if sequences else self.prompt_step_ms)
+
     def prefill_ms(self, prompt: int, budget: int) -> float:
         """First token of a prompt on an idle engine with `budget` tokens a step: the shortest TTFT there is."""
         total, done = self.first_token_ms, 0
         while done < prompt:
             chunk = min(budget, prompt - done)
-            total += self.decode_ms(0, 0) + self.chunk_ms(0, chunk, done)
+            total += self.step_ms(0, 0, chunk, chunk * (2 * done + chunk))
             done += chunk
         return total
 

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ class Plan:
         cell_tokens: KV tokens of a cell at the most; a sixteenth of it is the longest prompt that is chunked.
         steps: of a decode cell.
         repeats: of each prompt.
+        ahead: the engine runs ahead of its scheduler: then chunks without decodes are not waited for, and not measured.
     """
 
     max_seqs: int
@@ -68,6 +69,7 @@ class Plan:
     cell_tokens: int
     steps: int
     repeats: int
+    ahead: bool = False
 
     @property
     def long(self) -> int:
@@ -113,7 +115,7 @@ def cells(plan: Plan) -> Iterator[Cell]:
     most, long = plan.max_tokens, plan.long
     for length in plan.prompts():
         yield Cell(f"prompt {length}", most, prompts=(length,) * plan.repeats)
-    for budget in plan.budgets():
+    for budget in () if plan.ahead else plan.budgets():
         yield Cell(f"chunks {long} by {budget}", budget, prompts=(long,) * max(FEWEST, plan.repeats // 2))
     for batch in plan.batches():
         for context in CONTEXTS:
@@ -187,9 +189,16 @@ async def _read(stream: TokenStream, begun: asyncio.Event) -> None:
 
 
 def samples(cell: str, steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, object]]:
-    """The median of each kind of step that was seen often enough; a kind is its decodes and its chunks."""
+    """The median of each kind of step that was seen often enough; a kind is its decodes and its chunks.
+
+    Steps that did not wait for their chunks, and those after them, which did so too, say nothing of either.
+    """
     kinds: dict[tuple[int, tuple[tuple[int, int], ...], bool], list[Mapping[str, Any]]] = {}
+    blurred = False
     for step in steps:
+        before, blurred = blurred, step["open"]
+        if before or blurred:
+            continue
         chunks = tuple((before, tokens) for before, tokens in step["chunks"])
         kinds.setdefault((step["decodes"], chunks, step["apart"]), []).append(step)
     for (decodes, chunks, apart), found in kinds.items():
@@ -213,7 +222,7 @@ async def measure(options: argparse.Namespace, file: Path) -> AsyncIterator[dict
     engine = await AsyncEngine.start(setup, partial(watched, load, file))
     driver = Driver(engine, file)
     try:
-        facts, plan = engine.model_info(), _plan(options, engine)
+        facts, plan = engine.model_info(), replace(_plan(options, engine), ahead=driver.ahead)
         yield {
             "kind": "engine",
             "name": options.shape or setup.model_name,

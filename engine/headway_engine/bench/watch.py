@@ -49,12 +49,17 @@ class Watch:
         sequences = frozenset(chunk.sequence_id for chunk in batch.chunks)
         follows = not sequences.isdisjoint(self._before)
         decodes = [chunk for chunk in batch.chunks if chunk.num_sampled and len(chunk.token_ids) == 1]
-        chunks = [(c.start, len(c.token_ids)) for c in batch.chunks if not c.num_sampled or len(c.token_ids) > 1]
+        prompts = [chunk for chunk in batch.chunks if not chunk.num_sampled or len(chunk.token_ids) > 1]
+        chunks = [(chunk.start, len(chunk.token_ids)) for chunk in prompts]
+        apart = self._ahead and bool(decodes) and bool(chunks) and not self._prompts_expected
+        # Nothing of its own to wait for: the device goes on with these chunks in the time of the next step.
+        ends = any(chunk.sample for chunk in prompts)
         step = {
+            "open": self._ahead and bool(chunks) and not ends and (apart or not decodes),
             "decodes": len(decodes),
             "context": sum(chunk.start + 1 for chunk in decodes),
             "chunks": chunks,
-            "apart": self._ahead and bool(decodes) and bool(chunks) and not self._prompts_expected,
+            "apart": apart,
             "ms": (now - (self._last_s if follows else began)) * 1000,
         }
         self._write(json.dumps(step) + "\n")

@@ -1,7 +1,7 @@
 """Step models in files: the ones that come with Headway, or those of `headway bench calibrate`.
 
-CSV with a row for each engine; the columns are the fields of `StepModel`, lines that begin with # are remarks. `prefill_factor`,
-`first_token_ms` and `ahead` may be left out.
+CSV with a row for each engine; the columns are the fields of `StepModel`, lines that begin with # are remarks. The last ones,
+from `prefill_factor` on, may be left out.
 """
 
 import csv

@@ -252,11 +252,9 @@ class Replica:
             self.wake_s = self._t0 + run_time(self._first_s, self._growth_s, steps)
 
     def _mixed_ms(self, chunks: list[tuple[Job, int]], apart: bool) -> float:
-        batch = len(self._decoding)
-        model = self._model
         total = sum(chunk for _, chunk in chunks)
         squares = sum(chunk * (2 * job.done + chunk) for job, chunk in chunks)
-        return model.decode_ms(batch, self._context) + model.prompts_ms(batch, total, squares, apart=apart)
+        return self._model.step_ms(len(self._decoding), self._context, total, squares, apart=apart)
 
     def _admissible(self, job: Job) -> bool:
         if job.rank != _BATCH and self._batch_running:

@@ -1,6 +1,7 @@
 """The grid of steps that calibration measures, and the watch that notes them."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -75,12 +76,28 @@ async def test_cells_run_and_their_steps_come_back(tmp_path: Path) -> None:
 
 def test_a_sample_is_the_median_of_equal_steps_seen_often_enough() -> None:
     same = [
-        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "apart": False, "ms": ms}
+        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "apart": False, "open": False, "ms": ms}
         for n, ms in enumerate((1, 9, 2))
     ]
     rare = [{**same[0], "decodes": 1}, {**same[0], "chunks": [[0, 8]]}]
     (found,) = samples("mixed", [*same, *rare])
     assert (found["ms"], found["context"], found["tokens"], found["squares"]) == (2, 11, 8, 8 * (2 * 4 + 8))
+
+
+def test_a_step_that_waits_for_nothing_of_its_own_blurs_the_next(tmp_path: Path) -> None:
+    unended = replace(chunk(1, 4, 0), sample=False)
+    batches = (
+        Batch((chunk(0, 5, 0),)),
+        Batch((chunk(0, 1, 5, sampled=1), unended), prompts_follow=True),  # its decode had run ahead
+        Batch((chunk(0, 1, 6, sampled=2), replace(chunk(1, 4, 4), sample=False)), prompts_follow=True),
+        Batch((chunk(0, 1, 7, sampled=3), chunk(1, 4, 8))),
+    )
+    steps = steps_of(1, tmp_path / "steps", *batches)
+    assert [step["open"] for step in steps] == [False, True, False, False]
+    assert not any(step["open"] for step in steps_of(0, tmp_path / "not", *batches))
+    found = list(samples("mixed", steps * 3))
+    assert [(row["decodes"], row["tokens"]) for row in found] == [(0, 5), (1, 4)]
+    assert found[1]["squares"] == 4 * (2 * 8 + 4)
 
 
 def test_the_grid_stays_inside_the_engine() -> None:
@@ -95,3 +112,4 @@ def test_the_grid_stays_inside_the_engine() -> None:
         assert cell.streams + bool(cell.prompts) <= PLAN.max_seqs
     kinds = {cell.name.split()[0] for cell in found}
     assert kinds == {"prompt", "chunks", "decode", "mixed"}
+    assert not any(cell.name.startswith("chunks") for cell in cells(replace(PLAN, ahead=True)))

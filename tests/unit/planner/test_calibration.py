@@ -61,7 +61,7 @@ coefficients = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(coefficients, st.booleans())
 def test_a_fit_to_steps_of_a_model_gives_steps_of_that_model(values: tuple[float, ...], ahead: bool) -> None:
     made = model(values, ahead=ahead)
@@ -79,6 +79,15 @@ def test_known_coefficients_come_back() -> None:
     for name in ("host_ms", "a1_ms", "b1_ms", "a2_ms", "b2_ms", "att_pf_ms", "att_dec0_ms", "att_dec_ctx_ms"):
         assert getattr(found, name) == pytest.approx(getattr(made, name), rel=1e-3, abs=1e-6), name
     assert (found.name, found.gpus, found.kv_tokens, found.ahead) == ("made", 1, 100_000, True)
+
+
+def test_the_least_time_of_a_step_with_a_prompt_is_found() -> None:
+    made = model((4.0, 0.005, 200.0, 0.017, 1e-6, 0.3, 0.003, 3e-5, 0.2), ahead=True)
+    made = replace(made, prompt_step_ms=13.0, prompt_step_beside_ms=20.0)
+    samples = grid(made)
+    found = fit(replace(ENGINE, ahead=True), samples)
+    assert (found.prompt_step_ms, found.prompt_step_beside_ms) == (13.0, 20.0)
+    assert max(abs(error(found, one)) for one in samples) < 0.1  # what is near a floor is not fitted to
 
 
 def test_no_coefficient_is_negative_whatever_was_measured() -> None:

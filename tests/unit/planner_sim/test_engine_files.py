@@ -72,10 +72,19 @@ def test_an_engine_whose_steps_take_no_time_is_refused(tmp_path: Path) -> None:
 def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
     file = written(tmp_path)
     names, values = (line.split(",") for line in file.read_text().splitlines())
-    file.write_text("\n".join((",".join(names[:-3]), ",".join(values[:-3]))))
+    last = ["prefill_factor", "first_token_ms", "ahead", "prompt_step_ms", "prompt_step_beside_ms"]
+    assert names[-5:] == last
+    file.write_text("\n".join((",".join(names[:-5]), ",".join(values[:-5]))))
     found = engines.load(file)
-    assert (found.prefill_factor, found.first_token_ms, found.ahead) == (1.0, 0.0, False)
-    assert names[-3:] == ["prefill_factor", "first_token_ms", "ahead"]
+    assert [getattr(found, name) for name in last] == [1.0, 0.0, False, 0.0, 0.0]
+
+
+def test_a_step_with_a_prompt_takes_its_least_time_and_one_without_does_not() -> None:
+    model = replace(MODEL, prompt_step_ms=50.0, prompt_step_beside_ms=70.0)
+    assert model.step_ms(0, 0, 16, 256.0) == 50
+    assert model.step_ms(4, 400, 16, 256.0) == 70
+    assert model.step_ms(4, 400, 0, 0.0) == model.decode_ms(4, 400)
+    assert model.step_ms(4, 400, 8192, 8192.0**2) == MODEL.step_ms(4, 400, 8192, 8192.0**2) > 70
 
 
 def test_what_is_no_file_of_engines_is_named(tmp_path: Path) -> None:
