@@ -1,6 +1,7 @@
 """Table and plot of what `headway simulate bench --json` printed: `python benchmarks/control_report.py IMAGE.png RESULT.jsonl...`.
 
-A cell of the table: percent of the requests inside their target / GPU-hours / reversals per hour, means over the seeds. The
+A cell of the table: percent of the requests inside their target / GPU-hours / reversals per hour, means over the seeds; with
+batch work the percent of its deadlines that were met behind them. The
 last columns compare pairs of the same seed: ours over the best tuned rival that keeps at least our attainment (within 0.05
 points), and over the clairvoyant bound.
 """
@@ -8,7 +9,8 @@ points), and over the clairvoyant bound.
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 
@@ -17,10 +19,23 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 Row = dict[str, object]
 Key = tuple[str, float]  # trace, start delay
-OURS, BOUND = "headway", "clairvoyant"
+OURS, BOUND, WORK = "headway", "clairvoyant", "work-bound"
+_COLOURS = (
+    "tab:blue",
+    "tab:orange",
+    "tab:green",
+    "tab:purple",
+    "tab:brown",
+    "tab:olive",
+    "tab:cyan",
+    "tab:pink",
+    "0.4",
+)
+_STYLES = tuple(zip(_COLOURS, "os^vPXhp<", strict=True))
 _SAME = 0.0005  # attainment that counts as equal
 
 
@@ -32,11 +47,14 @@ class Figures:
         self.hours = mean(_number(row, "gpu_hours") for row in rows)
         self.reversals = mean(_number(row, "reversals_per_hour") for row in rows)
         self.target = rows[0].get("target")
+        kept = [_number(row, "deadlines_met") for row in rows if "deadlines_met" in row]
+        self.deadlines = mean(kept) if kept else None
         self.seeds = len(rows)
 
     def cell(self) -> str:
         """For the table."""
-        return f"{100 * self.attainment:.2f} / {self.hours:.2f} / {self.reversals:.1f}"
+        cell = f"{100 * self.attainment:.2f} / {self.hours:.2f} / {self.reversals:.1f}"
+        return cell if self.deadlines is None else f"{cell} / {100 * self.deadlines:.2f}"
 
 
 Groups = dict[Key, dict[str, Figures]]
@@ -56,9 +74,15 @@ def grouped(rows: Sequence[Row]) -> Groups:
 
 
 def best_rival(by: dict[str, Figures]) -> tuple[str, Figures] | None:
-    """The tuned rival of the fewest hours among those that keep at least our attainment; None: there is none."""
-    ours = by[OURS].attainment
-    able = [(name, one) for name, one in by.items() if _is_rival(name) and one.attainment >= ours - _SAME]
+    """The tuned rival of the fewest hours among those that keep at least our attainment and deadlines; None: there is none."""
+    ours = by[OURS]
+    able = [
+        (name, one)
+        for name, one in by.items()
+        if _is_rival(name)
+        and one.attainment >= ours.attainment - _SAME
+        and (one.deadlines or 1) >= (ours.deadlines or 0) - _SAME
+    ]
     return min(able, key=lambda pair: pair[1].hours, default=None)
 
 
@@ -78,8 +102,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], image: Path) -> None:
-    """One panel a trace and start delay: hours over attainment. To the left and up is better."""
+    """One panel a trace and start delay: hours over attainment. To the left and up is better.
+
+    A policy has its colour and marker in all panels, named once below them; full is tuned, hollow at its defaults.
+    """
     groups = grouped(rows)
+    families = list(dict.fromkeys(_family(name) for by in groups.values() for name in by if name != WORK))
+    styles = dict(zip(families, cycle(_STYLES), strict=False)) | {OURS: ("tab:red", "*"), BOUND: ("black", "D")}
     across = min(4, len(groups))
     down = -(-len(groups) // across)
     figure, panels = plt.subplots(down, across, figsize=(4.6 * across, 3.9 * down), layout="constrained", squeeze=False)
@@ -87,33 +116,40 @@ def draw(rows: Sequence[Row], image: Path) -> None:
         panel.set_visible(False)
     for panel, ((trace, delay), by) in zip(panels.flat, groups.items(), strict=False):
         panel.set_visible(True)
-        _panel(panel, by)
+        _panel(panel, by, styles)
         panel.set_title(f"{trace}, start {delay:g} s", fontsize=10)
+    names = [Line2D([], [], color=styles[one][0], marker=styles[one][1], linestyle="", label=one) for one in families]
+    figure.legend(handles=names, loc="outside lower center", ncols=7, fontsize=9)
+    figure.suptitle(
+        "left and up is better; full: tuned in hindsight, hollow: at its defaults; dotted: the work", fontsize=10
+    )
     image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(image, dpi=100)
     plt.close(figure)
 
 
-def _panel(axes: Axes, by: dict[str, Figures]) -> None:
+def _panel(axes: Axes, by: dict[str, Figures], styles: Mapping[str, tuple[str, str]]) -> None:
     for name, one in by.items():
-        if name == "work-bound":
+        if name == WORK:
             axes.axvline(one.hours, color="0.6", linestyle=":", linewidth=1)
             continue
-        colour = (
-            "tab:red" if name == OURS else "tab:green" if name == BOUND else "tab:blue" if _is_rival(name) else "0.6"
-        )
+        colour, marker = styles[_family(name)]
+        full = name in (OURS, BOUND) or _is_rival(name)
+        face, size, order = (colour, 110 if name == OURS else 32, 3) if full else ("none", 20, 2)
         late = max(1e-5, 1 - one.attainment)
-        axes.scatter(one.hours, late, color=colour, s=60 if name == OURS else 25, marker="*" if name == OURS else "o")
-        if name in (OURS, BOUND) or _is_rival(name):  # defaults stay without a name: grey
-            label = name.removesuffix("-tuned")
-            axes.annotate(label, (one.hours, late), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axes.scatter(one.hours, late, edgecolor=colour, facecolor=face, s=size, marker=marker, zorder=order)
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.invert_yaxis()
     axes.axhline(1e-3, color="0.8", linewidth=1)
-    axes.set_xlabel("GPU-hours (dotted: the work; blue: tuned; grey: defaults)")
+    axes.set_xlabel("GPU-hours")
     axes.set_ylabel("share of requests that are late")
     axes.grid(alpha=0.25)
+
+
+def _family(name: str) -> str:
+    """The policy without how it was set."""
+    return name.removesuffix("-tuned")
 
 
 def _is_rival(name: str) -> bool:

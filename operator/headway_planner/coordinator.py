@@ -19,6 +19,7 @@ leaves free; `up` and `keep` are raised only as far as their deadlines need it (
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from headway_planner.capacity import Mix, sustained
@@ -34,7 +35,7 @@ PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
 SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
 LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
-KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
+KEEP_STARTS = 1.5  # a removal waits for so many starts at the least; with their margin two of median length
 KEEP_S, KEEP_HOLDS = 300.0, 5.0  # a removal looks so far ahead, at most so many of its windows
 TURNS_S, MOST_TURNS = 1800.0, 3  # how long an order after a removal is remembered, and how many count
 HELD_S = 60.0  # of what the mean context rests on
@@ -182,9 +183,14 @@ def pressure(intake: Intake, config: CoordinatorConfig, model: StepCost) -> floa
 
 
 def start_s(memory: Memory) -> float:
-    """The time from order to service that most starts keep; the median, because many orders at once delay each other."""
+    """The time from order to service that most starts keep; the median, because many orders at once delay each other.
+
+    Until two were seen a start is taken to last as long as the oldest order has waited, if that is more than the prior.
+    """
     measured = memory.last.starts if memory.last is not None else ()
-    seen = sorted(measured or (*memory.starts, START_PRIOR_S, START_PRIOR_S))
+    waited = max((memory.last.at_s - at_s for at_s in memory.orders), default=0.0) if memory.last is not None else 0.0
+    prior = max(START_PRIOR_S, waited)
+    seen = sorted(measured or (*memory.starts, prior, prior))
     return START_MARGIN * seen[(len(seen) - 1) // 2]
 
 
@@ -289,8 +295,7 @@ def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
 
 def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
     now_s = intake.at_s
-    recent = memory.work[-REACT_S:]
-    rate = sum(recent) / len(recent) if recent else 0.0
+    rate = _rate(config, memory)
     backlog_s = _work(config, memory, (intake.waiting, intake.queued_tokens, 0.0, 0.0))
     if backlog_s is None:
         return None, memory
@@ -319,6 +324,25 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     return needs, replace(memory, answers=answers, turns=turns)
 
 
+def _rate(config: CoordinatorConfig, memory: Memory) -> float:
+    """The demand of the last seconds, engines: of prompts as it came, of answers as slots see it.
+
+    An answer holds its slot for as long as it takes, so the slots that are taken follow the mean demand of that time: of a
+    shorter surge nothing waits. A full engine turns its batch over in batch / rate.
+    """
+    model, mix = model_of(config, memory), memory.mix
+    if model is None or mix is None:
+        return 0.0
+    engine = sustained(model, mix, config.baseline, config.itl_target_ms)
+    stay_s = min(MOST_LEVEL_S, max(REACT_S, round(engine.batch / engine.rate)))
+    answers = _mean(memory.work[-stay_s:]) - _mean(memory.prompts[-stay_s:])
+    return _mean(memory.prompts[-REACT_S:]) + answers
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float) -> tuple[int, int, str]:
     """Replicas that the deadlines need with the online demand: before an order, before a removal; and a word on it."""
     backlog, model, mix = memory.backlog, model_of(config, memory), memory.backlog.mix
@@ -327,12 +351,16 @@ def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float)
     answers = backlog.now.waiting + backlog.now.running / 2
     left_ms = _prompt_ms(model, backlog.now.queued_tokens, 0.0) + answers * mix.outputs * _token_ms(config, model, mix)
 
-    def replicas(aim: float) -> int:
-        until_s = [at_s + aim * config.deadline_s - lead_s - now_s for at_s, _ in backlog.marks]
-        return math.ceil(engines_for(backlog, left_ms / 1000, memory.work, until_s) / UTILIZATION - 1e-9)
+    each_ms = _prompt_ms(model, mix.inputs, 0.0) + mix.outputs * _token_ms(config, model, mix)
 
-    due = replicas(AIM_UP)
-    return due, replicas(AIM_KEEP), f", {due} for {left_ms / 1000:.0f} s of work with deadlines"
+    def due(aim: float) -> float:
+        until_s = [at_s + aim * config.deadline_s - lead_s - now_s for at_s, _ in backlog.marks]
+        return engines_for(backlog, left_ms / 1000, memory.work, until_s)
+
+    span_s = round(min(config.deadline_s, len(memory.work)))
+    steady = backlog.rate(now_s) * each_ms / 1000 + _mean(memory.work[-span_s:])
+    up, keep = (math.ceil(one / UTILIZATION - 1e-9) for one in (due(AIM_UP), max(due(AIM_KEEP), steady)))
+    return up, keep, f", {up} for {left_ms / 1000:.0f} s of work with deadlines"
 
 
 def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share: float) -> tuple[int, float]:

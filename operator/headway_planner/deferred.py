@@ -8,6 +8,11 @@ online demand leaves free until then:
     until   = a + AIM * deadline_s - lead - now                  at least LEAST_S; lead: an ordered replica serves after it
     engines = max over a of  left(a) / until + mean online demand of the last `until` seconds
 
+Before a removal the demand of all classes in the mean must fit as well, else what waits would only grow until it orders
+again what was removed:
+
+    keep    = max(engines, requests with a deadline per second * work of one + mean online demand of a deadline)
+
 AIM of the deadline, because the last requests still have their answers to make when all are admitted, and the demand may
 rise. A mean and no peak: work that can wait orders nothing for a burst. Nor does it add to the reserve that bursts of online
 demand need, since it gives way to them: the larger of the two counts (`coordinator.py`).
@@ -58,6 +63,12 @@ class Backlog:
         # A request that runs has made half of its answer on average. Before any is finished an answer is as long as what is made.
         answers = max(1.0, now.finished + now.running / 2)
         return Mix(now.input_tokens / now.arrivals, max(1.0, now.output_tokens / answers))
+
+    def rate(self, at_s: float) -> float:
+        """Requests a second since the oldest mark."""
+        if self.now is None or not self.marks or at_s <= self.marks[0][0]:
+            return 0.0
+        return (self.now.arrivals - self.marks[0][1]) / (at_s - self.marks[0][0])
 
 
 def noted(backlog: Backlog, deferred: Deferred, at_s: float, deadline_s: float) -> Backlog:

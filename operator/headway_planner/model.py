@@ -198,12 +198,14 @@ class Guide:
         tokens: the largest token budget whose full step does.
         seqs_itl_ms: time between tokens predicted for `seqs`.
         pressure: predicted wait of the queued prompts, as a share of the TTFT target.
+        burst: the token budget beyond which a queue of prompts is worked off hardly faster; at least `tokens`.
     """
 
     seqs: int
     tokens: int
     seqs_itl_ms: float
     pressure: float
+    burst: int
 
 
 @dataclass(frozen=True, slots=True)

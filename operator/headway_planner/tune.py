@@ -4,8 +4,8 @@ Latency has two parts. Compute (the step, seen as inter-token latency and as pre
 follows the capacity. So the rules, first match wins:
 
 1. no engine answers, or for too short a time: hold; no traffic in the whole window: back to the baseline;
-2. the queued prompts take long by the step model and the batch has room (a burst): the token budget goes to its upper bound,
-   cooldown or not;
+2. the queued prompts take long by the step model and the batch has room (a burst): the token budget goes as far
+   as that shortens the queue (`Guide.burst`), cooldown or not;
 3. inter-token latency over target: when the queue is long as well, the fleet is too small, and lower limits would only
    lengthen the queue: not below the baseline; else fewer tokens a step when only its tail is
    over (prefills interfere), else fewer sequences;
@@ -60,8 +60,8 @@ def decide_tune(
     if blind:
         return TuneDecision(current, blind, hold=True)
     burst = _burst(view, current, guide)
-    if burst and since >= BURST_AGAIN_S and current.tokens < config.tokens_max:
-        wanted = BatchLimits(current.seqs, config.tokens_max)
+    if burst and guide is not None and since >= BURST_AGAIN_S and current.tokens < guide.burst:
+        wanted = BatchLimits(current.seqs, guide.burst)
         return TuneDecision(wanted, f"{burst}: {_change(current, wanted)}")
     again_s = max(AGAIN_S, AGAIN_SHARE * config.cooldown_s)
     if since < config.cooldown_s and not (since >= again_s and _queue_stays(view, config, state)):
@@ -110,7 +110,7 @@ def _wanted(view: LoadView, config: TuneConfig, state: TuneState, guide: Guide |
         return state.baseline, "no traffic, back to the baseline"
     burst = _burst(view, limits, guide)
     if burst:
-        return limits, f"{burst}: the token budget is at its upper bound"
+        return limits, f"{burst}: a larger token budget would not shorten it"
     if itl is not None and itl > config.itl_target_ms:
         return _relieve_step(view, config, state, guide)
     if waiting >= 1 and _cap_binds(view, limits):

@@ -23,7 +23,7 @@ from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import Bounds
 
 CLAIRVOYANT, WORK_BOUND, OURS = "clairvoyant", "work-bound", "headway"
-_IN_FLIGHT = (4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0)
+_IN_FLIGHT = (4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 144.0, 216.0)
 _START_QUANTILE = 1.5  # a start of this many medians is longer than 91 % of them at a spread of 0.3
 
 

@@ -21,6 +21,7 @@ from headway_planner.sim.signals import Bounds, FleetView, ReplicaSample, Sample
 from headway_planner.tune import direction_of
 
 OBJECTIVE_WINDOW_S, HISTORY = 60.0, 10
+NEWEST = 20  # starts that the start time is taken from
 SHARE = 0.95
 LATENCIES = ("ttft", "queue_wait", "prefill", "itl")
 
@@ -101,6 +102,7 @@ class ControlPolicy:
             kv_tokens=self._kv_tokens,
             kv_used=silent * self._kv_tokens * sum(one.kv_usage for one in online.replicas),
             done=done,
+            starts=view.starts[-NEWEST:],
             deferred=_deferred(sample, silent),
         )
 

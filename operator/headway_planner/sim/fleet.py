@@ -35,6 +35,7 @@ class _Run:
         self._jobs = [Job(uid, arrival) for uid, arrival in enumerate(arrivals)]
         chance = Chance(seed)
         self._starts, self._failures, self._scrapes = chance.split(1), chance.split(2), chance.split(3)
+        self._before = chance.split(4)
         self._pools = setup.batch_reserve > 0
         self._counters = Counters(Counters()) if self._pools else Counters()
         self._pool = Pool(setup, self._counters)
@@ -53,7 +54,8 @@ class _Run:
     def run(self) -> Outcome:
         for _ in range(self._desired):
             member = self._pool.order(0.0)
-            self._pool.serve(member)
+            # They started once, before the run: a policy that looks at its pods knows how long that took.
+            self._pool.serve(member, self._before.lognormal(self._setup.start_delay_s, self._setup.start_sigma))
             self._plan_failure(member, 0.0)
         self._enter(0.0, _SCRAPE)
         self._enter(0.0, _TICK)
@@ -99,7 +101,7 @@ class _Run:
             self._enter(now_s + self._policy.tick_s, _TICK)
         elif member is not None and kind == _READY:
             if member.phase is Phase.STARTING:
-                self._pool.serve(member)
+                self._pool.serve(member, now_s - member.ordered_s)
                 self._plan_failure(member, now_s)
                 self._release(now_s)
                 self._lend(member, now_s)
@@ -207,7 +209,8 @@ class _Run:
             self._seen.popleft()
         ready = len(self._pool.ready)
         pods = (self._desired, ready, self._pool.ordered - ready)
-        decision = self._policy.decide(FleetView(self._seen, now_s, pods, self._pool.limits))
+        starts = tuple(member.start_s for member in self._pool.ready.values())
+        decision = self._policy.decide(FleetView(self._seen, now_s, pods, self._pool.limits, starts))
         if decision.limits is not None and decision.limits != self._pool.limits:
             self._pool.set_limits(decision.limits)
             self._limit_changes += 1

@@ -28,13 +28,14 @@ class Phase(StrEnum):
 class Member:
     """A replica and its life."""
 
-    __slots__ = ("gone_s", "offered", "ordered_s", "phase", "replica")
+    __slots__ = ("gone_s", "offered", "ordered_s", "phase", "replica", "start_s")
 
     def __init__(self, replica: Replica, ordered_s: float) -> None:
         self.replica = replica
         self.phase = Phase.PENDING
         self.ordered_s = ordered_s
         self.gone_s: float | None = None
+        self.start_s = 0.0  # from its order to its service
         self.offered = -1  # the load that the router knows of; -1: it was chosen since
 
 
@@ -77,8 +78,9 @@ class Pool:
         self.starting[member.replica.uid] = member
         return member
 
-    def serve(self, member: Member) -> None:
-        """A replica is ready."""
+    def serve(self, member: Member, start_s: float) -> None:
+        """A replica is ready, so long after it was ordered."""
+        member.start_s = start_s
         self.starting.pop(member.replica.uid, None)
         if member in self._waiting:
             self._waiting.remove(member)

@@ -202,14 +202,25 @@ class Bounds:
 class FleetView:
     """The fleet as a policy sees it now: counts of pods are fresh, samples are as old as the metrics path makes them."""
 
-    __slots__ = ("_samples", "desired", "limits", "now_s", "ready", "starting")
+    __slots__ = ("_samples", "desired", "limits", "now_s", "ready", "starting", "starts")
 
-    def __init__(self, samples: deque[Sample], now_s: float, pods: tuple[int, int, int], limits: BatchLimits) -> None:
-        """`samples`: what has arrived, oldest first, at least one. `pods`: desired, ready, starting."""
+    def __init__(
+        self,
+        samples: deque[Sample],
+        now_s: float,
+        pods: tuple[int, int, int],
+        limits: BatchLimits,
+        starts: tuple[float, ...] = (),
+    ) -> None:
+        """`samples`: what has arrived, oldest first, at least one. `pods`: desired, ready, starting.
+
+        `starts`: seconds from order to service of each ready replica, oldest first.
+        """
         self._samples = samples
         self.now_s = now_s
         self.desired, self.ready, self.starting = pods
         self.limits = limits
+        self.starts = starts
 
     @property
     def latest(self) -> Sample:

@@ -138,6 +138,29 @@ def test_measured_starts_decide_the_horizon() -> None:
     assert start_s(Memory()) == pytest.approx(117.0), "the prior, before any was seen"
 
 
+def test_short_surge_of_answers_fits_into_slots_and_one_of_prompts_does_not() -> None:
+    """Two seconds of thrice the demand: of answers that take a minute nothing waits, since they hold their slots for longer."""
+    answers = LearntSteps(50.0, 2.0, 0.0001, kv_tokens=1_000_000)
+    prompts = LearntSteps(0.1, 0.005, 0.3, kv_tokens=1_000_000)
+    config = replace(CONFIG, baseline=BatchLimits(512, 2048), itl_target_ms=1000, max_replicas=100)
+
+    def now(steps: LearntSteps, rates: list[float]) -> int:
+        _, memory = play(config, Memory(prior=steps), rates)
+        assert memory.needs is not None
+        return int(memory.needs.reason.split(" now,")[0].rsplit(" ", 1)[1])
+
+    calm, surge = [200.0] * 120, [*[200.0] * 115, *[600.0] * 2, *[200.0] * 3]
+    assert now(answers, surge) <= 1.1 * now(answers, calm)
+    assert now(prompts, surge) >= 1.25 * now(prompts, calm)
+
+
+def test_start_that_takes_longer_than_the_prior_is_noticed_while_it_goes_on() -> None:
+    last = Intake(500.0, 3, 2, Totals())
+    assert start_s(Memory(last=last, orders=(480.0,))) == pytest.approx(117.0)
+    assert start_s(Memory(last=last, orders=(200.0, 480.0))) == pytest.approx(1.3 * 300)
+    assert start_s(Memory(last=last, orders=(200.0,), starts=(20.0, 20.0, 20.0))) == pytest.approx(26.0)
+
+
 def test_removal_waits_for_two_starts_at_the_least() -> None:
     _, memory = play(CONFIG, Memory(prior=STEPS), [120.0] * 60)
     _, memory = play(CONFIG, memory, [0.5] * 110)

@@ -73,6 +73,26 @@ def test_a_mean_answer_counts_half_of_what_runs():
     assert Backlog(here(2, 2)).mix is None
 
 
+def test_the_rate_is_that_since_the_oldest_mark():
+    assert Backlog().rate(10.0) == 0.0
+    assert Backlog(here(1, 130), ((0.0, 30.0), (50.0, 80.0))).rate(100.0) == pytest.approx(1.0)
+
+
+def test_a_removal_leaves_room_for_work_that_keeps_coming():
+    """Ten chats a second, and batch work that is served as soon as it comes: nothing of it is here."""
+
+    def keep(batch_rate: float) -> int:
+        memory, found = Memory(prior=STEPS), None
+        for second in range(1, 121):
+            totals = Totals(10.0 * second, 0.0, 1000.0 * second, 0.0, 10.0 * second, 500.0 * second)
+            came = here(0.0, batch_rate * second, batch_rate * second)
+            found, memory = assess(Intake(float(second), 2, 2, totals, starts=(10.0,), deferred=came), CONFIG, memory)
+        assert found is not None
+        return found.keep
+
+    assert keep(100.0) > keep(0.0)
+
+
 def needs(waiting: float) -> Needs:
     """After two minutes of ten requests a second, all served at once, beside so many that wait for a deadline."""
     memory, totals, found = Memory(prior=STEPS), Totals(), None

@@ -1,7 +1,10 @@
 """The report of `make bench-control`: what is compared with what."""
 
+from pathlib import Path
+
 import control_report as report
 import pytest
+from matplotlib.figure import Figure
 
 
 def row(policy: str, attainment: float, hours: float, seed: int = 0) -> report.Row:
@@ -27,6 +30,26 @@ def test_ours_is_compared_with_the_cheapest_tuned_rival_that_is_as_punctual():
     table = report.table(ROWS)
     assert "| **hours over best tuned rival** | 0.75 (hpa-tuned) |" in table
     assert "| **hours over clairvoyant** | 1.20 |" in table
+
+
+def test_a_rival_that_misses_deadlines_is_not_as_punctual():
+    late, kept = (
+        row("hpa-tuned", 1.0, 1.0) | {"deadlines_met": 0.9},
+        row("keda-tuned", 1.0, 3.0) | {"deadlines_met": 1.0},
+    )
+    table = report.table([row("headway", 1.0, 2.0) | {"deadlines_met": 1.0}, late, kept])
+    assert "0.67 (keda-tuned)" in table
+    assert "| hpa-tuned | 100.00 / 1.00 / 1.0 / 90.00 |" in table
+
+
+def test_the_plot_names_each_policy_once_and_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(report.plt, "close", drawn.append)
+    report.draw([*ROWS, *(one | {"start_delay_s": 100.0} for one in ROWS)], tmp_path / "plots" / "one.png")
+    (figure,) = drawn
+    assert (tmp_path / "plots" / "one.png").stat().st_size > 10_000
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["headway", "hpa", "keda", "clairvoyant"]
+    assert not any(axes.texts for axes in figure.axes)
 
 
 def test_a_trace_on_which_no_rival_is_as_punctual_says_so():

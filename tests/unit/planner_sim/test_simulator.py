@@ -207,6 +207,20 @@ def test_added_batch_work_is_its_share_of_all_work_and_the_same_for_a_seed():
     assert max(one.at_s for one in more) == found[-1].at_s
 
 
+def test_a_policy_knows_from_its_pods_how_long_a_start_takes():
+    seen: list[tuple[float, ...]] = []
+
+    class Watching(Swinging):
+        def decide(self, view: FleetView) -> Decision:
+            assert len(view.starts) == view.ready
+            seen.append(view.starts)
+            return super().decide(view)
+
+    simulate(replace(SETUP, initial=4, start_sigma=0.0), arrivals(200, 1.0), Watching(), 0)
+    assert seen[0] == (20.0,) * 4
+    assert all(start_s >= 20.0 for starts in seen for start_s in starts)
+
+
 def test_starts_beyond_the_rate_limit_wait_and_are_charged():
     setup = replace(SETUP, start_sigma=0.0, starts_at_once=1, start_delay_s=10)
     outcome = simulate(setup, arrivals(101, 1.0), Static(BOUNDS, 3), 0)
