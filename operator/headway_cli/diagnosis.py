@@ -94,6 +94,7 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
         now=facts.now,
         monotonic_s=facts.monotonic_s,
         defaults=Defaults(engine_image=""),
+        autoscalers=facts.autoscalers if fleet.spec.scaling.mode is ScalingMode.AUTO else (),
     )
     tuning = fleet.status.tuning
     limits = tuning.effective if tuning is not None and tuning.effective is not None else baseline_limits(current.spec)
@@ -150,15 +151,15 @@ def _silent(facts: Facts) -> Iterator[Finding]:
 
 
 def _autoscalers(facts: Facts, fleet: LLMDeployment) -> Iterator[Finding]:
+    """Those that move a count which is meant for people; in mode Auto the operator's own symptom names them."""
     mode = fleet.spec.scaling.mode
-    if not facts.autoscalers or mode is ScalingMode.EXTERNAL:
+    if not facts.autoscalers or mode in (ScalingMode.EXTERNAL, ScalingMode.AUTO):
         return
-    refused = ": the API server refuses its writes" if mode is ScalingMode.AUTO else ", which is meant for people"
     yield Finding(
         Severity.WARNING,
         Reason.RIVAL_WRITER,
-        f"HorizontalPodAutoscaler {', '.join(facts.autoscalers)} targets this fleet, but spec.scaling.mode is {mode.value}"
-        f"{refused}",
+        f"HorizontalPodAutoscaler {', '.join(facts.autoscalers)} targets this fleet, but spec.scaling.mode is {mode.value}, "
+        "which is meant for people",
         "delete it, or hand the count over with spec.scaling.mode External and spec.replicas",
     )
 

@@ -10,6 +10,7 @@ FLEET_RIGHTS = {
     ("", "services"): {"get", "list", "watch", "create", "patch"},
     ("", "serviceaccounts"): {"get", "list", "watch", "create", "patch"},
     ("policy", "poddisruptionbudgets"): {"get", "list", "watch", "create", "patch"},
+    ("autoscaling", "horizontalpodautoscalers"): {"list"},  # those that target a fleet whose count is the operator's
     ("events.k8s.io", "events"): {"create"},
 }
 

@@ -138,6 +138,8 @@ class Observed:
         refused: why the API server refused to create a pod the last time; "" when it did not.
         hold_creation: that was a moment ago, and no pod should be created in this pass.
         memory: what the pass before left for this one; None in the first pass of a process.
+        autoscalers: HorizontalPodAutoscalers that target the fleet in mode Auto, where the API server refuses their writes
+            and keeps no trace of them at the fleet.
     """
 
     manifest: Mapping[str, Json]
@@ -150,6 +152,7 @@ class Observed:
     refused: str = ""
     hold_creation: bool = False
     memory: LoopMemory | None = None
+    autoscalers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

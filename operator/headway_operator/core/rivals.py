@@ -7,7 +7,8 @@ writers do not take turns.
 
 The count is foreign when an autoscaler wrote it through the scale subresource in a mode that does not hand it over, or when
 it has two owners in mode External: `metadata.managedFields` has both. Two writers that disagree own it by turns, so they
-show only over time, as a count that goes back and forth in the history.
+show only over time, as a count that goes back and forth in the history. In mode Auto the API server refuses every write of it, so
+an autoscaler is found by its target.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,7 +16,7 @@ from datetime import datetime
 from itertools import pairwise, takewhile
 
 from headway_operator.api.v1alpha1 import LimitValues, LLMDeployment, ScalingMode
-from headway_operator.core import pods, tuning
+from headway_operator.core import names, pods, tuning
 from headway_operator.core.observed import EngineSample, Observed
 from headway_operator.core.plan import Json, LimitsPatch, Manifest
 
@@ -42,6 +43,7 @@ def sentences(observed: Observed, fleet: LLMDeployment, known: Collection[Limits
     return (
         *_of_limits(observed, known),
         *of_replicas(observed.manifest, fleet.spec.scaling.mode),
+        *_refused(observed.autoscalers),
         *_taking_turns(fleet, observed.now),
     )
 
@@ -95,6 +97,14 @@ def _of_limits(observed: Observed, known: Collection[LimitsPatch]) -> Iterator[s
         f"somebody else set the limits of pod {name}{others} to maxNumSeqs {limits.max_num_seqs}, maxNumBatchedTokens "
         f"{limits.max_num_batched_tokens} ({len(found[name])} times in {RECENT_S:.0f} s): the operator never asked for these"
     )
+
+
+def _refused(autoscalers: Collection[str]) -> Iterator[str]:
+    if autoscalers:
+        yield (
+            f"HorizontalPodAutoscaler {names.few(autoscalers)} targets this fleet, but spec.scaling.mode is Auto: the API "
+            "server refuses its writes"
+        )
 
 
 def _taking_turns(fleet: LLMDeployment, now: datetime) -> Iterator[str]:

@@ -38,6 +38,7 @@ class Reads:
     manifest: Manifest
     pods: tuple[PodView, ...]
     children: tuple[OwnedObject, ...]
+    autoscalers: tuple[str, ...] = ()  # see `Observed`
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
             for ref, child in zip(child_refs(key), children, strict=True)
             if child is not None
         ),
+        autoscalers=await _autoscalers(kube, key, manifest),
     )
 
 
@@ -82,6 +84,7 @@ def observed(
         manifest=reads.manifest,
         pods=reads.pods,
         children=reads.children,
+        autoscalers=reads.autoscalers,
         samples=samples,
         now=datetime.now(UTC),
         monotonic_s=monotonic_s,
@@ -149,6 +152,26 @@ async def _get(kube: KubeApi, ref: Ref) -> Manifest | None:
         if error.failure is Failure.NOT_FOUND:
             return None
         raise
+
+
+async def _autoscalers(kube: KubeApi, key: FleetKey, manifest: Manifest) -> tuple[str, ...]:
+    """HorizontalPodAutoscalers on a fleet in mode Auto. () in the other modes, and where the operator may not look."""
+    if text_at(manifest, "spec", "scaling", "mode") != "Auto":
+        return ()
+    try:
+        found = await kube.list("HorizontalPodAutoscaler", key.namespace)
+    except KubeError as error:
+        if error.failure in (Failure.PERMANENT, Failure.NOT_FOUND):
+            return ()
+        raise
+    target = key.ref.kind, key.name
+    return tuple(
+        sorted(
+            text_at(one, "metadata", "name")
+            for one in found
+            if tuple(text_at(one, "spec", "scaleTargetRef", field) for field in ("kind", "name")) == target
+        )
+    )
 
 
 def _owned(kind: str, manifest: Manifest, uid: str) -> OwnedObject:

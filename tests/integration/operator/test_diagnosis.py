@@ -61,6 +61,29 @@ def late(engine: FakeEngineControl) -> None:
         )
 
 
+def autoscaler(fleet: Fleet) -> None:
+    """A HorizontalPodAutoscaler `web` on the fleet."""
+    target = {"apiVersion": "serving.headway.dev/v1alpha1", "kind": "LLMDeployment", "name": fleet.name}
+    manifest = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "web"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": target},
+    }
+    path = f"/apis/autoscaling/v2/namespaces/{fleet.namespace}/horizontalpodautoscalers"
+    fleet.server.api.create(path, manifest).ok()
+
+
+def test_an_autoscaler_whose_writes_are_refused_is_told_at_the_fleet(fleet: Fleet) -> None:
+    autoscaler(fleet)
+    fleet.create(replicas=None, slo=SLO, scaling={"mode": "Auto", "maxReplicas": 3})
+    (event,) = eventually(lambda: events(fleet, "RivalWriter"))
+    assert event["message"].startswith(
+        "HorizontalPodAutoscaler web targets this fleet, but spec.scaling.mode is Auto: the API server refuses its writes"
+    )
+    assert fleet.condition("Healthy")["reason"] == "RivalWriter"
+
+
 def test_a_queue_is_told_in_the_status_and_by_the_command_beside_an_autoscaler(
     serving: tuple[Fleet, FakeEngineControl],
 ) -> None:
@@ -68,21 +91,7 @@ def test_a_queue_is_told_in_the_status_and_by_the_command_beside_an_autoscaler(
     late(engine)
     eventually(lambda: fleet.condition("Healthy")["reason"] == "QueueTooLong")
     assert "is queue wait: 2" in fleet.condition("Healthy")["message"]
-    autoscaler = {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": "web"},
-        "spec": {
-            "maxReplicas": 3,
-            "scaleTargetRef": {
-                "apiVersion": "serving.headway.dev/v1alpha1",
-                "kind": "LLMDeployment",
-                "name": fleet.name,
-            },
-        },
-    }
-    path = f"/apis/autoscaling/v2/namespaces/{fleet.namespace}/horizontalpodautoscalers"
-    fleet.server.api.create(path, autoscaler).ok()
+    autoscaler(fleet)
     command = [sys.executable, "-m", "headway_cli.main", "diagnose", "-n", fleet.namespace, "--seconds", "1"]
     environment = {**os.environ, "KUBECONFIG": str(fleet.server.kubeconfig)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)

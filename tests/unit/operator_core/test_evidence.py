@@ -11,10 +11,11 @@ from toy_traffic import Traffic
 from headway_operator.api.conditions import Reason
 from headway_operator.api.v1alpha1 import LLMDeployment, baseline_limits
 from headway_operator.core import pods
+from headway_operator.core.decide import decide
 from headway_operator.core.evidence import Evidence, gather
 from headway_operator.core.load import fleet_load
 from headway_operator.core.observed import ClassSample, Observed
-from headway_operator.core.plan import LimitsPatch
+from headway_operator.core.plan import Emit, LimitsPatch
 from headway_operator.core.symptoms import symptoms
 
 SLO = {"workloadClass": "interactive", "windowSeconds": 30, "interTokenLatency": {"targetMilliseconds": 200}}
@@ -202,3 +203,14 @@ def test_a_count_that_goes_back_and_forth_has_two_writers(mode: str, counts: lis
     assert not found or "back and forth between 5 and 2, 4 times in 1 min" in rivals[0]
     world.tick(700)
     assert evidence(world).rivals == ()
+
+
+def test_an_autoscaler_whose_writes_are_refused_in_mode_auto_is_named() -> None:
+    world = World(spec(slo=SLO, scaling={"mode": "Auto", "minReplicas": 1, "maxReplicas": 3}))
+    world.settle()
+    observed = replace(world.observe(), autoscalers=("chat-hpa",))
+    (sentence,) = evidence(world, observed).rivals
+    assert sentence.startswith("HorizontalPodAutoscaler chat-hpa targets this fleet")
+    assert sentence.endswith("the API server refuses its writes")
+    told = [action for action in decide(observed).actions if isinstance(action, Emit)]
+    assert [(one.type, one.event_reason) for one in told] == [("Warning", "RivalWriter")]

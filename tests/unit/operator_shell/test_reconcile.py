@@ -13,7 +13,7 @@ from shell_harness import make_reconciler as new_process
 from headway_operator.core import names
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import Observed
-from headway_operator.core.plan import Apply, Json, LimitsPatch, Plan, SetLimits, WriteStatus
+from headway_operator.core.plan import Apply, Json, LimitsPatch, Manifest, Plan, SetLimits, WriteStatus
 from headway_operator.shell.kube import Failure, KubeError, Ref
 from headway_operator.shell.metrics import Metrics
 from headway_operator.shell.reconcile import Outcome, Reconciler
@@ -273,6 +273,41 @@ async def test_pods_of_a_foreign_owner_are_not_observed(kube: FakeKube, make_rec
 
     await make_reconciler(decide)(KEY)
     assert seen[0].pods == ()
+
+
+def autoscaler(name: str, target: str) -> Manifest:
+    target_ref = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": target}
+    return {
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name, "namespace": KEY.namespace},
+        "spec": {"scaleTargetRef": target_ref},
+    }
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("Auto", ("mine",)), ("External", ()), ("Off", ())])
+async def test_autoscalers_on_a_fleet_are_looked_for_where_their_writes_are_refused(
+    kube: FakeKube, make_reconciler: MakeReconciler, mode: str, seen: tuple[str, ...]
+) -> None:
+    kube.edit(KEY.ref, lambda stored: stored["spec"].update(scaling={"mode": mode}))
+    for manifest in (autoscaler("mine", KEY.name), autoscaler("other", "other-fleet")):
+        kube.put(manifest)
+    found: list[Observed] = []
+
+    def decide(observed: Observed) -> Plan:
+        found.append(observed)
+        return Plan((), 30.0)
+
+    await make_reconciler(decide)(KEY)
+    assert found[-1].autoscalers == seen
+    assert any(request.kind == "HorizontalPodAutoscaler" for request in kube.requests) == (mode == "Auto")
+
+    def forbidden(request: Request) -> None:
+        if request.kind == "HorizontalPodAutoscaler":
+            raise KubeError(Failure.PERMANENT, "forbidden", 403)
+
+    kube.before = forbidden
+    await make_reconciler(decide)(KEY)
+    assert found[-1].autoscalers == (), "an operator without the right goes on without the word"
 
 
 async def test_a_foreign_object_under_a_childs_name_is_seen_as_foreign(
