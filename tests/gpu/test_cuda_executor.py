@@ -164,7 +164,7 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
 def test_prompts_that_the_library_gets_padded_are_right_at_the_end_of_a_step_and_before_others(tiny: Decoder) -> None:
     sizes = replace(SIZES, num_blocks=400, max_tokens=4096)
     driver = Driver(tiny, sizes, budget=4096)
-    driver.executor._prompts = []  # a graph would keep them from the library
+    driver.executor._prompts = {}  # a graph would keep them from the library
     for name, length in {"decode": 20, "first": 950, "second": 1001, "between": 300, "last": 897}.items():
         driver.add(name, prompt_of(length, length), 20)
         if name == "decode":
@@ -332,6 +332,25 @@ def test_a_long_prompt_that_has_a_step_of_its_own_is_answered_from_its_graph(tin
     # A shorter one takes the graph after it: nothing of the longer one may be left.
     driver.finish(lambda step: driver.add("next", prompt_of(length - 40, 2), 20) if step == 5 else None)
     assert replays
+    for name, answer in driver.answers.items():
+        assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["small model", "large model"])
+def test_prompts_beside_running_answers_wait_for_no_launches(
+    tiny: Decoder, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not small:
+        monkeypatch.setattr(cuda_executor, "_SMALL_MODEL_BYTES", 0)
+    driver = Driver(tiny, replace(SIZES, num_blocks=600, max_seqs=70))
+    at_once: list[object] = []
+    monkeypatch.setattr(driver.executor, "_forward", lambda *step: at_once.append(step))
+    # From one decode to more than a graph's smallest room; several chunks a step, the last one cut.
+    for index in range(60):
+        driver.add(f"r{index}", prompt_of(20 + 37 * index % 150, index), 40)
+        driver.step()
+    driver.finish()
+    assert at_once == []
     for name, answer in driver.answers.items():
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
 

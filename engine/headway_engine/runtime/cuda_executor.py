@@ -19,13 +19,14 @@ At most three launches are unread at a time: both parts of step n, and step n + 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepResult
+from headway_engine.core.request import SamplingParams
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt, whole_prompt_attention
 from headway_engine.kernels.rope import Tokens
@@ -49,12 +50,18 @@ from headway_engine.runtime.cuda_rows import RowTable
 from headway_engine.runtime.cuda_staging import Staging
 from headway_engine.runtime.executor import allocate_cache
 
-# Prompt steps of up to these many tokens get a graph in small models, which would otherwise wait for their launches. Longer
-# ones pay in the smallest models only: the graph's paged attention is slower than the library's over one whole prompt. A
-# step of one whole prompt has a graph of its own with the library's attention, for each length that it has a plan for.
-_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-_LONG_PROMPT_GRAPH_TOKENS = (3072, 4096)
+# Steps with up to these many tokens of prompts have a graph: they would otherwise wait for their launches, 15 ms and more.
+# In large models longer ones compute longer than that; in all but the smallest the graph's paged attention is slower than the
+# library's over one long prompt. A step of one whole prompt has a graph of its own with the library's attention, for each
+# length that it has a plan for.
+_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512)
+_SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
+_SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
+# The same beside up to these many decodes.
+_MIXED_GRAPH_DECODES = (8, 32, 64, 128, 192, 256)
+_MIXED_GRAPH_TOKENS = (64, 128, 256, 512)
+_SMALL_MIXED_GRAPH_TOKENS = (1024, 2048)
 _WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
 _PROMPT_WARM_UP_TOKENS = (16, 32, 64)
@@ -245,11 +252,9 @@ class CudaExecutor:
             row.num_sampled += chunk.sample
         self._write_patches()
         num_sampled = sum(chunk.sample for chunk in chunks)
-        hidden = self._replay_prompts(chunks, indices)
+        decodes = next((n for n, chunk in enumerate(chunks) if len(chunk.token_ids) > 1), len(chunks))
+        hidden = self._replay_prompts(chunks, indices, decodes)
         if hidden is None:
-            decodes = 0
-            while decodes < len(chunks) and len(chunks[decodes].token_ids) == 1:
-                decodes += 1
             packed = pack(chunks, indices, decodes, allow_whole=True)
             hidden = self._forward(unpack(self._staging.upload(*packed.aligned), packed.shape), packed)
         if not num_sampled:
@@ -257,12 +262,18 @@ class CudaExecutor:
         pending = self._results.collect(num_sampled)
         return _Launched(pending, redraw(self._decoder, self._rows.tensor, hidden, chunks, indices))
 
-    def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> torch.Tensor | None:
+    def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int], decodes: int) -> torch.Tensor | None:
         """Use a graph where one is large enough; returns what `_forward` does."""
-        prompt = self._prompt_graph(chunks)
+        prompt = self._prompt_graph(chunks, decodes)
         if prompt is None:
             return None
-        packed = pack(chunks, indices, 0, allow_whole=bool(prompt.packed.whole))
+        room, fill = prompt.packed.num_decodes, prompt.packed.num_decodes - decodes
+        packed = pack(
+            [*chunks[:decodes], *[_NOBODYS] * fill, *chunks[decodes:]],
+            [*indices[:decodes], *[self._rows.padding] * fill, *indices[decodes:]],
+            room,
+            allow_whole=bool(prompt.packed.whole),
+        )
         packed = pad(packed, prompt.packed.shape, self._rows.padding)
         self._staging.upload(*packed.aligned, into=prompt.array)
         prompt.graph.replay()
@@ -270,13 +281,14 @@ class CudaExecutor:
             self._results.skip()
         return prompt.hidden
 
-    def _prompt_graph(self, chunks: Sequence[Chunk]) -> "_PromptGraph | None":
-        tokens = sum(len(chunk.token_ids) for chunk in chunks)
+    def _prompt_graph(self, chunks: Sequence[Chunk], decodes: int) -> "_PromptGraph | None":
+        tokens = sum(len(chunk.token_ids) for chunk in chunks[decodes:])
         if len(chunks) == 1 and chunks[0].start == 0 and (whole := self._whole.get(whole_length(tokens) or 0)):
             return whole
-        if len(chunks) > _PROMPT_GRAPH_CHUNKS or not self._prompts or tokens > self._prompts[-1].tokens:
+        if len(chunks) - decodes > _PROMPT_GRAPH_CHUNKS:
             return None
-        return next(prompt for prompt in self._prompts if prompt.tokens >= tokens)
+        room = next((room for room in self._prompts if room >= decodes), None)
+        return None if room is None else next((fit for fit in self._prompts[room] if fit.tokens >= tokens), None)
 
     def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
         """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
@@ -302,18 +314,26 @@ class CudaExecutor:
             patches = self._staging.upload(cells, values).view(2, -1)
             self._rows.tensor.view(-1).index_copy_(0, patches[0], patches[1])
 
-    def _capture_prompts(self, model: Decoder, pool: GraphPool) -> "list[_PromptGraph]":
+    def _capture_prompts(self, model: Decoder, pool: GraphPool) -> "dict[int, list[_PromptGraph]]":
+        """Graphs of steps with prompts, by the number of decodes that they have room for, each list by tokens."""
         size = sum(parameter.nbytes for parameter in model.parameters())
-        if size > _SMALL_MODEL_BYTES:
+        small, smallest = size <= _SMALL_MODEL_BYTES, size <= _SMALLEST_MODEL_BYTES
+        if not small:
             self._compile_prompts()
-            return []
-        sizes = _PROMPT_GRAPH_TOKENS + (_LONG_PROMPT_GRAPH_TOKENS if size <= _SMALLEST_MODEL_BYTES else ())
-        chunks = min(_PROMPT_GRAPH_CHUNKS, self._sizes.max_seqs)
-        return [
-            self._capture(pool, Packed((), graph_shape(tokens, chunks), 0, ()))
-            for tokens in sizes
-            if tokens <= min(self._sizes.max_tokens, self._sizes.max_len)
+        alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
+        beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
+        rooms = [room for room in _MIXED_GRAPH_DECODES if room <= self._sizes.max_seqs]
+        return {room: self._capture_beside(room, beside if room else alone, pool) for room in (0, *rooms)}
+
+    def _capture_beside(self, decodes: int, sizes: Sequence[int], pool: GraphPool) -> "list[_PromptGraph]":
+        most = self._sizes
+        chunks = min(_PROMPT_GRAPH_CHUNKS, most.max_seqs)
+        shapes = [
+            graph_shape(tokens, chunks, decodes) for tokens in sizes if tokens <= min(most.max_tokens, most.max_len)
         ]
+        # No step samples more sequences than there are.
+        shapes = [replace(shape, sampled=min(shape.sampled, most.max_seqs)) for shape in shapes]
+        return [self._capture(pool, Packed((), shape, decodes, ())) for shape in shapes]
 
     def _capture_whole(self, model: Decoder, pool: GraphPool) -> "dict[int, _PromptGraph]":
         if sum(parameter.nbytes for parameter in model.parameters()) > _SMALL_MODEL_BYTES:
@@ -331,7 +351,7 @@ class CudaExecutor:
         views.rows.fill_(self._rows.padding)
         views.sampled_rows.fill_(self._rows.padding)
         graph, hidden = pool.capture(partial(self._forward, views, packed))
-        return _PromptGraph(packed.shape.tokens, packed, array, graph, hidden)
+        return _PromptGraph(packed.shape.tokens - packed.num_decodes, packed, array, graph, hidden)
 
     def _compile_prompts(self) -> None:
         """Run prompts of nobody, so that no request waits for a compiler."""
@@ -345,13 +365,17 @@ class CudaExecutor:
 
 @dataclass(frozen=True, slots=True)
 class _PromptGraph:
-    """A captured step of prompt chunks and its input."""
+    """A captured step of decodes and prompt chunks, and its input; `tokens` are those of the chunks."""
 
     tokens: int
     packed: Packed
     array: torch.Tensor
     graph: torch.cuda.CUDAGraph
     hidden: torch.Tensor
+
+
+# Fills a graph's room for decodes; goes with the padding row.
+_NOBODYS = Chunk(-1, (0,), 0, (), sample=False, sampling=SamplingParams(), seed=0, num_sampled=0)
 
 
 def _result(token: int) -> StepResult:

@@ -160,6 +160,6 @@ def _room(count: int) -> int:
     return count + count % 2
 
 
-def graph_shape(tokens: int, max_chunks: int) -> Shape:
-    """Sizes that hold any step of up to this many tokens and chunks, all of them sampled."""
-    return Shape(tokens, max_chunks, tokens // Q_TILE + max_chunks)
+def graph_shape(tokens: int, max_chunks: int, decodes: int = 0) -> Shape:
+    """Sizes that hold any step of up to this many decodes and, in chunks, tokens; all of them sampled."""
+    return Shape(decodes + tokens, decodes + max_chunks, tokens // Q_TILE + max_chunks)
