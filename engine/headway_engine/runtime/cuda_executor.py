@@ -60,8 +60,8 @@ _SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
 # The same beside up to these many decodes.
 _MIXED_GRAPH_DECODES = (8, 32, 64, 128, 192, 256)
-_MIXED_GRAPH_TOKENS = (64, 128, 256, 512)
-_SMALL_MIXED_GRAPH_TOKENS = (1024, 2048)
+_MIXED_GRAPH_TOKENS = (64, 128, 256, 512, 1024)
+_SMALL_MIXED_GRAPH_TOKENS = (2048,)
 _WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
 _PROMPT_WARM_UP_TOKENS = (16, 32, 64)
