@@ -65,13 +65,9 @@ docs: .venv/.ready ## models and commands -> docs/reference
 manifests: ## chart -> plain manifests and the chart's table of values
 	@python3 deploy/manifests.py
 
-PROMTOOL := .tools/bin/promtool
-PROMTOOL_MODULE := deploy/local/gomod/promtool
-.PHONY: promtool
-promtool: $(PROMTOOL) ## build promtool, which tests the alerts; some minutes once
-$(PROMTOOL): $(wildcard $(PROMTOOL_MODULE)/*)
-	@mkdir -p .tools/bin
-	@cd $(PROMTOOL_MODULE) && CGO_ENABLED=0 go build -trimpath -mod=readonly -o $(CURDIR)/$@ github.com/prometheus/prometheus/cmd/promtool
+.PHONY: prometheus
+prometheus: ## build Prometheus and promtool, which test the alerts; some minutes once
+	@$(LOCAL) prometheus
 
 # --- check it --------------------------------------------------------------------------------------------------------
 .PHONY: format check test-unit test-integration test-cluster test
@@ -90,4 +86,4 @@ test-integration: .venv/.ready ## against a real API server on loopback
 	  $(PY) -m pytest -q $$part; done
 test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
 	@$(PY) deploy/demo/testbed.py
-test: check test-unit test-integration test-cluster ## all of the above
+test: check prometheus test-unit test-integration test-cluster ## all of the above

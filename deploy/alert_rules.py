@@ -15,6 +15,8 @@ from dataclasses import dataclass
 RUNBOOK = "docs/how-to/alerts.md"
 _HEADER = "# Generated from deploy/alert_rules.py by `make manifests`. Do not edit.\n"
 _STEP_S = 30
+# Longer than a Lease takes to change hands (15 s) with two scrapes of the ServiceMonitor's default interval.
+_HANDOVER = "2m"
 # Share of time in which the percentile may lie above its target.
 BUDGET = {"realtime": 0.01, "interactive": 0.01, "batch": 0.05}
 _BY_CLASS = "namespace, fleet, workload_class"
@@ -89,7 +91,8 @@ def _missed(series: str, kind: str, window: tuple[str, int], share: float) -> st
 
 
 def _fleet(series: str, labels: str = "", by: str = _BY_FLEET) -> str:
-    return f"max by ({by}) (headway_fleet_{series}{labels})"
+    """The figure of a fleet, also while the next leader takes over: a gap would end the alert, and begin its hold anew."""
+    return f"max by ({by}) (last_over_time(headway_fleet_{series}{labels}[{_HANDOVER}]))"
 
 
 def _reason(condition: str) -> str:

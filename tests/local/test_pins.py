@@ -8,7 +8,7 @@ import pytest
 from localcluster import build, versions
 from localcluster.errors import ClusterError
 from localcluster.settings import Paths
-from localcluster.versions import GOMOD, PROGRAMS, pins_key
+from localcluster.versions import GOMOD, PROGRAMS, WATCHERS, pins_key
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_changed_dependency_flag_or_machine_gives_another_key(gomod: Path) -> 
     assert pins_key(gomod=gomod, machine="x86_64") != key
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("program", [*PROGRAMS, *WATCHERS], ids=lambda p: p.name)
 def test_every_module_asks_for_a_go_that_the_check_admits_and_names_its_commands(program: versions.Program) -> None:
     lines = (GOMOD / program.name / "go.mod").read_text().splitlines()
     asked = next(line.split()[1] for line in lines if line.startswith("go "))
@@ -117,3 +117,10 @@ def test_a_finished_build_is_used_without_go_and_a_partial_one_is_not(
         build.ensure(paths)
     build.bin_dir(paths).mkdir(parents=True)
     assert build.ensure(paths) == build.bin_dir(paths)
+
+
+def test_prometheus_is_built_apart_and_with_the_way_to_discover_pods_only() -> None:
+    assert pins_key(WATCHERS).startswith("prometheus-")
+    assert "enable_kubernetes_sd" in WATCHERS[0].tags
+    assert "remove_all_sd" in WATCHERS[0].tags
+    assert WATCHERS[0].binaries == ("prometheus", "promtool")

@@ -61,6 +61,18 @@ STATES = (
         },
         {f"headway_fleet_desired_replicas{{{FLEET}}}": "0x30", f"headway_fleet_ready_replicas{{{FLEET}}}": "0x30"},
     ),
+    # Between two leaders nobody exports the fleet, here when the rule is evaluated; a gap that is longer begins the hold anew.
+    Case(
+        *("HeadwayNoReadyReplica", "10m"),
+        {
+            f"headway_fleet_desired_replicas{{{FLEET}}}": "3x8 stale _ 3x20",
+            f"headway_fleet_ready_replicas{{{FLEET}}}": "0x8 stale _ 0x20",
+        },
+        {
+            f"headway_fleet_desired_replicas{{{FLEET}}}": "3x4 stale _x6 3x20",
+            f"headway_fleet_ready_replicas{{{FLEET}}}": "0x4 stale _x6 0x20",
+        },
+    ),
     Case(
         *("HeadwayTuningUnacknowledged", "10m"),
         {

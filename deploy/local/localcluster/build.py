@@ -22,7 +22,7 @@ from .errors import ClusterError
 from .progress import Progress
 from .settings import Paths
 from .shell import run
-from .versions import GO_FLAGS, GO_MINIMUM, GO_SELF_UPDATING, GOMOD, PROGRAMS, Program, pins_key
+from .versions import GO_FLAGS, GO_MINIMUM, GO_SELF_UPDATING, GOMOD, PROGRAMS, WATCHERS, Program, pins_key
 
 STAGES = "kwok-stages.yaml"
 _KWOK_STAGES = (
@@ -34,31 +34,43 @@ _KWOK_STAGES = (
 )
 
 
-def bin_dir(paths: Paths) -> Path:
+def bin_dir(paths: Paths, programs: tuple[Program, ...] = PROGRAMS) -> Path:
     """Where the binaries of the current pins are, or will be."""
-    return paths.cache / pins_key() / "bin"
+    return paths.cache / pins_key(programs) / "bin"
 
 
 def ensure(paths: Paths) -> Path:
-    """Returns the folder of the binaries, building them first when they are not there."""
-    done = bin_dir(paths)
+    """Returns the folder of the cluster's binaries, building them first when they are not there."""
+    if not bin_dir(paths).is_dir():
+        deps.ensure()
+    return _ensure(paths, PROGRAMS, "Kubernetes and its parts")
+
+
+def ensure_watchers(paths: Paths) -> Path:
+    """Returns the folder of Prometheus and promtool, building them first when they are not there."""
+    return _ensure(paths, WATCHERS, "Prometheus and promtool")
+
+
+def _ensure(paths: Paths, programs: tuple[Program, ...], what: str) -> Path:
+    done = bin_dir(paths, programs)
     if done.is_dir():
         return done
-    deps.ensure()
     environment = {**os.environ, **go_environment()}
     with _only_builder(paths):
         if done.is_dir():  # another process has built them meanwhile
             return done
-        partial = paths.cache / f"{pins_key()}.partial"
+        partial = paths.cache / f"{pins_key(programs)}.partial"
         (partial / "bin").mkdir(parents=True, exist_ok=True)
-        print(f"building Kubernetes and its parts from Go modules, once, into {done}", flush=True)
+        # Standard output is for the folder: scripts read it.
+        print(f"building {what} from Go modules, once, into {done}", file=sys.stderr, flush=True)
         progress = Progress(sys.stderr, tty=sys.stderr.isatty())
-        for number, program in enumerate(PROGRAMS, start=1):
+        for number, program in enumerate(programs, start=1):
             if not all((partial / "bin" / name).exists() for name in program.binaries):
-                progress.start(f"[{number}/{len(PROGRAMS)}] {program.name}")
+                progress.start(f"[{number}/{len(programs)}] {program.name}")
                 _build(program, partial, progress, environment)
                 progress.done()
-        _collect_stages(partial / "bin" / STAGES, environment)
+        if "kwok" in {name for program in programs for name in program.binaries}:
+            _collect_stages(partial / "bin" / STAGES, environment)
         partial.rename(done.parent)
     return done
 
@@ -151,6 +163,6 @@ def _only_builder(paths: Paths) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another process builds the cluster's binaries; waiting for it", flush=True)
+            print("another process builds binaries; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

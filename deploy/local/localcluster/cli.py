@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("deps", _deps, "install the Debian packages that the cluster needs")
     add("build", _build, "build the binaries and the base images, once")
+    add("prometheus", _prometheus, "build Prometheus and promtool, once, and print their folder")
     faking = add("fake-nodes", _fake_nodes, "have COUNT nodes with GPUS fake GPUs each beside the real ones (kwok)")
     faking.add_argument("count", type=int, metavar="COUNT")
     faking.add_argument("gpus", type=int, metavar="GPUS")
@@ -142,6 +143,11 @@ def _build(_: argparse.Namespace, paths: Paths) -> int:
     print(build.ensure(paths))
     images.ensure_pause(paths)
     images.ensure_base(paths)
+    return 0
+
+
+def _prometheus(_: argparse.Namespace, paths: Paths) -> int:
+    print(build.ensure_watchers(paths))
     return 0
 
 

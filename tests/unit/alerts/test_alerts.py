@@ -1,5 +1,6 @@
 """The alerts are generated, read only what is exported, explain themselves, and fire when and only when they should."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ import yaml
 from alert_cases import CASES, Case
 from alert_rules import ALERTS, rule_file
 from fake_async_engine import FakeAsyncEngine
+from localcluster import build
+from localcluster.settings import Paths
+from localcluster.versions import WATCHERS
 
 from headway_engine.server.metrics import StatsCollector
 from headway_operator.shell.kube import FleetKey
@@ -17,7 +21,7 @@ from headway_operator.shell.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "deploy/alerts/headway.rules.yaml"
-PROMTOOL = shutil.which("promtool") or str(ROOT / ".tools/bin/promtool")
+PROMTOOL = shutil.which("promtool") or str(build.bin_dir(Paths.from_env(os.environ), WATCHERS) / "promtool")
 KEY = FleetKey("apps", "chat")
 
 
@@ -56,7 +60,7 @@ def test_every_metric_and_label_is_exported() -> None:
         for name, matchers in found:
             assert name in known, f"{alert.name}: {name}"
             assert set(re.findall(r"([a-z_]+)(?:!~|=~|!=|=)", matchers)) <= known[name], f"{alert.name}: {name}"
-        used = re.findall(r"by \(([a-z_, ]+)\) \((headway_[a-z_]+)", alert.expr)
+        used = re.findall(r"by \(([a-z_, ]+)\) \((?:last_over_time\()?(headway_[a-z_]+)", alert.expr)
         for labels, name in used:
             assert set(labels.split(", ")) <= known[name], f"{alert.name}: {name}"
 
@@ -81,7 +85,7 @@ def test_there_is_a_case_for_every_alert() -> None:
     }
 
 
-@pytest.mark.skipif(not Path(PROMTOOL).is_file(), reason="`make promtool` builds promtool")
+@pytest.mark.skipif(not Path(PROMTOOL).is_file(), reason="`make prometheus` builds promtool")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case.alert, *(value for _, value in case.labels)]))
 def test_it_fires_when_it_should_and_is_quiet_otherwise(case: Case, tmp_path: Path) -> None:
     query = f'count(ALERTS{{alertname="{case.alert}",alertstate="firing"}})'

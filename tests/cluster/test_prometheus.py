@@ -1,0 +1,46 @@
+"""Alerts fire for a real cause and end with it: our rules in a real Prometheus that scrapes the cluster."""
+
+from collections.abc import Callable
+
+import pytest
+import steps
+from incidents import NO_IMAGE, OVERLOADED, Incidents
+
+# Alone it waits for the alerts to hold (5 min); in the whole run they have held by now.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def soon(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
+    steps.wait_until(what, holds, timeout_s=timeout_s, every_s=2.0)
+
+
+def test_a_fleet_without_a_ready_replica_is_reported_with_its_reason_until_it_serves(incident: Incidents) -> None:
+    def firing() -> bool:
+        return "HeadwayNoReadyReplica" in incident.prometheus.firing(namespace=incident.namespace, fleet=NO_IMAGE)
+
+    soon("the alert", firing, 420)
+    alert = incident.prometheus.firing(fleet=NO_IMAGE)["HeadwayNoReadyReplica"]
+    deployment = steps.fleet(NO_IMAGE, incident.namespace)
+    reason = steps.condition(deployment, "Ready")["reason"]
+    assert alert["annotations"]["summary"] == f"{incident.namespace}/{NO_IMAGE} has no ready replica"
+    assert alert["annotations"]["description"].startswith(
+        "1 replicas are desired and none takes requests, for 5 minutes."
+    )
+    assert f"Reason: {reason}." in alert["annotations"]["description"]
+    incident.mend_image()
+    soon("its end", lambda: not firing(), 120)
+
+
+def test_overload_is_reported_from_the_operators_and_the_engines_figures_until_it_ends(incident: Incidents) -> None:
+    def firing() -> set[str]:
+        mine = incident.prometheus.firing(namespace=incident.namespace, fleet=OVERLOADED)
+        return {"HeadwayQueueSaturated", "HeadwayRequestsRefused"} & {
+            *mine,
+            *incident.prometheus.firing(model_name="smollm2"),
+        }
+
+    soon("both alerts", lambda: len(firing()) == 2, 420)
+    said = incident.prometheus.firing(fleet=OVERLOADED)["HeadwayQueueSaturated"]["annotations"]["description"]
+    assert said.startswith("100% of the requests that may wait do wait")
+    incident.load_ends.set()
+    soon("the queue's end", lambda: "HeadwayQueueSaturated" not in firing(), 60)
