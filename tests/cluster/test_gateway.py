@@ -40,11 +40,16 @@ def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(namespace: str) ->
 async def _ask(url: str) -> str:
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
         assert [model.id async for model in client.models.list()] == [NAME]
+        question = {"role": "user", "content": "The capital of France is"}
+        with pytest.raises(openai.BadRequestError, match="x-headway-class must be one of realtime, interactive, batch"):
+            await client.chat.completions.create(
+                model=NAME, messages=[question], extra_headers={"x-headway-class": "urgent"}
+            )
         stream = await client.chat.completions.create(
             model=NAME,
             messages=[
                 {"role": "system", "content": "You are a helpful assistant."},
-                {"role": "user", "content": "The capital of France is"},
+                question,
             ],
             max_tokens=16,
             temperature=0,
