@@ -14,6 +14,7 @@ Needs what `benchmarks/gpu_online.py` needs; `engine` and `operator` on PYTHONPA
 import argparse
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,7 +34,7 @@ from headway_planner.steps import StepModel
 
 HEADWAY = [sys.executable, "-c", "from headway_cli.main import main; main()"]
 QUEUE = 8192  # requests: an open loop refuses nobody
-CROWD = 400  # requests at once that tell the capacity
+CROWD = 2000  # requests at once that tell the capacity: so many that begin and end do not count
 LENGTHS = ("input-mu", "input-sigma", "output-mu", "output-sigma", "max-input", "max-output")
 
 
@@ -59,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
     finally:
         served.stop(engine)
     remarks = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
-    final = replace(model, first_token_ms=min(fronts))
+    final = replace(model, first_token_ms=statistics.median(fronts))
     engines.save(
         options.folder / f"{model.name}.csv", final, [*remarks[:-1], "first_token_ms: lone prompts over gRPC."]
     )
@@ -133,7 +134,9 @@ def errors(name: str, found: dict[str, Any]) -> list[Figure]:
 def save(model: StepModel, figures: list[Figure], options: argparse.Namespace) -> None:
     """The JSON lines."""
     settings = {
-        key: value if isinstance(value, (int, float, list)) else str(value) for key, value in vars(options).items()
+        key: value.name if isinstance(value, Path) else value
+        for key, value in vars(options).items()
+        if value is not None and key != "folder"
     }
     result = Report(f"calibration-{model.name}", settings, tuple(figures))
     now = datetime.now(UTC)
