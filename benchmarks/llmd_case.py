@@ -4,7 +4,7 @@ Qwen3-32B on two H100 each, prompts of 4,000 tokens and answers of 1,000, 2-4-6-
 replica 100 s (median), 3 to 8 replicas. Published: 95.8 % of the requests met TTFT <= 3 s and TPOT <= 100 ms with 5.93
 replicas on average; static 8: 100 %. Engines are those of `roofline.py`, which serve 1.31 requests a second each at most;
 the published ones did 1.4 to 1.5. So the case is run twice: with that model as it is, and with all its times shortened to
-1.4. Prints a JSON line an engine, policy and seed. Ours has the objective of the class interactive, 1.5 s.
+1.4. Prints a JSON line an engine, policy and seed. Ours works for the 3 s and 100 ms of the case, as llm-d's loop does.
 """
 
 import json
@@ -87,7 +87,7 @@ def main(seeds: int) -> None:
         bounds = Bounds(3, 8, LIMITS.seqs, 8192, LIMITS)
         for seed in range(seeds):
             load = arrivals(seed)
-            for name, policy in policies(Context(setup, bounds, load, Rank.INTERACTIVE)):
+            for name, policy in policies(Context(setup, bounds, load, Rank.INTERACTIVE, TTFT_MS)):
                 begin = replace(setup, initial=8) if name == "static-8" else setup
                 print(json.dumps(row(model.name, name, seed, simulate(begin, load, policy, seed))), flush=True)
 

@@ -29,17 +29,21 @@ _START_QUANTILE = 1.5  # a start of this many medians is longer than 91 % of the
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a policy is made from. The arrivals are for the clairvoyant bound alone."""
+    """What a policy is made from. The arrivals are for the clairvoyant bound alone.
+
+    `ttft_target_ms`: an objective that is not the class's own.
+    """
 
     setup: Setup
     bounds: Bounds
     arrivals: Sequence[Arrival]
     strictest: Rank
+    ttft_target_ms: float | None = None
 
     @property
     def ttft_ms(self) -> float:
-        """The target of the strictest class that is present."""
-        return TTFT_TARGET_MS[self.strictest]
+        """The target of the strictest class that is present, unless another one is given."""
+        return TTFT_TARGET_MS[self.strictest] if self.ttft_target_ms is None else self.ttft_target_ms
 
     @property
     def deadline_s(self) -> float:
