@@ -7,8 +7,8 @@
     An engine that runs ahead of its scheduler has the decodes of a step under way when it learns of a new prompt. The
     chunks of such a step are computed apart, in a second pass over the weights:
         prefill_factor * (lin(c) + att_pf * c * (2 * o + c))
-    On a GPU the kernels of a step with a chunk are launched one by one, which other threads of Python delay while they hand
-    tokens on. No such step takes less than prompt_step, or where sequences decode, prompt_step_beside.
+    Where the kernels of such a step are launched one by one, or a graph computes it padded to a larger one, no step with a
+    chunk takes less than prompt_step, or where sequences decode, prompt_step_beside.
 
 A run of decode steps with the same B differs from step to step only by B more tokens of context, so k steps take
 k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`. The simulator rests on this.
