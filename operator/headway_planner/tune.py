@@ -35,14 +35,11 @@ from headway_planner.model import (
 )
 
 KV_CEILING = 0.9  # above it, more sequences only mean preemption
-MIN_SPAN_S = (
-    4.0  # shorter windows say too little: a new operator has seen one sample, and an engine between two requests
-)
+# Shorter windows say too little: a new operator has seen one sample, and an engine between two requests.
+MIN_SPAN_S = 4.0
 BURST_AGAIN_S = 5.0  # after another change
-AGAIN_S, AGAIN_SHARE = (
-    6.0,
-    0.2,
-)  # after a raise that did not suffice: three passes at least, and a share of the cooldown
+# After a raise that did not suffice: three passes at least, and a share of the cooldown.
+AGAIN_S, AGAIN_SHARE = 6.0, 0.2
 MAX_RAISE = 2.0  # most growth of the sequence cap at once: the step model was learnt at smaller batches
 DEAD_BAND = 0.1  # share of the token budget that is not worth a change
 CAP_BINDS = 0.9  # running over the cap at which the cap is what holds requests back

@@ -137,7 +137,8 @@ class Tuning(ApiModel):
         default=30,
         ge=5,
         le=3600,
-        description="Seconds between two changes, so that the effect of one is seen before the next.",
+        description="Seconds between two changes, so that the effect of one is seen before the next. A burst of prompts and "
+        "a raise that did not end a queue do not wait that long.",
     )
     lease_seconds: int = Field(
         default=300,
