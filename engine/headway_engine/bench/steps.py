@@ -37,8 +37,8 @@ from headway_engine.core.limits import LimitsPatch
 from headway_engine.core.request import Rejected, Request, RequestId, SamplingParams
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.engine import AsyncEngine
-from headway_engine.runtime.executor import load_executor
 from headway_engine.runtime.loaded import LoadedModel
+from headway_engine.runtime.loading import load
 from headway_engine.runtime.streams import TokenStream
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -218,8 +218,8 @@ def samples(cell: str, steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
 
 async def measure(options: argparse.Namespace, file: Path) -> AsyncIterator[dict[str, object]]:
     """The lines to print."""
-    setup, load = _setup(options)
-    engine = await AsyncEngine.start(setup, partial(watched, load, file))
+    setup, loader = _setup(options)
+    engine = await AsyncEngine.start(setup, partial(watched, loader, file))
     driver = Driver(engine, file)
     try:
         facts, plan = engine.model_info(), replace(_plan(options, engine), ahead=driver.ahead)
@@ -263,7 +263,7 @@ def _setup(options: argparse.Namespace) -> tuple[EngineConfig, Callable[[EngineC
         kv_cache_memory_mib=options.kv_cache_mib,
         prefix_cache=False,
     )
-    return setup, partial(random_model, options.shape, options.device) if options.shape else load_executor
+    return setup, partial(random_model, options.shape, options.device) if options.shape else load
 
 
 def _default_model() -> Path:

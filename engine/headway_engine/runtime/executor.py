@@ -15,8 +15,6 @@ from headway_engine.model.config import ModelConfig
 from headway_engine.model.native import NativeDecoder
 from headway_engine.model.sampler import Draw, Likeliest, sample
 from headway_engine.model.transformer import Decoder, KVCache
-from headway_engine.runtime.config import EngineConfig
-from headway_engine.runtime.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +115,6 @@ class TorchExecutor:
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
-
-
-def load_executor(config: EngineConfig) -> LoadedModel:
-    """Load the model that `config` names; see `runtime/loading.py`."""
-    from headway_engine.runtime.loading import load  # noqa: PLC0415 - it imports this module
-
-    return load(config)
 
 
 def allocate_cache(config: ModelConfig, blocks: int, block_size: int, like: torch.Tensor) -> KVCache:

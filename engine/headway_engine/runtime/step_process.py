@@ -156,9 +156,9 @@ def _loaded(message: Load) -> LoadedModel:
     if message.load is not None:
         return message.load(message.config)
     # Here because it brings torch.
-    from headway_engine.runtime.executor import load_executor  # noqa: PLC0415
+    from headway_engine.runtime.loading import load  # noqa: PLC0415
 
-    return load_executor(message.config)
+    return load(message.config)
 
 
 class _Outbox(EventSink):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
-from headway_engine.runtime.executor import load_executor
+from headway_engine.runtime.loading import load
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -30,7 +30,7 @@ U32, STRING = 4, 8
 
 def message_of(config: EngineConfig) -> str:
     with pytest.raises(ModelLoadError) as caught:
-        load_executor(config)
+        load(config)
     message = str(caught.value)
     assert "\n" not in message
     return message
