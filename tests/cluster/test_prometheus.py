@@ -19,7 +19,7 @@ def test_a_fleet_without_a_ready_replica_is_reported_with_its_reason_until_it_se
         return "HeadwayNoReadyReplica" in incident.prometheus.firing(namespace=incident.namespace, fleet=NO_IMAGE)
 
     soon("the alert", firing, 420)
-    alert = incident.prometheus.firing(fleet=NO_IMAGE)["HeadwayNoReadyReplica"]
+    alert = incident.prometheus.firing(namespace=incident.namespace, fleet=NO_IMAGE)["HeadwayNoReadyReplica"]
     deployment = steps.fleet(NO_IMAGE, incident.namespace)
     reason = steps.condition(deployment, "Ready")["reason"]
     assert alert["annotations"]["summary"] == f"{incident.namespace}/{NO_IMAGE} has no ready replica"
@@ -40,7 +40,9 @@ def test_overload_is_reported_from_the_operators_and_the_engines_figures_until_i
         }
 
     soon("both alerts", lambda: len(firing()) == 2, 420)
-    said = incident.prometheus.firing(fleet=OVERLOADED)["HeadwayQueueSaturated"]["annotations"]["description"]
+    said = incident.prometheus.firing(namespace=incident.namespace, fleet=OVERLOADED)["HeadwayQueueSaturated"][
+        "annotations"
+    ]["description"]
     assert said.startswith("100% of the requests that may wait do wait")
     incident.load_ends.set()
     soon("the queue's end", lambda: "HeadwayQueueSaturated" not in firing(), 60)
