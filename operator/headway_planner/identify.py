@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from headway_planner.non_negative import eliminated
+
 HALF_LIFE = 300.0  # observations
 ENOUGH, ENOUGH_TOKENS = 10.0, 100.0  # observations and output tokens before anything is believed
 MOST_ADDED = 0.15  # of the residual: noise of single seconds, as on a shared CPU, averages out
@@ -131,20 +133,10 @@ def _left(squares: Sequence[float], fit: Fit, found: Sequence[float]) -> float:
 
 
 def _solved(squares: Sequence[float], products: Sequence[float], used: Sequence[int]) -> tuple[float, ...] | None:
-    """The coefficients of the `used` columns by elimination, zero for the others; None when they are not told apart."""
-    rows = [[*(squares[3 * row + column] for column in used), products[row]] for row in used]
-    size = len(rows)
-    scale = [rows[index][index] for index in range(size)]
-    for pivot in range(size):
-        if rows[pivot][pivot] <= 1e-9 * scale[pivot]:
-            return None
-        for below in range(pivot + 1, size):
-            factor = rows[below][pivot] / rows[pivot][pivot]
-            rows[below] = [one - factor * other for one, other in zip(rows[below], rows[pivot], strict=True)]
-    values = [0.0] * size
-    for pivot in reversed(range(size)):
-        rest = sum(rows[pivot][other] * values[other] for other in range(pivot + 1, size))
-        values[pivot] = (rows[pivot][size] - rest) / rows[pivot][pivot]
+    """The coefficients of the `used` columns, zero for the others; None when they are not told apart."""
+    values = eliminated([squares[0:3], squares[3:6], squares[6:9]], products, used)
+    if values is None:
+        return None
     found = [0.0] * 3
     for column, value in zip(used, values, strict=True):
         found[column] = value

@@ -49,7 +49,7 @@ def _active_set(squares: list[list[float]], products: list[float]) -> list[float
 def _settle(squares: list[list[float]], products: list[float], used: list[int], found: list[float]) -> bool:
     """Go to the least squares of the `used` columns, giving up those that would get negative. False: not told apart."""
     while used:
-        wanted = _eliminated(squares, products, used)
+        wanted = eliminated(squares, products, used)
         if wanted is None:
             return False
         below = [(i, one) for i, one in zip(used, wanted, strict=True) if one <= 0]
@@ -68,11 +68,21 @@ def _settle(squares: list[list[float]], products: list[float], used: list[int], 
     return True
 
 
-def _eliminated(squares: list[list[float]], products: list[float], used: list[int]) -> list[float] | None:
+def eliminated(
+    squares: Sequence[Sequence[float]], products: Sequence[float], used: Sequence[int]
+) -> list[float] | None:
+    """Coefficients of the `used` columns that solve the normal equations; None when they are not told apart.
+
+    Args:
+        squares: sums of products of two columns, symmetric.
+        products: sums of products of a column and the values.
+        used: which columns; the others are taken to be 0.
+    """
     rows = [[*(squares[i][j] for j in used), products[i]] for i in used]
     size = len(rows)
+    flat = [_FLAT * rows[pivot][pivot] for pivot in range(size)]
     for pivot in range(size):
-        if rows[pivot][pivot] <= _FLAT:
+        if rows[pivot][pivot] <= flat[pivot]:
             return None
         for below in range(pivot + 1, size):
             factor = rows[below][pivot] / rows[pivot][pivot]
