@@ -19,7 +19,7 @@ from headway_cli.diagnosis import Diagnosis, Facts, conclude
 from headway_cli.engine_stats import EngineStats
 from headway_cli.errors import CliError
 from headway_operator.core.observed import EngineSample
-from headway_operator.shell.observe import pod_view
+from headway_operator.shell.pods import pod_view
 from headway_operator.shell.samples import decode
 from headway_rpc import pb
 

@@ -6,13 +6,16 @@ answer CONFLICT; finalizers delay a deletion; owners take their children along. 
 """
 
 import copy
+import json
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from headway_operator.core.plan import Manifest
 from headway_operator.shell.kube import Failure, KubeError, Ref, ref_of, text_at
+
+T = TypeVar("T")
 
 WRITES = frozenset({"create", "replace", "apply", "patch", "delete"})
 
@@ -93,10 +96,13 @@ class FakeKube:
             return copy.deepcopy(self._existing(ref))
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
+        return await self.list_as(json.loads, kind, namespace, selector)
+
+    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
         wanted = dict(pair.split("=") for pair in selector.split(",")) if selector else {}
         with self._request("list", kind, ""):
             return tuple(
-                copy.deepcopy(self.objects[ref])
+                read(json.dumps(self.objects[ref]))
                 for ref in self.of_kind(kind)
                 if (not namespace or ref.namespace == namespace)
                 and wanted.items() <= self.objects[ref]["metadata"].get("labels", {}).items()

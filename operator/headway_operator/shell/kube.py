@@ -1,4 +1,4 @@
-"""What the operator needs of Kubernetes: seven verbs on plain dicts, and four ways to fail.
+"""What the operator needs of Kubernetes: verbs on plain dicts, and four ways to fail.
 
 `KubeApi` is the one choke point for reads and writes: faults, metrics and the test double attach here. Its real
 implementation is `kube_client.py`. Every failure is a `KubeError` whose `failure` says what the caller may do about it:
@@ -9,11 +9,14 @@ implementation is `kube_client.py`. Every failure is a `KubeError` whose `failur
 - PERMANENT: the same request will fail again: report it, retry rarely.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from headway_operator.core.plan import Json, Manifest
+
+T = TypeVar("T")
 
 FIELD_MANAGER = "headway-operator"
 GROUP = "serving.headway.dev"
@@ -113,6 +116,12 @@ class KubeApi(Protocol):
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
         """Read all objects of a kind; "" is every namespace. Items carry no kind and apiVersion of their own."""
+
+    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
+        """As `list`, but `read` gets each object's JSON text, equal to the last LIST's where nothing changed.
+
+        `read` raises ValueError for what is no JSON object.
+        """
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create; CONFLICT when the name is taken."""

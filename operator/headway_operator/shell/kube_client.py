@@ -6,10 +6,11 @@ one place where an answer, or the lack of one, becomes a result or a `KubeError`
 """
 
 import asyncio
-import json
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -25,10 +26,12 @@ from headway_operator.shell.kube import (
     KubeError,
     Ref,
     collection_path,
-    list_at,
     ref_of,
     text_at,
 )
+from headway_operator.shell.listing import json_object, read_list
+
+T = TypeVar("T")
 
 # (verb, kind, HTTP status or 0, seconds)
 RequestObserver = Callable[[str, str, int, float], None]
@@ -81,23 +84,30 @@ class KubeClient:
         return await self._request("get", ref.kind, ref.path)
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
+        """See `KubeApi`."""
+        return await self.list_as(json_object, kind, namespace, selector)
+
+    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
         """See `KubeApi`. A continue token that expires between two pages starts the LIST afresh, once."""
         try:
-            return await self._pages(kind, namespace, selector)
+            return await self._pages(read, kind, namespace, selector)
         except KubeError as error:
             if error.status != HTTPStatus.GONE:
                 raise
-            return await self._pages(kind, namespace, selector)
+            return await self._pages(read, kind, namespace, selector)
 
-    async def _pages(self, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
+    async def _pages(self, read: Callable[[str], T], kind: str, namespace: str, selector: str) -> tuple[T, ...]:
+        path = collection_path(kind, namespace)
         query = {"limit": str(PAGE_LIMIT)} | ({"labelSelector": selector} if selector else {})
-        items: list[Manifest] = []
+        found: list[T] = []
         while True:
-            page = await self._request("list", kind, collection_path(kind, namespace), query=query)
-            items.extend(item for item in list_at(page, "items") if isinstance(item, dict))
-            token = text_at(page, "metadata", "continue")
+            answer = await self._answer("list", kind, path, query=query)
+            with _understanding(f"list {path}"):
+                frame, items = read_list(answer, read)
+            found.extend(items)
+            token = text_at(frame, "metadata", "continue")
             if not token:
-                return tuple(items)
+                return tuple(found)
             query = query | {"continue": token}
 
     async def create(self, manifest: Manifest) -> Manifest:
@@ -137,6 +147,13 @@ class KubeClient:
     async def _request(
         self, verb: str, kind: str, path: str, *, query: dict[str, str] | None = None, body: Manifest | None = None
     ) -> Manifest:
+        answer = await self._answer(verb, kind, path, query=query, body=body)
+        with _understanding(f"{verb} {path}"):
+            return json_object(answer)
+
+    async def _answer(
+        self, verb: str, kind: str, path: str, *, query: dict[str, str] | None = None, body: Manifest | None = None
+    ) -> str:
         started = time.monotonic()
         status = 0
         try:
@@ -150,7 +167,7 @@ class KubeClient:
             self._observe(verb, kind, status, time.monotonic() - started)
         if status >= HTTPStatus.BAD_REQUEST:
             raise classify(status, text, f"{verb} {path}", retry_after)
-        return _as_object(text)
+        return text
 
     async def _send(self, verb: str, path: str, body: Manifest | None) -> tuple[int, str, str]:
         headers = {"Accept": "application/json", "Content-Type": _CONTENT_TYPES.get(verb, "application/json")}
@@ -165,6 +182,15 @@ class KubeClient:
             response = await self._client.call_api(method, url, headers, data)
             raw = await response.read()
         return response.status, raw.decode(), response.getheader("Retry-After") or ""
+
+
+@contextlib.contextmanager
+def _understanding(what: str) -> Iterator[None]:
+    """A success that is no JSON object comes from something between us and the API server, and says nothing."""
+    try:
+        yield
+    except ValueError as error:
+        raise KubeError(Failure.RETRYABLE, f"{what}: the answer cannot be read: {error}") from error
 
 
 def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeError:
@@ -189,9 +215,8 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
     return KubeError(Failure.PERMANENT, message, status)
 
 
-def _as_object(text: str) -> dict[str, Json]:
+def _as_object(text: str) -> Manifest:
     try:
-        value = json.loads(text)
+        return json_object(text)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}

@@ -1,7 +1,8 @@
 """Fresh reads into one frozen `Observed`: the LLMDeployment, its pods by label, its other children by name.
 
-Nothing is cached between passes and no watch event is believed, so lost, late and repeated events cannot mislead a
-decision. The reads run in parallel and may be some milliseconds apart; the preconditions on writes cover that gap.
+Each pass reads everything and believes no watch event, so lost, late and repeated events cannot mislead a decision. What
+is kept between passes is only that the same text of a pod means the same (`pods`). The reads run in parallel and may be
+some milliseconds apart; the preconditions on writes cover that gap.
 Children are read by name, not by label: a foreign object that took a child's name must be seen, too.
 """
 
@@ -12,8 +13,8 @@ from datetime import UTC, datetime
 
 from headway_operator.core import names
 from headway_operator.core.memory import LoopMemory
-from headway_operator.core.observed import ContainerState, Defaults, EngineSample, Observed, OwnedObject, PodView
-from headway_operator.core.plan import Json, Manifest
+from headway_operator.core.observed import Defaults, EngineSample, Observed, OwnedObject, PodView
+from headway_operator.core.plan import Manifest
 from headway_operator.shell.kube import (
     RESOURCES,
     Failure,
@@ -22,13 +23,10 @@ from headway_operator.shell.kube import (
     KubeError,
     Ref,
     at,
-    dict_at,
-    list_at,
     text_at,
 )
+from headway_operator.shell.pods import PodReader, SeenPod, controller_of
 from headway_operator.shell.refusals import Refusal
-
-ENGINE_CONTAINER = "engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,7 @@ class Reads:
     manifest: Manifest
     pods: tuple[PodView, ...]
     children: tuple[OwnedObject, ...]
+    seen: Mapping[str, SeenPod]  # for the next pass: the pods by their texts
     autoscalers: tuple[str, ...] = ()  # see `Observed`
 
 
@@ -49,11 +48,12 @@ class Carried:
     memory: LoopMemory | None = None
 
 
-async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
-    """Read everything of a fleet; None when the LLMDeployment is gone."""
+async def read_fleet(kube: KubeApi, key: FleetKey, seen: Mapping[str, SeenPod]) -> Reads | None:
+    """Read everything of a fleet; None when the LLMDeployment is gone. `seen` is what the pass before left."""
+    reader = PodReader(seen)
     manifest, pods, children = await asyncio.gather(
         _get(kube, key.ref),
-        kube.list("Pod", key.namespace, names.selector(key.name)),
+        kube.list_as(reader, "Pod", key.namespace, names.selector(key.name)),
         asyncio.gather(*(_get(kube, ref) for ref in child_refs(key))),
     )
     if manifest is None:
@@ -61,12 +61,13 @@ async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
     uid = text_at(manifest, "metadata", "uid")
     return Reads(
         manifest=manifest,
-        pods=tuple(sorted((pod_view(pod) for pod in pods if is_controlled(pod, uid)), key=lambda pod: pod.name)),
+        pods=tuple(sorted((pod.view for pod in pods if pod.controller == uid), key=lambda pod: pod.name)),
         children=tuple(
             _owned(ref.kind, child, uid)
             for ref, child in zip(child_refs(key), children, strict=True)
             if child is not None
         ),
+        seen=reader.pods,
         autoscalers=await _autoscalers(kube, key, manifest),
     )
 
@@ -102,40 +103,6 @@ def child_refs(key: FleetKey) -> tuple[Ref, ...]:
         Ref("Service", key.namespace, names.service_name(key.name)),
         Ref("Service", key.namespace, names.engines_service_name(key.name)),
         Ref("PodDisruptionBudget", key.namespace, key.name),
-    )
-
-
-def is_controlled(manifest: Manifest, uid: str) -> bool:
-    """Does an ownerReference of the object name this LLMDeployment as its controller?"""
-    return any(
-        isinstance(owner, dict) and owner.get("uid") == uid and owner.get("controller") is True
-        for owner in list_at(manifest, "metadata", "ownerReferences")
-    )
-
-
-def pod_view(pod: Manifest) -> PodView:
-    """What decisions need of a pod."""
-    conditions = {
-        text_at(entry, "type"): entry for entry in list_at(pod, "status", "conditions") if isinstance(entry, dict)
-    }
-    scheduled, readiness = conditions.get("PodScheduled", {}), conditions.get("Ready", {})
-    ready = readiness.get("status") == "True"
-    return PodView(
-        name=text_at(pod, "metadata", "name"),
-        uid=text_at(pod, "metadata", "uid"),
-        labels=_texts(dict_at(pod, "metadata", "labels")),
-        annotations=_texts(dict_at(pod, "metadata", "annotations")),
-        phase=text_at(pod, "status", "phase"),
-        ready=ready,
-        ip=text_at(pod, "status", "podIP"),
-        node=text_at(pod, "spec", "nodeName"),
-        created=_time(text_at(pod, "metadata", "creationTimestamp")),
-        deleting=bool(text_at(pod, "metadata", "deletionTimestamp")),
-        image=_image(pod),
-        ready_since=_time(text_at(readiness, "lastTransitionTime")) if ready else None,
-        unschedulable_message=text_at(scheduled, "message") if scheduled.get("status") == "False" else "",
-        volumes_ready=conditions.get("PodReadyToStartContainers", {}).get("status") != "False",
-        container=_container(pod),
     )
 
 
@@ -179,44 +146,7 @@ def _owned(kind: str, manifest: Manifest, uid: str) -> OwnedObject:
         kind=kind,
         name=text_at(manifest, "metadata", "name"),
         uid=text_at(manifest, "metadata", "uid"),
-        controlled=is_controlled(manifest, uid),
+        controlled=controller_of(manifest) == uid,
         # Answers of a GET carry both; the core compares whole manifests, so make sure.
         manifest={"apiVersion": RESOURCES[kind].api_version, "kind": kind, **manifest},
     )
-
-
-def _image(pod: Manifest) -> str:
-    for entry in list_at(pod, "spec", "containers"):
-        if isinstance(entry, dict) and entry.get("name") == ENGINE_CONTAINER:
-            return text_at(entry, "image")
-    return ""
-
-
-def _container(pod: Manifest) -> ContainerState | None:
-    for entry in list_at(pod, "status", "containerStatuses"):
-        if isinstance(entry, dict) and entry.get("name") == ENGINE_CONTAINER:
-            waiting = dict_at(entry, "state", "waiting")
-            # While the container waits for its restart the last termination tells why it ended.
-            ended = dict_at(entry, "state", "terminated") or dict_at(entry, "lastState", "terminated")
-            return ContainerState(
-                ready=entry.get("ready") is True,
-                restart_count=_number(entry.get("restartCount")),
-                waiting_reason=text_at(waiting, "reason"),
-                waiting_message=text_at(waiting, "message"),
-                terminated_reason=text_at(ended, "reason"),
-                terminated_message=text_at(ended, "message"),
-                terminated_exit_code=_number(ended.get("exitCode")),
-            )
-    return None
-
-
-def _texts(values: Mapping[str, Json]) -> dict[str, str]:
-    return {key: value for key, value in values.items() if isinstance(value, str)}
-
-
-def _number(value: Json) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)

@@ -2,7 +2,8 @@
 
 import asyncio
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import headway_pytest
 import pytest
@@ -25,6 +26,7 @@ from headway_operator.shell.reconcile import Reconciler, Shell
 pytestmark = pytest.mark.apiserver
 
 PASSES = 8
+T = TypeVar("T")
 
 
 class CrashingClient:
@@ -40,6 +42,9 @@ class CrashingClient:
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
         return await self._client.list(kind, namespace, selector)
+
+    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
+        return await self._client.list_as(read, kind, namespace, selector)
 
     async def create(self, manifest: Manifest) -> Manifest:
         return await self._write(self._client.create, manifest)
