@@ -67,7 +67,7 @@ class _Fixed:
 
     def decide(self, view: FleetView) -> Decision:
         """The same count."""
-        self.gaps = view.latest.itl
+        self.gaps = view.latest.counts.itl
         return Decision(self._replicas, "fixed")
 
 

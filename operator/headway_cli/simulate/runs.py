@@ -25,6 +25,7 @@ from headway_planner.steps import StepModel
 
 # Share of the requests inside their TTFT target that a tuned rival and the clairvoyant bound must reach.
 GOALS = {Rank.REALTIME: 0.995, Rank.INTERACTIVE: 0.999, Rank.BATCH: 1.0}
+_BEYOND = 6  # targets past an end of a sweep
 _START_SHARE = 0.6  # the fleet begins with replicas for the first five minutes at this share of an engine
 _SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scaled trace, batch work that is added
 _BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
@@ -135,9 +136,28 @@ def _outcome(context: Context, seed: int, policy: str, target: float) -> Outcome
 
 
 def best_target(case: Case, policy: str) -> float:
-    """The target of the fewest hours that meets the goals of all classes, in hindsight; else of the best attainment."""
-    rows = [(run(case, policy, target), target) for target in CATALOG[policy].sweep]
-    return min(rows, key=lambda pair: _merit(pair[0]))[1]
+    """The target of the fewest hours that meets the goals of all classes, in hindsight; else of the best attainment.
+
+    Where an end of the sweep is the best, the sweep goes on past that end until it gets worse, `_BEYOND` targets at the most.
+    """
+    found = {target: _merit(run(case, policy, target)) for target in CATALOG[policy].sweep}
+    for _ in range(_BEYOND):
+        target = _past_end(found)
+        if target is None:
+            break
+        found[target] = _merit(run(case, policy, target))
+    return _best(found)
+
+
+def _best(found: dict[float, tuple[bool, float]]) -> float:
+    return min(found, key=lambda target: found[target])
+
+
+def _past_end(found: dict[float, tuple[bool, float]]) -> float | None:
+    """The next target past the end that is the best, as far from it as the one before is; None: the best is inside."""
+    best, targets = _best(found), sorted(found)
+    neighbour = {targets[0]: targets[1], targets[-1]: targets[-2]}.get(best)
+    return None if neighbour is None else best * best / neighbour
 
 
 def best_targets_apart(case: Case, policy: str) -> tuple[float, float]:

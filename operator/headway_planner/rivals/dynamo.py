@@ -53,8 +53,8 @@ class Dynamo:
         window = view.window(THROUGHPUT_S)
         if not window.arrivals or window.span_s <= 0:
             return self._bounds.min_replicas
-        inputs = (window.last.input_tokens - window.first.input_tokens) / window.arrivals
-        outputs = (window.last.output_tokens - window.first.output_tokens) / max(1, window.finished)
+        inputs = window.input_tokens / window.arrivals
+        outputs = window.output_tokens / max(1, window.finished)
         self._mix = Mix(inputs, max(1.0, outputs))
         each = sustained(self._model, self._mix, self._bounds.baseline, self._itl_ms).rate
         return self._bounds.clamp(math.ceil(window.rate(window.arrivals) / each))

@@ -73,7 +73,7 @@ class WvaTokens:
         capacity = KV_SATURATED * self._kv_tokens
         if self._saturated:
             capacity = max(1.0, min(capacity, sum(self._saturated) / len(self._saturated)))
-        mean_input = (window.last.input_tokens - window.first.input_tokens) / max(1, window.arrivals)
+        mean_input = window.input_tokens / max(1, window.arrivals)
         demand = sum(used) + sample.waiting * mean_input
         wanted = view.desired
         supply = view.ready + view.starting

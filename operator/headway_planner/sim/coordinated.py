@@ -8,7 +8,6 @@ Requests with a deadline are taken out of the demand and of the views, as the op
 fleet, and handed to the coordinator apart.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemory, Sight, control
@@ -81,19 +80,21 @@ class ControlPolicy:
         count = len(sample.replicas)
         silent = sample.serving / count if count else 1.0  # what did not answer is taken to be like the rest
         before = self._done
-        self._done = StepsDone(sample.steps, sample.output_tokens, sample.prefilled_tokens, sample.busy_ms)
+        made = sample.counts
+        self._done = StepsDone(made.steps, made.output_tokens, made.prefilled_tokens, made.busy_ms)
         done = () if before is None else (_difference(self._done, before),)
         online = _online(sample)
+        came = online.counts
         return Intake(
             at_s=sample.at_s,
             desired=view.desired,
             serving=view.ready,
             totals=Totals(
-                arrivals=online.arrivals,
-                input_tokens=online.input_tokens,
-                input_squares=online.input_squares,
-                finished=online.finished,
-                output_tokens=online.output_tokens,
+                arrivals=came.arrivals,
+                input_tokens=came.input_tokens,
+                input_squares=came.input_squares,
+                finished=came.finished,
+                output_tokens=came.output_tokens,
             ),
             running=silent * online.running,
             waiting=online.held + silent * sum(one.waiting for one in online.replicas),
@@ -108,37 +109,22 @@ class ControlPolicy:
 
 
 def _online(sample: Sample) -> Sample:
-    """Gauges and counts without the requests that have a deadline. The KV cache does not tell whose tokens it holds."""
+    """A sample without the requests that have a deadline. The KV cache does not tell whose tokens it holds."""
+    apart, gauges = sample.deferred, _online_gauges(sample)
+    return gauges if apart is None else replace(gauges, counts=sample.counts.less(apart.counts))
+
+
+def _online_gauges(sample: Sample) -> Sample:
+    """The gauges alone; the counts are still those of all requests."""
     apart = sample.deferred
     if apart is None:
         return sample
     return replace(
-        sample,
-        replicas=tuple(_online_gauges(one) for one in sample.replicas),
-        held=sample.held - apart.held,
-        arrivals=sample.arrivals - apart.arrivals,
-        input_tokens=sample.input_tokens - apart.input_tokens,
-        input_squares=sample.input_squares - apart.input_squares,
-        finished=sample.finished - apart.finished,
-        output_tokens=sample.output_tokens - apart.output_tokens,
+        sample, replicas=tuple(_online_replica(one) for one in sample.replicas), held=sample.held - apart.held
     )
 
 
-def _online_latencies(sample: Sample) -> Sample:
-    """The same, its histograms too."""
-    apart, online = sample.deferred, _online(sample)
-    if apart is None:
-        return online
-    return replace(
-        online,
-        ttft=_less(sample.ttft, apart.ttft),
-        queue_wait=_less(sample.queue_wait, apart.queue_wait),
-        prefill=_less(sample.prefill, apart.prefill),
-        itl=_less(sample.itl, apart.itl),
-    )
-
-
-def _online_gauges(one: ReplicaSample) -> ReplicaSample:
+def _online_replica(one: ReplicaSample) -> ReplicaSample:
     apart = one.deferred
     if apart is None:
         return one
@@ -151,10 +137,6 @@ def _online_gauges(one: ReplicaSample) -> ReplicaSample:
     )
 
 
-def _less(all_of: Sequence[int], some: Sequence[int]) -> tuple[int, ...]:
-    return tuple(one - other for one, other in zip(all_of, some, strict=True))
-
-
 def _deferred(sample: Sample, silent: float) -> Deferred | None:
     """`silent`: replicas that serve over those that answered."""
     apart = sample.deferred
@@ -162,10 +144,10 @@ def _deferred(sample: Sample, silent: float) -> Deferred | None:
         return None
     gauges = [one.deferred for one in sample.replicas if one.deferred is not None]
     return Deferred(
-        arrivals=apart.arrivals,
-        input_tokens=apart.input_tokens,
-        finished=apart.finished,
-        output_tokens=apart.output_tokens,
+        arrivals=apart.counts.arrivals,
+        input_tokens=apart.counts.input_tokens,
+        finished=apart.counts.finished,
+        output_tokens=apart.counts.output_tokens,
         running=silent * sum(one.running for one in gauges),
         waiting=apart.held + silent * sum(one.waiting for one in gauges),
         queued_tokens=apart.held_tokens + silent * sum(one.queued_tokens for one in gauges),
@@ -182,16 +164,14 @@ def _difference(after: StepsDone, before: StepsDone) -> StepsDone:
 
 
 def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
-    samples = [_online(one) for one in view.samples(span_s)]
+    samples = [_online_gauges(one) for one in view.samples(span_s)]
     seen = view.window(span_s)
-    window = Window(_online_latencies(seen.first), _online_latencies(seen.last))
+    window = Window(_online(seen.first), _online(seen.last))
     last = window.last
     count = len(samples)
     waiting = sum(sum(one.waiting for one in sample.replicas) for sample in samples) / count
     running = sum(sample.running for sample in samples) / count
-    prompt = last.prefilled_tokens - window.first.prefilled_tokens
-    output = last.output_tokens - window.first.output_tokens
-    arrivals = window.arrivals
+    prompt, output, arrivals = window.prefilled_tokens, window.output_tokens, window.arrivals
     return LoadView(
         serving=view.ready,
         reporting=len(last.replicas),

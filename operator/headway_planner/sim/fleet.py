@@ -17,7 +17,7 @@ from headway_planner.sim.outcome import Outcome, Scaling
 from headway_planner.sim.policy import Policy
 from headway_planner.sim.pool import Member, Phase, Pool
 from headway_planner.sim.setup import Setup
-from headway_planner.sim.signals import Counters, DeferredSample, FleetView, ReplicaSample, Sample
+from headway_planner.sim.signals import Counters, Counts, DeferredSample, FleetView, ReplicaSample, Sample
 
 KEEP_S = 700.0  # samples older than this are forgotten; no window is longer
 _WAKE, _READY, _FAIL, _SCRAPE, _TICK = range(5)
@@ -37,7 +37,7 @@ class _Run:
         self._starts, self._failures, self._scrapes = chance.split(1), chance.split(2), chance.split(3)
         self._before = chance.split(4)
         self._pools = setup.batch_reserve > 0
-        self._counters = Counters(Counters()) if self._pools else Counters()
+        self._counters = Counters(apart=self._pools)
         self._pool = Pool(setup, self._counters)
         self._events: list[tuple[float, int, int, Member | None]] = []
         self._order = 0
@@ -115,7 +115,7 @@ class _Run:
 
     def _arrive(self, job: Job) -> None:
         counters = self._counters
-        _count_arrival(counters, job)
+        _count_arrival(counters.fleet, job)
         if job.deferrable and counters.deferred is not None:
             _count_arrival(counters.deferred, job)
             self._deferred.append(job)
@@ -221,7 +221,6 @@ class _Run:
         self._reconcile(now_s)
 
     def _scrape(self, now_s: float) -> None:
-        counters = self._counters
         found = []
         for member in self._pool.ready.values():
             if self._setup.scrape_loss and self._scrapes.uniform() < self._setup.scrape_loss:
@@ -231,42 +230,17 @@ class _Run:
             gauges = (running, replica.in_flight - running, replica.kv_usage, replica.queued_tokens)
             deferred = replica.deferred if self._pools else None
             found.append(ReplicaSample(*(self._blurred(gauges) if self._setup.noise else gauges), deferred))
+        counters, waiting = self._counters, len(self._deferred)
+        apart = counters.deferred
         self._travelling.append(
             Sample(
                 at_s=now_s,
                 serving=len(self._pool.ready),
                 replicas=tuple(found),
-                held=len(self._held) + len(self._deferred),
-                arrivals=counters.arrivals,
-                input_tokens=counters.input_tokens,
-                input_squares=counters.input_squares,
-                finished=counters.finished,
-                output_tokens=counters.output_tokens,
-                prefilled_tokens=counters.prefilled_tokens,
-                steps=counters.steps,
-                busy_ms=counters.busy_ms,
-                ttft=tuple(counters.ttft),
-                queue_wait=tuple(counters.queue_wait),
-                prefill=tuple(counters.prefill),
-                itl=tuple(counters.itl),
-                tpot=tuple(counters.tpot),
-                deferred=None if counters.deferred is None else self._deferred_sample(counters.deferred),
+                held=len(self._held) + waiting,
+                counts=counters.fleet.copy(),
+                deferred=None if apart is None else DeferredSample(waiting, self._deferred_tokens, apart.copy()),
             )
-        )
-
-    def _deferred_sample(self, counters: Counters) -> DeferredSample:
-        return DeferredSample(
-            held=len(self._deferred),
-            held_tokens=self._deferred_tokens,
-            arrivals=counters.arrivals,
-            input_tokens=counters.input_tokens,
-            input_squares=counters.input_squares,
-            finished=counters.finished,
-            output_tokens=counters.output_tokens,
-            ttft=tuple(counters.ttft),
-            queue_wait=tuple(counters.queue_wait),
-            prefill=tuple(counters.prefill),
-            itl=tuple(counters.itl),
         )
 
     def _blurred(self, gauges: tuple[int, int, float, int]) -> tuple[int, int, float, int]:
@@ -276,7 +250,7 @@ class _Run:
         return round(running), round(waiting), min(1.0, kv_usage), round(queued)
 
 
-def _count_arrival(counters: Counters, job: Job) -> None:
-    counters.arrivals += 1
-    counters.input_tokens += job.inputs
-    counters.input_squares += job.inputs * job.inputs
+def _count_arrival(counts: Counts, job: Job) -> None:
+    counts.arrivals += 1
+    counts.input_tokens += job.inputs
+    counts.input_squares += job.inputs * job.inputs

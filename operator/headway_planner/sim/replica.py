@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 
 from headway_planner.model import BatchLimits
 from headway_planner.sim.jobs import End, Job, Rank
-from headway_planner.sim.signals import Counters, DeferredGauges, bucket
+from headway_planner.sim.signals import Counters, Counts, DeferredGauges, bucket
 from headway_planner.steps import StepModel, run_time, steps_within
 
 MAX_RUN = 256  # decode steps of one segment: the counters of a long run must not arrive late
@@ -25,7 +25,7 @@ class Replica:
     """One replica. The fleet calls `submit` and `advance`; `wake_s` is the end of the current segment, None when idle."""
 
     __slots__ = (
-        "_batch_running", "_chunks", "_context", "_counters", "_decoding", "_ended", "_ends", "_first_s", "_follow",
+        "_apart", "_batch_running", "_chunks", "_context", "_counts", "_decoding", "_ended", "_ends", "_first_s", "_follow",
         "_growth_s", "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
         "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "preemptions", "queued_tokens", "reserve", "uid",
         "wake_s",
@@ -36,7 +36,8 @@ class Replica:
     ) -> None:
         self.uid = uid
         self._model = model
-        self._counters = counters
+        self._counts = counters.fleet
+        self._apart = counters.deferred
         self._kv_limit = model.kv_tokens
         self._max_run = max_run
         self._queued: tuple[deque[Job], deque[Job], deque[Job]] = (deque(), deque(), deque())
@@ -111,8 +112,8 @@ class Replica:
         """Finish the segment that ends now, begin the next; returns the requests that ended."""
         self._ended = []
         steps, batch = self._steps, len(self._decoding)
-        self._counters.steps += steps
-        self._counters.busy_ms += (now_s - self._t0) * 1000
+        self._counts.steps += steps
+        self._counts.busy_ms += (now_s - self._t0) * 1000
         if batch:
             self._decoded(steps, batch, (now_s - self._t0) * 1000 / steps, now_s)
         if self._chunks is not None:
@@ -134,13 +135,12 @@ class Replica:
     def _decoded(self, steps: int, batch: int, gap_ms: float, now_s: float) -> None:
         self._step_no = step_no = self._step_no + steps
         self._context += steps * batch
-        counters = self._counters
-        counters.output_tokens += steps * batch
-        counters.itl[bucket(gap_ms)] += steps * batch
-        deferred = counters.deferred
-        if deferred is not None and self._lent_decoding:
-            deferred.output_tokens += steps * self._lent_decoding
-            deferred.itl[bucket(gap_ms)] += steps * self._lent_decoding
+        counts, apart = self._counts, self._apart
+        counts.output_tokens += steps * batch
+        counts.itl[bucket(gap_ms)] += steps * batch
+        if apart is not None and self._lent_decoding:
+            apart.output_tokens += steps * self._lent_decoding
+            apart.itl[bucket(gap_ms)] += steps * self._lent_decoding
         ends = self._ends
         while ends and ends[0][0] <= step_no:
             step, _, job = heappop(ends)
@@ -155,10 +155,10 @@ class Replica:
                 self._finish(job, now_s)
 
     def _prefilled(self, chunks: list[tuple[Job, int]], now_s: float) -> None:
-        counters = self._counters
+        counts = self._counts
         for job, chunk in chunks:
             job.done += chunk
-            counters.prefilled_tokens += chunk
+            counts.prefilled_tokens += chunk
             self.queued_tokens -= chunk
             if job.deferrable:
                 self._lent_queued -= chunk
@@ -171,9 +171,9 @@ class Replica:
             if first:
                 job.first_s = now_s + self._model.first_token_ms / 1000
             job.made += 1
-            self._count_first(counters, job, now_s, first)
-            if job.deferrable and counters.deferred is not None:
-                self._count_first(counters.deferred, job, now_s, first)
+            self._count_first(counts, job, now_s, first)
+            if job.deferrable and self._apart is not None:
+                self._count_first(self._apart, job, now_s, first)
             left = job.outputs - job.made
             if left <= 0:
                 if job.rank == _BATCH:
@@ -192,26 +192,26 @@ class Replica:
             heappush(self._ends, (job.finish_step, self._order, job))
 
     @staticmethod
-    def _count_first(counters: Counters, job: Job, now_s: float, first: bool) -> None:
+    def _count_first(counts: Counts, job: Job, now_s: float, first: bool) -> None:
         """A token at the end of a prefill; the first one of the request unless it was computed again."""
-        counters.output_tokens += 1
+        counts.output_tokens += 1
         if first:
-            counters.ttft[bucket((job.first_s - job.arrival_s) * 1000)] += 1
-            counters.prefill[bucket((now_s - job.admitted_s) * 1000)] += 1
+            counts.ttft[bucket((job.first_s - job.arrival_s) * 1000)] += 1
+            counts.prefill[bucket((now_s - job.admitted_s) * 1000)] += 1
 
     def _finish(self, job: Job, now_s: float) -> None:
         # The front hands a last token on as late as it does a first one.
         job.close(End.FINISHED, now_s + self._model.first_token_ms / 1000)
         self.in_flight -= 1
         self.last_busy_s = now_s
-        counters = self._counters
-        counters.finished += 1
+        counts = self._counts
+        counts.finished += 1
         if job.deferrable:
             self.lent -= 1
-            if counters.deferred is not None:
-                counters.deferred.finished += 1
+            if self._apart is not None:
+                self._apart.finished += 1
         if job.outputs > 1:
-            counters.tpot[bucket((job.end_s - job.first_s) * 1000 / (job.outputs - 1))] += 1
+            counts.tpot[bucket((job.end_s - job.first_s) * 1000 / (job.outputs - 1))] += 1
         self._ended.append(job)
 
     def _plan(self, now_s: float) -> None:
@@ -304,9 +304,9 @@ class Replica:
         if job.admitted_s < 0:
             job.admitted_s = now_s
             waited = bucket((now_s - job.arrival_s) * 1000)
-            self._counters.queue_wait[waited] += 1
-            if job.deferrable and self._counters.deferred is not None:
-                self._counters.deferred.queue_wait[waited] += 1
+            self._counts.queue_wait[waited] += 1
+            if job.deferrable and self._apart is not None:
+                self._apart.queue_wait[waited] += 1
         if job.deferrable:
             self._lent_running += 1
         return True

@@ -8,7 +8,7 @@ of its bucket, so it errs by 12 % at most and never to the flattering side.
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import islice
 
 from headway_planner.model import BatchLimits
@@ -26,32 +26,59 @@ def bucket(milliseconds: float) -> int:
     return index if index < BUCKETS else BUCKETS - 1
 
 
-class Counters:
-    """Counters and histograms of the whole fleet since the start; replicas add to them.
+def _empty() -> list[int]:
+    return [0] * BUCKETS
 
-    `deferred`: of the requests with a deadline alone, whose share is in the others as well; None: they are not told apart.
+
+@dataclass(slots=True)
+class Counts:
+    """Counters and histograms since the start, of a fleet or of some of its requests; a sample has a copy of them."""
+
+    arrivals: int = 0
+    input_tokens: int = 0  # prompt tokens of the arrivals
+    input_squares: int = 0  # sum of their squares: attention grows with it
+    finished: int = 0
+    output_tokens: int = 0
+    prefilled_tokens: int = 0
+    steps: int = 0
+    busy_ms: float = 0.0  # time of the steps
+    ttft: list[int] = field(default_factory=_empty)
+    queue_wait: list[int] = field(default_factory=_empty)
+    prefill: list[int] = field(default_factory=_empty)
+    itl: list[int] = field(default_factory=_empty)
+    tpot: list[int] = field(default_factory=_empty)
+
+    def copy(self) -> "Counts":
+        """These counts at this moment."""
+        return self.less(Counts())
+
+    def less(self, other: "Counts") -> "Counts":
+        """What is in these and not in the other ones, which are earlier or a part of them."""
+        found = Counts()
+        for name in _TOTALS:
+            setattr(found, name, getattr(self, name) - getattr(other, name))
+        for name in _HISTOGRAMS:
+            pairs = zip(getattr(self, name), getattr(other, name), strict=True)
+            setattr(found, name, [mine - others for mine, others in pairs])
+        return found
+
+
+_TOTALS = tuple(one.name for one in fields(Counts) if one.default_factory is MISSING)
+_HISTOGRAMS = tuple(one.name for one in fields(Counts) if one.default_factory is not MISSING)
+
+
+class Counters:
+    """What replicas add to, of the whole fleet.
+
+    `deferred`: of the requests with a deadline alone, whose share is in `fleet` as well, where it is a request that is counted
+    and no step or prefilled token; None: they are not told apart.
     """
 
-    __slots__ = (
-        "arrivals", "busy_ms", "deferred", "finished", "input_squares", "input_tokens", "itl", "output_tokens", "prefill",
-        "prefilled_tokens", "queue_wait", "steps", "tpot", "ttft",
-    )  # fmt: skip
+    __slots__ = ("deferred", "fleet")
 
-    def __init__(self, deferred: "Counters | None" = None) -> None:
-        self.deferred = deferred
-        self.arrivals = 0
-        self.input_tokens = 0  # prompt tokens of the arrivals
-        self.input_squares = 0  # sum of their squares: attention grows with it
-        self.finished = 0
-        self.output_tokens = 0
-        self.prefilled_tokens = 0
-        self.steps = 0
-        self.busy_ms = 0.0  # time of the steps
-        self.ttft = [0] * BUCKETS
-        self.queue_wait = [0] * BUCKETS
-        self.prefill = [0] * BUCKETS
-        self.itl = [0] * BUCKETS
-        self.tpot = [0] * BUCKETS
+    def __init__(self, *, apart: bool) -> None:
+        self.fleet = Counts()
+        self.deferred = Counts() if apart else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +103,11 @@ class DeferredGauges:
 
 @dataclass(frozen=True, slots=True)
 class DeferredSample:
-    """Of the counters and histograms of a sample: the requests with a deadline. `held`, `held_tokens`: at the gateway."""
+    """Of a sample: the requests with a deadline. `held`, `held_tokens`: at the gateway; `counts`: see `Counters`."""
 
     held: int
     held_tokens: int
-    arrivals: int
-    input_tokens: int
-    input_squares: int
-    finished: int
-    output_tokens: int
-    ttft: Sequence[int]
-    queue_wait: Sequence[int]
-    prefill: Sequence[int]
-    itl: Sequence[int]
+    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +118,7 @@ class Sample:
     serving: int
     replicas: tuple[ReplicaSample, ...]
     held: int
-    arrivals: int
-    input_tokens: int
-    input_squares: int
-    finished: int
-    output_tokens: int
-    prefilled_tokens: int
-    ttft: Sequence[int]
-    queue_wait: Sequence[int]
-    prefill: Sequence[int]
-    itl: Sequence[int]
-    tpot: Sequence[int]
-    steps: int = 0
-    busy_ms: float = 0.0
+    counts: Counts
     deferred: DeferredSample | None = None
 
     @property
@@ -145,12 +152,27 @@ class Window:
     @property
     def arrivals(self) -> int:
         """Requests that arrived."""
-        return self.last.arrivals - self.first.arrivals
+        return self.last.counts.arrivals - self.first.counts.arrivals
 
     @property
     def finished(self) -> int:
         """Requests that finished."""
-        return self.last.finished - self.first.finished
+        return self.last.counts.finished - self.first.counts.finished
+
+    @property
+    def input_tokens(self) -> int:
+        """Prompt tokens of the requests that arrived."""
+        return self.last.counts.input_tokens - self.first.counts.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that were made."""
+        return self.last.counts.output_tokens - self.first.counts.output_tokens
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """Prompt tokens that were computed."""
+        return self.last.counts.prefilled_tokens - self.first.counts.prefilled_tokens
 
     def rate(self, count: int) -> float:
         """`count` per second of the window."""
@@ -165,7 +187,7 @@ class Window:
         return sum(self._histogram(name))
 
     def _histogram(self, name: str) -> list[int]:
-        after, before = getattr(self.last, name), getattr(self.first, name)
+        after, before = getattr(self.last.counts, name), getattr(self.first.counts, name)
         return [one - other for one, other in zip(after, before, strict=True)]
 
 

@@ -1,11 +1,13 @@
 """`headway simulate`: what it prints and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from headway_cli import main as cli
+from headway_cli.simulate import arguments, runs
 
 EXCERPT = str(Path(__file__).parents[3] / "benchmarks" / "traces" / "azure2023_code_excerpt.csv.gz")
 FIELDS = {
@@ -74,6 +76,21 @@ def test_bench_runs_every_start_delay_and_tunes_each_rival_once_for_it(capsys: p
     for delay in (5, 60):
         targets = {row["target"] for row in rows if row["start_delay_s"] == delay and row["policy"] == "keda-tuned"}
         assert len(targets) == 1
+
+
+@pytest.mark.parametrize(
+    ("least", "best"), [(18.0, 16.0), (0.3, 0.25), (300.0, 324.0), (1000.0, 1093.5), (0.001, 0.0625)]
+)
+def test_a_sweep_goes_on_past_an_end_that_is_the_best(monkeypatch: pytest.MonkeyPatch, least: float, best: float):
+    def run(_case: runs.Case, _policy: str, target: float) -> runs.Row:
+        hours = abs(math.log(target / least))
+        shares = {"interactive": 1.0}
+        return {"attainment_by_class": shares, "feasible_by_class": shares, "gpu_hours": hours}
+
+    monkeypatch.setattr(runs, "run", run)
+    options = arguments.parse(cli.build_parser().parse_args(["simulate", EXCERPT]))
+    case = runs.cases(Path(EXCERPT), options).case(0, 100.0)
+    assert runs.best_target(case, "hpa") == best
 
 
 BATCH = ["--batch-share", "0.4", "--batch-deadline", "300"]

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from headway_planner.rivals.kpa import Kpa
 from headway_planner.rivals.wva import WvaSaturation, WvaTokens
 from headway_planner.sim.jobs import Arrival, Rank
 from headway_planner.sim.setup import Setup
-from headway_planner.sim.signals import BUCKETS, Bounds, FleetView, ReplicaSample, Sample, bucket, quantile
+from headway_planner.sim.signals import BUCKETS, Bounds, Counts, FleetView, ReplicaSample, Sample, bucket, quantile
 from headway_planner.staffing import late_share, needed, rise
 
 MODEL = engines.load(engines.BUILT_IN)
@@ -28,8 +29,7 @@ BOUNDS = Bounds(1, 20, 256, 8192, LIMITS)
 
 def sample(at_s: float, replicas: list[tuple[int, int, float]], queued: int = 0, count: int = 0) -> Sample:
     found = tuple(ReplicaSample(running, waiting, kv, queued) for running, waiting, kv in replicas)
-    zero = (0,) * BUCKETS
-    return Sample(at_s, len(found), found, 0, count, 1000 * count, 10**6 * count, count, 200 * count, 0, *(zero,) * 5)
+    return Sample(at_s, len(found), found, 0, Counts(count, 1000 * count, 10**6 * count, count, 200 * count))
 
 
 def view(samples: list[Sample], desired: int, starting: int = 0) -> FleetView:
@@ -102,12 +102,8 @@ def test_dynamo_adds_one_only_when_all_engines_predict_a_breach():
     late, calm = (10, 50, 0.1), (1, 0, 0.0)
     policy = Dynamo(BOUNDS, MODEL)
     assert policy.decide(view([sample(0, [late, late], queued=60_000)], 2)).replicas == 3
-    one_late = Sample(
-        **{
-            **{name: getattr(sample(0, [late, calm]), name) for name in Sample.__dataclass_fields__},
-            "replicas": (ReplicaSample(10, 50, 0.1, 60_000), ReplicaSample(1, 0, 0.0, 0)),
-        }
-    )
+    replicas = (ReplicaSample(10, 50, 0.1, 60_000), ReplicaSample(1, 0, 0.0, 0))
+    one_late = replace(sample(0, [late, calm]), replicas=replicas)
     assert policy.decide(view([one_late], 2)).replicas == 2
 
 

@@ -19,7 +19,7 @@ from headway_planner.sim.jobs import Arrival, End, Rank
 from headway_planner.sim.outcome import joined
 from headway_planner.sim.policy import Decision
 from headway_planner.sim.setup import Setup
-from headway_planner.sim.signals import Bounds, FleetView
+from headway_planner.sim.signals import Bounds, FleetView, Sample
 from headway_planner.steps import run_time, steps_within
 
 MODEL = engines.load(engines.BUILT_IN)
@@ -165,9 +165,10 @@ def test_the_gateway_tells_requests_with_a_deadline_apart_and_the_sums_fit():
     assert end is not None
     assert first.held > 0
     assert first.held_tokens == 1000 * first.held
-    assert end.arrivals == 1500
-    assert 0 < end.finished <= sum(end.ttft) <= sum(end.queue_wait) <= 1500
-    assert sum(end.itl) + sum(end.ttft) == end.output_tokens
+    made = end.counts
+    assert made.arrivals == 1500
+    assert 0 < made.finished <= sum(made.ttft) <= sum(made.queue_wait) <= 1500
+    assert sum(made.itl) + sum(made.ttft) == made.output_tokens
 
 
 def test_work_with_a_deadline_survives_replicas_that_fail_and_ends_once():
@@ -205,6 +206,22 @@ def test_added_batch_work_is_its_share_of_all_work_and_the_same_for_a_seed():
     assert work_s(MODEL, added) / work_s(MODEL, more) == pytest.approx(0.4, abs=0.01)
     assert {(one.rank, one.deadline_s) for one in added} == {(Rank.BATCH, 900.0)}
     assert max(one.at_s for one in more) == found[-1].at_s
+
+
+def test_requests_of_one_moment_are_spread_over_the_replicas():
+    seen: list[Sample] = []
+
+    class Watching(Static):
+        tick_s = 1.0
+
+        def decide(self, view: FleetView) -> Decision:
+            seen.append(view.latest)
+            return super().decide(view)
+
+    together = [Arrival(at_s, 1000, 3000, Rank.INTERACTIVE) for at_s in (0.0, 2.9) for _ in range(8)]
+    simulate(replace(SETUP, initial=4), together, Watching(BOUNDS, 4), 0)
+    sample = next(one for one in seen if one.counts.arrivals == 16)
+    assert [one.running + one.waiting for one in sample.replicas] == [4, 4, 4, 4]
 
 
 def test_a_policy_knows_from_its_pods_how_long_a_start_takes():
