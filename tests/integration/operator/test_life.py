@@ -1,6 +1,9 @@
-"""A fleet's life with a real operator process and a real API server: created, repaired, retuned, deleted."""
+"""A fleet's life with a real operator process and a real API server: created, repaired, retuned, deleted.
 
-import time
+How soon is no matter of these tests: that events wake the fleet is `test_watch`, that a wake is a pass at once
+`tests/unit/operator_shell/test_fleets.py`, and the seconds are measured by `headway bench fleet`.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +12,6 @@ from fake_control import FakeEngineControl
 from operators import Engines, Fleet, Operator, eventually
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("running_operator")]
-
-REPAIR_S = 2.0
 
 
 @pytest.fixture
@@ -76,32 +77,24 @@ def selector(fleet: Fleet) -> Any:
     ],
     ids=["service", "headless", "account", "budget", "selector", "label"],
 )
-def test_drift_is_repaired_within_two_seconds(
-    settled: Fleet, damage: Callable[[Fleet], None], repaired: Callable[[Fleet], Any]
-) -> None:
+def test_drift_is_repaired(settled: Fleet, damage: Callable[[Fleet], None], repaired: Callable[[Fleet], Any]) -> None:
     damage(settled)
-    began = time.monotonic()
-    eventually(lambda: repaired(settled), within_s=10.0)
-    assert time.monotonic() - began <= REPAIR_S
+    eventually(lambda: repaired(settled))
 
 
-def test_a_deleted_pod_is_replaced_within_two_seconds(settled: Fleet) -> None:
+def test_a_deleted_pod_is_replaced(settled: Fleet) -> None:
     victim = settled.pods()[0]["metadata"]
     settled.server.api.delete(settled.child_path("pods", f"{victim['name']}?gracePeriodSeconds=0")).ok()
-    began = time.monotonic()
     eventually(lambda: len({pod["metadata"]["uid"] for pod in settled.pods()} - {victim["uid"]}) == 2)
-    assert time.monotonic() - began <= REPAIR_S
 
 
-def test_changed_limits_reach_every_engine_within_three_seconds_and_no_pod_is_replaced(
+def test_changed_limits_reach_every_engine_and_no_pod_is_replaced(
     serving: tuple[Fleet, list[FakeEngineControl]],
 ) -> None:
     fleet, engines = serving
     uids = {pod["metadata"]["uid"] for pod in fleet.pods()}
-    began = time.monotonic()
     fleet.server.api.merge(fleet.path, {"spec": {"engine": {"limits": {"maxNumSeqs": 4}}}}).ok()
     eventually(lambda: all(engine.answer.config.effective.max_num_seqs == 4 for engine in engines))
-    assert time.monotonic() - began <= 3.0
     assert {pod["metadata"]["uid"] for pod in fleet.pods()} == uids
 
 
