@@ -8,7 +8,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -33,13 +32,10 @@ def main() -> int:
     result = _HERE / "results" / f"control-{stamp}.jsonl"
     names = ("trace", "seeds", "start_delay", "duration", "policies", "jobs")
     flags = [part for name in names for part in (f"--{name.replace('_', '-')}", *_values(getattr(given, name)))]
-    with tempfile.TemporaryDirectory() as folder:
-        fast = compiled.build(Path(folder))
-        paths = [folder] if fast else [str(_HERE.parent / "operator")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        command = [sys.executable, "-m", "headway_cli.main", "simulate", "bench", *flags, *more, "--tuned", "--json"]
-        with result.open("w", encoding="utf-8") as lines:
-            subprocess.run(command, env=environment, stdout=lines, check=True)  # noqa: S603
+    environment = os.environ | {"PYTHONPATH": str(compiled.cached() or _HERE.parent / "operator")}
+    command = [sys.executable, "-m", "headway_cli.main", "simulate", "bench", *flags, *more, "--tuned", "--json"]
+    with result.open("w", encoding="utf-8") as lines:
+        subprocess.run(command, env=environment, stdout=lines, check=True)  # noqa: S603
     rows = control_report.read([result])
     print(control_report.table(rows))
     images = _HERE / "results" / "plots"
