@@ -811,6 +811,7 @@ class Loads(_message.Message):
     WAITING_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     NUM_WAITING_BATCH_FIELD_NUMBER: _builtins.int
+    WAITING_BATCH_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     num_waiting: _builtins.int
     num_total: _builtins.int
@@ -829,6 +830,8 @@ class Loads(_message.Message):
     draining: _builtins.bool
     num_waiting_batch: _builtins.int
     """of num_waiting: requests of the batch class"""
+    waiting_batch_prompt_tokens: _builtins.int
+    """of waiting_prompt_tokens: of the batch class"""
     def __init__(
         self,
         *,
@@ -843,12 +846,15 @@ class Loads(_message.Message):
         waiting_prompt_tokens: _builtins.int = ...,
         draining: _builtins.bool = ...,
         num_waiting_batch: _builtins.int = ...,
+        waiting_batch_prompt_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_batch_prompt_tokens: _TypeAlias = _typing.Literal["waiting_batch_prompt_tokens"]  # noqa: Y015
+    _WhichOneofArgType__waiting_batch_prompt_tokens: _TypeAlias = _typing.Literal["_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_batch_prompt_tokens) -> _WhichOneofReturnType__waiting_batch_prompt_tokens | None: ...
 
 Global___Loads: _TypeAlias = Loads  # noqa: Y015
 
@@ -1058,6 +1064,7 @@ class ClassStats(_message.Message):
     PROMPT_TOKENS_ADMITTED_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    REQUESTS_LATE_FIELD_NUMBER: _builtins.int
     workload_class: Global___Priority.ValueType
     requests_finished: _builtins.int
     requests_admitted: _builtins.int
@@ -1068,6 +1075,8 @@ class ClassStats(_message.Message):
     """of those whose first prefill step began"""
     cached_prompt_tokens: _builtins.int
     """of prompt_tokens: found in the prefix cache"""
+    requests_late: _builtins.int
+    """of requests_finished: after the deadline of the class"""
     @_builtins.property
     def ttft(self) -> Global___Histogram: ...
     @_builtins.property
@@ -1086,10 +1095,11 @@ class ClassStats(_message.Message):
         prompt_tokens_admitted: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
+        requests_late: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1111,6 +1121,7 @@ class Limits(_message.Message):
     RESERVED_PERCENT_FIELD_NUMBER: _builtins.int
     DEFAULT_CLASS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
+    BATCH_DEADLINE_MS_FIELD_NUMBER: _builtins.int
     max_num_seqs: _builtins.int
     """running sequences"""
     max_num_batched_tokens: _builtins.int
@@ -1135,6 +1146,10 @@ class Limits(_message.Message):
     """Waiting requests in all beyond which batch work is RESOURCE_EXHAUSTED; 0: max_queued_requests. Where it is set, better
     classes have max_queued_requests for themselves.
     """
+    batch_deadline_ms: _builtins.int
+    """From its arrival at the engine, by when a batch request should end: later ones are counted (ClassStats.requests_late)
+    and otherwise treated alike. 0: there is no deadline.
+    """
     def __init__(
         self,
         *,
@@ -1148,11 +1163,14 @@ class Limits(_message.Message):
         reserved_percent: _builtins.int | None = ...,
         default_class: Global___Priority.ValueType | None = ...,
         max_queued_batch_requests: _builtins.int | None = ...,
+        batch_deadline_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_deadline_ms: _TypeAlias = _typing.Literal["batch_deadline_ms"]  # noqa: Y015
+    _WhichOneofArgType__batch_deadline_ms: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms"]  # noqa: Y015
     _WhichOneofReturnType__batch_wait_ms: _TypeAlias = _typing.Literal["batch_wait_ms"]  # noqa: Y015
     _WhichOneofArgType__batch_wait_ms: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms"]  # noqa: Y015
     _WhichOneofReturnType__batching_mode: _TypeAlias = _typing.Literal["batching_mode"]  # noqa: Y015
@@ -1173,6 +1191,8 @@ class Limits(_message.Message):
     _WhichOneofArgType__profile: _TypeAlias = _typing.Literal["_profile", b"_profile"]  # noqa: Y015
     _WhichOneofReturnType__reserved_percent: _TypeAlias = _typing.Literal["reserved_percent"]  # noqa: Y015
     _WhichOneofArgType__reserved_percent: _TypeAlias = _typing.Literal["_reserved_percent", b"_reserved_percent"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_deadline_ms) -> _WhichOneofReturnType__batch_deadline_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_wait_ms) -> _WhichOneofReturnType__batch_wait_ms | None: ...
     @_typing.overload
@@ -1231,6 +1251,7 @@ class Envelope(_message.Message):
     ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     RESERVED_PERCENT_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
+    BATCH_DEADLINE_MS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_num_seqs(self) -> Global___Bounds: ...
     @_builtins.property
@@ -1245,6 +1266,8 @@ class Envelope(_message.Message):
     def reserved_percent(self) -> Global___Bounds: ...
     @_builtins.property
     def max_queued_batch_requests(self) -> Global___Bounds: ...
+    @_builtins.property
+    def batch_deadline_ms(self) -> Global___Bounds: ...
     def __init__(
         self,
         *,
@@ -1255,10 +1278,11 @@ class Envelope(_message.Message):
         itl_target_ms: Global___Bounds | None = ...,
         reserved_percent: Global___Bounds | None = ...,
         max_queued_batch_requests: Global___Bounds | None = ...,
+        batch_deadline_ms: Global___Bounds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

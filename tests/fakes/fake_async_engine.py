@@ -164,7 +164,7 @@ class FakeAsyncEngine:
             preemptions=3,
             steps=4,
             config=self.runtime_config(),
-            classes={Priority.REALTIME: ClassSnapshot(self.ttft.snapshot(), empty, empty, 2, 3, 30, 20, 10)},
+            classes={Priority.REALTIME: ClassSnapshot(self.ttft.snapshot(), empty, empty, 2, 1, 3, 30, 20, 10)},
         )
 
     def runtime_config(self) -> RuntimeConfigState:

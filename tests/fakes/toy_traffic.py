@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from fleet_world import Engine, World
 
+from headway_operator.core.observed import ClassSample
+
 PROMPT = 24  # tokens of every prompt
 
 
@@ -27,7 +29,7 @@ class _Queue:
 
 @dataclass
 class Traffic:
-    """An open-loop load. Set `rate` (requests/s) and `tokens` (per answer) at any time."""
+    """An open-loop load. Set `rate` (requests/s) and `tokens` (per answer) at any time; `kind`: the class of all requests."""
 
     world: World
     rate: float = 0.0
@@ -39,6 +41,7 @@ class Traffic:
     owed: float = 0.0
     turn: int = 0
     cut: int = 0
+    kind: str = ""
 
     def second(self) -> None:
         """One second of arrivals and steps, then one pass of the operator."""
@@ -93,3 +96,19 @@ class Traffic:
             queue.running = [request for request in queue.running if request.left > 0]
         engine.running, engine.waiting = len(queue.running), len(queue.waiting)
         engine.waiting_prompt_tokens = PROMPT * len(queue.waiting)
+        if self.kind:
+            engine.waiting_batch = engine.waiting if self.kind == "batch" else 0
+            engine.classes = {self.kind: _all_of(engine)}
+
+
+def _all_of(engine: Engine) -> ClassSample:
+    """Everything that an engine counted, as of one class."""
+    return ClassSample(
+        ttft=tuple(engine.ttft),
+        queue_wait=tuple(engine.queue_wait),
+        itl=tuple(engine.itl),
+        admitted=engine.received,
+        finished=engine.finished,
+        prompt_tokens_admitted=PROMPT * engine.received,
+        prompt_tokens=engine.prompt_tokens,
+    )

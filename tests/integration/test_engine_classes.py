@@ -76,10 +76,13 @@ async def test_requests_count_in_the_class_that_they_name_or_else_in_the_default
 async def test_default_class_reserve_and_queue_of_batch_work_change_live(served: Served) -> None:
     before = await served.control.GetRuntimeConfig(pb.GetRuntimeConfigRequest())
     assert before.effective.default_class == pb.PRIORITY_INTERACTIVE
-    wanted = pb.Limits(default_class=pb.PRIORITY_BATCH, reserved_percent=20, max_queued_batch_requests=900)
+    wanted = pb.Limits(
+        default_class=pb.PRIORITY_BATCH, reserved_percent=20, max_queued_batch_requests=900, batch_deadline_ms=900_000
+    )
     after = await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=wanted))
     changed = after.effective.default_class, after.effective.reserved_percent, after.effective.max_queued_batch_requests
     assert changed == (pb.PRIORITY_BATCH, 20, 900)
+    assert after.effective.batch_deadline_ms == 900_000
     assert after.effective.max_num_seqs == before.effective.max_num_seqs
     assert (after.envelope.reserved_percent.max, after.envelope.max_queued_batch_requests.max) == (90, 1024)
 
@@ -95,6 +98,10 @@ async def test_default_class_reserve_and_queue_of_batch_work_change_live(served:
         (
             pb.Limits(max_queued_batch_requests=1025),
             "limits.max_queued_batch_requests is 1025, the envelope allows 0 to 1024",
+        ),
+        (
+            pb.Limits(batch_deadline_ms=86_400_001),
+            "limits.batch_deadline_ms is 86400001, the envelope allows 0 to 86400000",
         ),
     ],
 )

@@ -202,7 +202,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def counters_equal_what_they_count(self) -> None:
         scheduler = self.scheduler
         alive = (*scheduler.running(), *scheduler.waiting())
-        assert scheduler.backlog_tokens == sum(sequence.backlog for sequence in alive)
+        assert scheduler.backlog.tokens == sum(sequence.backlog for sequence in alive)
         computed = sum(sequence.num_computed for sequence in self.holders())
         assert scheduler.kv_tokens == min(computed, (self.pool.num_blocks - self.pool.num_free) * BLOCK_SIZE)
         assert {sequence.request.request_id for sequence in alive} == self.answers.keys()
@@ -213,6 +213,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert scheduler.num_waiting_batch == sum(sequence in scheduler.waiting() for sequence in batch)
         counts = metrics.snapshot().classes[Priority.BATCH]
         assert counts.admitted - counts.finished == len(batch)
+        assert scheduler.backlog.batch == sum(sequence.backlog for sequence in batch)
 
     @invariant()
     def within_a_class_nobody_runs_before_an_earlier_arrival(self) -> None:
@@ -237,7 +238,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.answers
         assert self.pool.num_free == self.pool.num_blocks
         assert (self.scheduler.num_running, self.scheduler.num_waiting) == (0, 0)
-        assert (self.scheduler.kv_tokens, self.scheduler.backlog_tokens) == (0, 0)
+        assert (self.scheduler.kv_tokens, self.scheduler.backlog.tokens) == (0, 0)
         assert self.scheduler.next_due(self.now) is None or self.scheduler.expire(self.now + 100) == []
 
     # ---- inside -----------------------------------------------------------------------------------------------------

@@ -103,4 +103,4 @@ def test_200_000_steps_conserve_blocks_and_starve_nobody() -> None:
     while scheduler.num_running or scheduler.num_waiting:
         soak.step()
     assert soak.pool.num_free == BLOCKS
-    assert (scheduler.kv_tokens, scheduler.backlog_tokens) == (0, 0)
+    assert (scheduler.kv_tokens, scheduler.backlog.tokens) == (0, 0)

@@ -69,6 +69,10 @@ def _classes(own: str, other: Mapping[str, Any]) -> Change:
     return {"spec.slo": {"workloadClass": own, "classes": [other]}}
 
 
+def _deadline(place: str, objective: Mapping[str, Any]) -> Change:
+    return {"spec.slo": objective} if place == "spec.slo" else _classes("realtime", objective)
+
+
 def _bounds(field: str, low: int, high: int) -> Change:
     return {f"spec.tuning.bounds.{field}": {"min": low, "max": high}}
 
@@ -189,6 +193,22 @@ EXAMPLES: tuple[Example, ...] = (
         "engine.dtype int8 needs engine.device cpu; on cuda use auto, float32, bfloat16 or float16",
         {"spec.engine.device": "cpu", "spec.engine.dtype": "int8"},
         {"spec.engine.device": "cuda", "spec.engine.dtype": "int8"},
+    ),
+    *(
+        Example(place, message, _deadline(place, accepted), _deadline(place, refused))
+        for place, owner in (("spec.slo", "slo"), ("spec.slo.classes[0]", "slo.classes[]"))
+        for message, accepted, refused in (
+            (
+                f"{owner}.deadlineSeconds needs workloadClass batch: requests of other classes have a reader who waits",
+                {"workloadClass": "batch", "deadlineSeconds": 60},
+                {"workloadClass": "interactive", "deadlineSeconds": 60},
+            ),
+            (
+                f"{owner}.deadlineSeconds and {owner}.ttft exclude each other: a deadline takes the place of that target",
+                {"workloadClass": "batch", "ttft": {"targetMilliseconds": 2001}},
+                {"workloadClass": "batch", "ttft": {"targetMilliseconds": 2001}, "deadlineSeconds": 60},
+            ),
+        )
     ),
     Example(
         "spec.slo",

@@ -52,6 +52,7 @@ class Limits:
         reserved_percent: slots and blocks that batch work leaves free for better classes; 0 turns `slack` off.
         default_class: the class of requests that name none.
         max_queued_batch_requests: waiting requests in all beyond which batch ones are refused; 0 is max_queued_requests.
+        batch_deadline_ms: from its arrival, by when a batch request should end; later ones are counted; 0: there is none.
     """
 
     max_num_seqs: int
@@ -64,6 +65,7 @@ class Limits:
     reserved_percent: int = 0
     default_class: Priority = Priority.INTERACTIVE
     max_queued_batch_requests: int = 0
+    batch_deadline_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class LimitsPatch:
     reserved_percent: int | None = None
     default_class: Priority | None = None
     max_queued_batch_requests: int | None = None
+    batch_deadline_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Bounds:
 
 
 ITL_TARGET_BOUNDS = Bounds(1, 60_000)
+BATCH_DEADLINE_BOUNDS = Bounds(0, 86_400_000)  # a day
 RESERVED_BOUNDS = Bounds(0, 90)  # batch work always keeps a slot: floor(0.9 N) < N
 
 
@@ -105,6 +109,7 @@ class Envelope:
     max_queued_batch_requests: Bounds
     itl_target_ms: Bounds = ITL_TARGET_BOUNDS
     reserved_percent: Bounds = RESERVED_BOUNDS
+    batch_deadline_ms: Bounds = BATCH_DEADLINE_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)

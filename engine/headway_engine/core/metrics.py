@@ -19,6 +19,7 @@ class ClassSnapshot:
     queue_wait: Histogram
     itl: Histogram
     finished: int
+    late: int
     admitted: int
     prompt_tokens_admitted: int
     prompt_tokens: int
@@ -33,6 +34,7 @@ class ClassMetrics:
     queue_wait: HistogramRecorder = field(default_factory=HistogramRecorder)
     itl: HistogramRecorder = field(default_factory=HistogramRecorder)
     finished: int = 0
+    late: int = 0
     admitted: int = 0
     prompt_tokens_admitted: int = 0
     prompt_tokens: int = 0
@@ -45,6 +47,7 @@ class ClassMetrics:
             queue_wait=self.queue_wait.snapshot(),
             itl=self.itl.snapshot(),
             finished=self.finished,
+            late=self.late,
             admitted=self.admitted,
             prompt_tokens_admitted=self.prompt_tokens_admitted,
             prompt_tokens=self.prompt_tokens,
@@ -108,11 +111,12 @@ class Metrics:
         """A further token came."""
         self.classes[kind].itl.record(gap_s * 1000)
 
-    def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float) -> None:
-        """A request ended."""
+    def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float, batch_deadline_ms: int) -> None:
+        """A request ended; batch work is late after its deadline, 0: it has none."""
         self.finished[reason] += 1
         self.e2e.record(since_arrival_s * 1000)
         self.classes[kind].finished += 1
+        self.classes[kind].late += kind is Priority.BATCH and 0 < batch_deadline_ms < since_arrival_s * 1000
 
     def snapshot(self) -> MetricsSnapshot:
         """The figures now."""

@@ -23,6 +23,7 @@ A sequence that ends while its step is in flight keeps its blocks until `commit`
 from dataclasses import dataclass, replace
 
 from headway_engine.core import batching, slack
+from headway_engine.core.backlog import Backlog
 from headway_engine.core.batch import Batch, Chunk, StepFailure, StepResult
 from headway_engine.core.batching import QueueView
 from headway_engine.core.blocks import BlockPool
@@ -79,7 +80,7 @@ class Scheduler:
         self._blocked = False  # the latest step left a sequence waiting
         self._prompts_follow = False  # it left prompt tokens that only lacked token budget
         self._kv_tokens = 0
-        self._backlog = 0
+        self.backlog = Backlog()
 
     # ---- what readers ask -------------------------------------------------------------------------------------------
 
@@ -102,11 +103,6 @@ class Scheduler:
     def kv_tokens(self) -> int:
         """Tokens held in KV blocks; those that sequences share count once, in whole blocks."""
         return min(self._kv_tokens, (self.pool.num_blocks - self.pool.num_free) * self.pool.block_size)
-
-    @property
-    def backlog_tokens(self) -> int:
-        """Tokens not prefilled yet, of waiting and running sequences."""
-        return self._backlog
 
     @property
     def open_slots(self) -> int:
@@ -148,7 +144,7 @@ class Scheduler:
         self._newest_s = max(self._newest_s, request.arrival_s)
         self._waiting.push(sequence)
         self._by_request[request.request_id] = sequence
-        self._backlog += prompt_len
+        self.backlog.add(sequence, prompt_len)
         self.metrics.admitted(sequence.workload_class, prompt_len)
         self._deadlines.add(sequence)
 
@@ -177,7 +173,7 @@ class Scheduler:
             return None
         decoding = [sequence for sequence in self._running.values() if sequence.decoding]
         self._admit(decoding)
-        budget = batching.step_tokens(self.limits, self._backlog, len(decoding))
+        budget = batching.step_tokens(self.limits, self.backlog.tokens, len(decoding))
         if len(decoding) > budget:
             first = self._turn % len(decoding)
             decoding = (decoding[first:] + decoding[:first])[:budget]
@@ -229,7 +225,7 @@ class Scheduler:
 
     def _queue(self, now: float) -> QueueView:
         oldest_s = self._waiting.oldest_arrival_s() or 0.0
-        return QueueView(now, len(self._waiting), len(self._running), self._backlog, oldest_s, self._newest_s)
+        return QueueView(now, len(self._waiting), len(self._running), self.backlog.tokens, oldest_s, self._newest_s)
 
     def _prompt_budget(self, room: int) -> int:
         """Prompt tokens of this step: what the decodes leave, or less where running streams shall not wait longer."""
@@ -285,7 +281,7 @@ class Scheduler:
             self._preempt(sequence)
         self.pool.share(room.shared)
         head.take_blocks(room.shared, self.pool.allocate(room.own), room.prefix, self.pool.block_size)
-        self._backlog -= head.num_computed
+        self.backlog.add(head, -head.num_computed)
         self._kv_tokens += head.num_computed
         return True
 
@@ -345,7 +341,7 @@ class Scheduler:
     def _advance(self, sequence: Sequence, num_tokens: int) -> None:
         """Count tokens that are now in the cache."""
         if not sequence.decoding:
-            self._backlog -= num_tokens
+            self.backlog.add(sequence, -num_tokens)
         sequence.num_computed += num_tokens
         self._kv_tokens += num_tokens
         sequence.register(self.pool)
@@ -372,9 +368,9 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's slot and blocks; it waits before its class and recomputes."""
         del self._running[sequence.sequence_id]
-        self._backlog -= sequence.backlog
+        self.backlog.add(sequence, -sequence.backlog)
         self._release(sequence)
-        self._backlog += sequence.backlog
+        self.backlog.add(sequence, sequence.backlog)
         sequence.phase = Phase.WAITING
         self._waiting.push(sequence)
         self.metrics.preemptions += 1
@@ -386,13 +382,13 @@ class Scheduler:
         else:
             self._waiting.remove(sequence)
         sequence.phase = Phase.ENDED
-        self._backlog -= sequence.backlog
+        self.backlog.add(sequence, -sequence.backlog)
         request = sequence.request
         del self._by_request[request.request_id]
         if sequence.sequence_id not in self._in_flight:
             self._release(sequence)
         self._deadlines.tidy(len(self._by_request))
-        self.metrics.ended(sequence.workload_class, reason, now - request.arrival_s)
+        self.metrics.ended(sequence.workload_class, reason, now - request.arrival_s, self.limits.batch_deadline_ms)
         return StepEvent(request.request_id, (), sequence.finished(reason, now, error))
 
     def _release(self, sequence: Sequence) -> None:

@@ -154,6 +154,7 @@ class AsyncEngine:
             waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(),
             draining=self._draining,
             num_waiting_batch=state.num_waiting_batch,
+            waiting_batch_prompt_tokens=state.batch_backlog_tokens,
         )
 
     def stats(self) -> StatsSnapshot:

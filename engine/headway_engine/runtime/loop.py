@@ -70,6 +70,7 @@ class LoopState:
     open_slots: int
     kv_tokens: int
     backlog_tokens: int
+    batch_backlog_tokens: int  # of those, of the batch class
     limits: LimitsState
     metrics: MetricsSnapshot
     requests_taken: int
@@ -278,7 +279,8 @@ class StepLoop:
             num_waiting_batch=scheduler.num_waiting_batch,
             open_slots=scheduler.open_slots,
             kv_tokens=scheduler.kv_tokens,
-            backlog_tokens=scheduler.backlog_tokens,
+            backlog_tokens=scheduler.backlog.tokens,
+            batch_backlog_tokens=scheduler.backlog.batch,
             limits=self._limits,
             metrics=metrics or scheduler.metrics.snapshot(),
             requests_taken=self._requests_taken,

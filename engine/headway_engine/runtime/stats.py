@@ -32,6 +32,7 @@ class Loads:
         waiting_prompt_tokens: prompt tokens not prefilled yet, of waiting and running requests.
         draining: admission has stopped.
         num_waiting_batch: of num_waiting, requests of the batch class.
+        waiting_batch_prompt_tokens: of waiting_prompt_tokens, of the batch class.
     """
 
     num_running: int
@@ -45,6 +46,7 @@ class Loads:
     waiting_prompt_tokens: int
     draining: bool
     num_waiting_batch: int = 0
+    waiting_batch_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ def to_loads(loads: Loads) -> pb.Loads:
         waiting_prompt_tokens=loads.waiting_prompt_tokens,
         draining=loads.draining,
         num_waiting_batch=loads.num_waiting_batch,
+        waiting_batch_prompt_tokens=loads.waiting_batch_prompt_tokens,
     )
 
 

@@ -65,6 +65,7 @@ def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
         queue_wait=to_histogram(one.queue_wait),
         itl=to_histogram(one.itl),
         requests_finished=one.finished,
+        requests_late=one.late,
         requests_admitted=one.admitted,
         prompt_tokens_admitted=one.prompt_tokens_admitted,
         prompt_tokens=one.prompt_tokens,
@@ -111,6 +112,7 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
         reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
         default_class=kind,
         max_queued_batch_requests=batch,
+        batch_deadline_ms=limits.batch_deadline_ms if limits.HasField("batch_deadline_ms") else None,
     )
 
 
@@ -130,6 +132,7 @@ def _to_limits(limits: Limits) -> pb.Limits:
         reserved_percent=limits.reserved_percent,
         default_class=_CLASS_NUMBERS[limits.default_class],
         max_queued_batch_requests=limits.max_queued_batch_requests,
+        batch_deadline_ms=limits.batch_deadline_ms,
     )
 
 
@@ -142,6 +145,7 @@ def _to_envelope(envelope: Envelope) -> pb.Envelope:
         itl_target_ms=_to_bounds(envelope.itl_target_ms),
         reserved_percent=_to_bounds(envelope.reserved_percent),
         max_queued_batch_requests=_to_bounds(envelope.max_queued_batch_requests),
+        batch_deadline_ms=_to_bounds(envelope.batch_deadline_ms),
     )
 
 

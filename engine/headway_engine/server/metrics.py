@@ -74,6 +74,11 @@ def _families(stats: StatsSnapshot) -> Iterator[Metric]:
     yield _gauge("num_requests_running", "Requests being computed", loads.num_running)
     yield _gauge("num_requests_waiting", "Requests that wait for their first step", loads.num_waiting)
     yield _gauge("num_batch_requests_waiting", "Of those, requests of the batch class", loads.num_waiting_batch)
+    yield _gauge(
+        "batch_prompt_tokens_waiting",
+        "Prompt tokens of the batch class yet to compute",
+        loads.waiting_batch_prompt_tokens,
+    )
     yield _gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", loads.token_usage)
     yield _gauge("generation_throughput_tokens_per_second", "Output tokens/s of the last 5 s", loads.gen_throughput)
     yield _gauge("draining", "1 while the engine refuses new requests", float(loads.draining))
@@ -127,6 +132,8 @@ def _classes(classes: Mapping[Priority, ClassSnapshot]) -> Iterator[Metric]:
         yield family
     finished = {kind.name.lower(): one.finished for kind, one in classes.items()}
     yield _counter("class_requests_finished", "Requests that ended, by workload class", finished, "workload_class")
+    late = {kind.name.lower(): one.late for kind, one in classes.items()}
+    yield _counter("class_requests_late", "Of those, after the deadline of their class", late, "workload_class")
 
 
 def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
@@ -145,6 +152,11 @@ def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
             f"{kind}_max_queued_batch_requests",
             f"{shown} limit: waiting requests at which batch work is refused; 0: as max_queued_requests",
             limits.max_queued_batch_requests,
+        )
+        yield _gauge(
+            f"{kind}_batch_deadline_ms",
+            f"{shown} limit: by when a batch request should end, from its arrival; 0: there is no deadline",
+            limits.batch_deadline_ms,
         )
         yield _gauge(
             f"{kind}_reserved_percent",

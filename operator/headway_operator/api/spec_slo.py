@@ -2,7 +2,8 @@
 
 The class alone is enough: it brings targets of its own. A target that is given must lie in its class's range, so that
 the class keeps its meaning for whoever routes, prioritizes or plans by it. In a fleet of several classes each is judged by
-its own targets; the time between tokens grows from the better to the worse class, since they share every step.
+its own targets; the time between tokens grows from the better to the worse class, since they share every step. Batch work
+may have a deadline instead of a target for its first token.
 """
 
 from enum import StrEnum
@@ -41,8 +42,18 @@ class LatencyTarget(ApiModel):
 
 
 def _ranges(owner: str) -> tuple[Rule, ...]:
-    """The class boundaries of a first-token target; `owner`: what the messages call it by."""
+    """The class boundaries of a first-token target and of a deadline; `owner`: what the messages call it by."""
     return (
+        Rule(
+            "!has(self.deadlineSeconds) || self.workloadClass == 'batch'",
+            f"{owner}.deadlineSeconds needs workloadClass batch: requests of other classes have a reader who waits",
+            field_path=".deadlineSeconds",
+        ),
+        Rule(
+            "!has(self.deadlineSeconds) || !has(self.ttft)",
+            f"{owner}.deadlineSeconds and {owner}.ttft exclude each other: a deadline takes the place of that target",
+            field_path=".deadlineSeconds",
+        ),
         Rule(
             "!has(self.ttft) || self.workloadClass != 'realtime' || self.ttft.targetMilliseconds < 500",
             f"workloadClass realtime needs {owner}.ttft.targetMilliseconds below 500",
@@ -78,6 +89,14 @@ class ClassObjective(ApiModel):
     inter_token_latency: LatencyTarget | None = Field(
         default=None,
         description="Time between two tokens of one answer. Default: 50 ms realtime, 100 ms interactive, 500 ms batch.",
+    )
+    deadline_seconds: int | None = Field(
+        default=None,
+        ge=60,
+        le=86_400,
+        description="Class batch only, instead of ttft: seconds from its arrival in which a request should be finished. "
+        "Such work is done in what other classes leave free, and starts replicas only where its deadline needs them. Default: "
+        "none, the class is judged by its first tokens.",
     )
 
     @property
@@ -137,10 +156,18 @@ class Slo(ClassObjective):
     def objectives(self) -> tuple[ClassObjective, ...]:
         """Every class that the fleet serves, better ones first."""
         own = ClassObjective(
-            workload_class=self.workload_class, ttft=self.ttft, inter_token_latency=self.inter_token_latency
+            workload_class=self.workload_class,
+            ttft=self.ttft,
+            inter_token_latency=self.inter_token_latency,
+            deadline_seconds=self.deadline_seconds,
         )
         ranks = list(WorkloadClass)
         return tuple(sorted((own, *self.classes), key=lambda one: ranks.index(one.workload_class)))
+
+    @property
+    def batch_deadline_seconds(self) -> int | None:
+        """In which batch work should be finished, from its arrival; None: it has no deadline."""
+        return self.objectives[-1].deadline_seconds
 
     @property
     def shares_slack(self) -> bool:

@@ -38,7 +38,9 @@ class ClassStatus(ApiModel):
     ttft_observed_milliseconds: int | None = Field(
         default=None, description="Observed time to first token at its percentile, queue wait included."
     )
-    ttft_target_milliseconds: int = Field(description="The objective for it.")
+    ttft_target_milliseconds: int | None = Field(
+        default=None, description="The objective for it; none for a class with a deadline."
+    )
     inter_token_latency_observed_milliseconds: int | None = Field(
         default=None, description="Observed time between tokens at its percentile."
     )
@@ -126,6 +128,9 @@ class LimitValues(ApiModel):
     max_queued_batch_requests: int = Field(
         default=0, description="Waiting requests in one engine at which batch work is refused; 0: as maxQueuedRequests."
     )
+    batch_deadline_seconds: int = Field(
+        default=0, description="In which batch work should be finished, from its arrival; 0: it has no deadline."
+    )
 
 
 class TuningChange(ApiModel):
@@ -163,6 +168,12 @@ class DemandStatus(ApiModel):
     )
     input_tokens: Int32 | None = Field(default=None, description="Mean prompt of a request, in tokens.")
     output_tokens: Int32 | None = Field(default=None, description="Mean answer, in tokens.")
+    deferred_by_age: tuple[Int32, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Requests with a deadline that are not finished, by when they came: one count for each twentieth of the "
+        "deadline, newest last.",
+    )
     step_microseconds: Int64 | None = Field(default=None, description="Constant part of an engine step.")
     sequence_microseconds: Int64 | None = Field(default=None, description="What each running sequence adds to a step.")
     prompt_token_microseconds: Int64 | None = Field(default=None, description="What each prompt token adds to a step.")

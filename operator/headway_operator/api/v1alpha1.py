@@ -341,6 +341,7 @@ def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
         default_class=spec.slo.workload_class if spec.slo else WorkloadClass.INTERACTIVE,
         reserved_percent=class_defaults.reserved_percent(limits, spec.slo),
         max_queued_batch_requests=class_defaults.queued_batch_requests(engine, spec.slo),
+        batch_deadline_seconds=(spec.slo.batch_deadline_seconds or 0) if spec.slo else 0,
     )
 
 

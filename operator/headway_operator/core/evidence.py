@@ -185,10 +185,11 @@ def gather(
     """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
     found = supply(observed)
     judgement = objectives.judge(fleet.spec.slo, load.classes)
+    deadline = math.isfinite(objectives.deadline_s(fleet.spec.slo))
     return Evidence(
         spec=fleet.spec if judgement is None else judgement.spec(fleet.spec),
         limits=limits,
-        load=load if judgement is None else replace(load, view=deciding_view(load, judgement)),
+        load=replace(load, view=deciding_view(load, judgement, deadline=deadline)),
         supply=found,
         growth=growth(observed, load) if found.warming else None,
         rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),

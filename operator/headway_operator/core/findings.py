@@ -106,8 +106,9 @@ def _slo_met(situation: Situation, slo: SloStatus | None) -> Finding:
     if slo.classes:
         return _classes_met(slo.classes)
     parts, missed = [], False
+    first = None if objective.deadline_seconds is not None else slo.ttft_observed_milliseconds
     for name, target, seen in (
-        ("TTFT", objective.ttft_target, slo.ttft_observed_milliseconds),
+        ("TTFT", objective.ttft_target, first),
         ("inter-token latency", objective.inter_token_latency_target, slo.inter_token_latency_observed_milliseconds),
     ):
         if seen is not None:
@@ -131,7 +132,7 @@ def _classes_met(classes: Sequence[ClassStatus]) -> Finding:
                 one.inter_token_latency_target_milliseconds,
             ),
         ):
-            if seen is not None:
+            if seen is not None and target is not None:
                 missed = missed or seen > target
                 parts.append(
                     f"{one.workload_class.value} {name} {seen} ms {'>' if seen > target else '<='} {target} ms"

@@ -4,18 +4,19 @@ The policy's clock is the monotonic one. What it must remember comes from two pl
 and, in the first pass of a process, the status.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
-from headway_operator.core import clock, drain, scaling, tuning
+from headway_operator.core import clock, drain, objectives, scaling, tuning
 from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter
-from headway_operator.core.memory import LoopMemory, restored
+from headway_operator.core.memory import LoopMemory, Moment, restored
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import Observed, PodView
-from headway_operator.core.online import take_in
+from headway_operator.core.online import Apart, take_in
 from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig
 from headway_planner.model import LoadView
@@ -52,10 +53,13 @@ class Facts:
 
 def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Looped:
     """Ask the policy about both actuators, as far as the modes let it be asked."""
-    memory = observed.memory
+    memory, deadline_s = observed.memory, objectives.deadline_s(fleet.spec.slo)
     if memory is None or memory.revision != facts.revision:
         stamps = memory.stamps if memory is not None else {}
-        memory = replace(restored(fleet.status.demand, facts.revision, observed.now), stamps=stamps)
+        memory = replace(
+            restored(fleet.status.demand, facts.revision, Moment(observed.now, observed.monotonic_s, deadline_s)),
+            stamps=stamps,
+        )
     passed_s = observed.memory.passed_s if observed.memory is not None else None
     joined = max((pod.ready_since for pod in facts.serving if pod.ready_since is not None), default=None)
     told = (*_stamps(fleet, joined), *drain.stamps(observed.pods, memory.stamps, observed.now))
@@ -66,7 +70,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         memory,
         scaling.manual_replicas(fleet),
         start_times(facts.serving),
-        facts.judgement,
+        Apart(facts.judgement, deadline=math.isfinite(deadline_s)),
     )
     seen = taken.intake
     tune_state = tuning.policy_state(fleet, stamps)
@@ -78,7 +82,14 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         observed.monotonic_s,
     )
     after = LoopMemory(
-        remembered, facts.revision, taken.engines, seen.totals, observed.monotonic_s, stamps, taken.online
+        remembered,
+        facts.revision,
+        taken.engines,
+        seen.totals,
+        observed.monotonic_s,
+        stamps,
+        taken.online,
+        taken.arrived,
     )
     return Looped(found, after)
 
@@ -94,6 +105,7 @@ def _config(spec: LLMDeploymentSpec) -> ControlConfig:
         itl_target_ms=spec.slo.inter_token_latency_target.target_milliseconds,
         baseline=tuning.baseline(spec),
         hold_s=spec.scaling.scale_down.stabilization_window_seconds,
+        deadline_s=objectives.deadline_s(spec.slo),
     )
     return ControlConfig(demand, scale, tune)
 
@@ -104,7 +116,7 @@ def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[Load
 
     def view(window_s: float) -> LoadView:
         short = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)
-        seen = short.view if facts.judgement is None else deciding_view(short, facts.judgement)
+        seen = deciding_view(short, facts.judgement, deadline=math.isfinite(objectives.deadline_s(fleet.spec.slo)))
         return replace(seen, quiet=facts.load.view.quiet)
 
     scale = view(CONTROL_WINDOW_S)

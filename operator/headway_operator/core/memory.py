@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from headway_operator.api.v1alpha1 import DemandStatus
+from headway_operator.core import ages
 from headway_planner.capacity import Mix
 from headway_planner.control import ControlMemory
 from headway_planner.coordinator import HISTORY_S, Memory, Totals
+from headway_planner.deferred import Backlog
 from headway_planner.identify import LearntSteps, learnt
 
 MINUTE_S = 60
@@ -36,6 +38,22 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """Requests with a deadline that one engine had admitted when it was last looked at."""
+
+    boot_id: str
+    admitted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Requests with a deadline: how many came since any start, and what each engine had admitted by then."""
+
+    came: float = 0.0
+    engines: Mapping[str, Admitted] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LoopMemory:
     """Between two passes over one fleet.
 
@@ -44,6 +62,7 @@ class LoopMemory:
         revision: of the pods that it was learnt from.
         engines: counters per pod name.
         online: the same without batch work, where that fills the slack of better classes.
+        arrived: the requests with a deadline.
         totals: what all engines did since the first pass, restarts and removed pods included.
         passed_s: when the pass was, on the monotonic clock.
         stamps: times that the API holds, by when they were on the monotonic clock (`clock.py`).
@@ -56,25 +75,39 @@ class LoopMemory:
     passed_s: float = 0.0
     stamps: Mapping[datetime, float] = field(default_factory=dict)
     online: Mapping[str, Counted] = field(default_factory=dict)
+    arrived: Arrived = field(default_factory=Arrived)
 
 
-def restored(before: DemandStatus | None, revision: str, now: datetime) -> LoopMemory:
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, on the wall clock and on that of the samples; and the deadline of batch work, infinite when it has none."""
+
+    now: datetime
+    at_s: float
+    deadline_s: float
+
+
+def restored(before: DemandStatus | None, revision: str, moment: Moment) -> LoopMemory:
     """The memory of a process that begins: what the status kept, unless it is about other pods."""
     if before is None or before.revision != revision:
         return LoopMemory(revision=revision)
     work = [value / 1000 for value in before.per_minute for _ in range(MINUTE_S)]
+    gap_s = max(0, round((moment.now - before.time).total_seconds()))  # a clock that went back makes no gap
     if work:
-        # What came while no operator looked is taken to be like the last minute. A clock that went back makes no gap.
-        gap_s = min(HISTORY_S, max(0, round((now - before.time).total_seconds())))
-        work += [work[-1]] * gap_s
+        # What came while no operator looked is taken to be like the last minute.
+        work += [work[-1]] * min(HISTORY_S, gap_s)
     mix = None
     if before.input_tokens is not None and before.output_tokens is not None:
         mix = Mix(float(before.input_tokens), float(before.output_tokens))
-    demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix)
-    return LoopMemory(control=ControlMemory(demand=demand), revision=revision)
+    marks = ages.marks_of(before.deferred_by_age, moment.deadline_s, moment.at_s - gap_s)
+    demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix, backlog=Backlog(marks=marks or ()))
+    arrived = Arrived(came=marks[-1][1] if marks else 0.0)
+    return LoopMemory(control=ControlMemory(demand=demand), revision=revision, arrived=arrived)
 
 
-def remembered(memory: LoopMemory, before: DemandStatus | None, now: datetime) -> DemandStatus | None:
+def remembered(
+    memory: LoopMemory, before: DemandStatus | None, now: datetime, deadline_s: float
+) -> DemandStatus | None:
     """The status block after a pass: the one from before unless a minute has passed in which something came."""
     demand = memory.control.demand
     kept = before if before is not None and before.revision == memory.revision else None
@@ -82,7 +115,9 @@ def remembered(memory: LoopMemory, before: DemandStatus | None, now: datetime) -
     if elapsed_s is not None and 0 <= elapsed_s < MINUTE_S:
         return kept
     minutes = _minutes(demand.work)
-    if not any(minutes[-1:]) and (kept is None or not any(kept.per_minute[-1:])):
+    waits = ages.by_age(demand.backlog, deadline_s, demand.last.at_s) if demand.last is not None else ()
+    quiet = kept is None or not (any(kept.per_minute[-1:]) or kept.deferred_by_age)
+    if quiet and not any(minutes[-1:]) and not waits:
         return kept
     steps = learnt(demand.fit, 0) or demand.prior
     return DemandStatus(
@@ -91,6 +126,7 @@ def remembered(memory: LoopMemory, before: DemandStatus | None, now: datetime) -
         per_minute=minutes,
         input_tokens=None if demand.mix is None else round(demand.mix.inputs),
         output_tokens=None if demand.mix is None else round(demand.mix.outputs),
+        deferred_by_age=waits,
         step_microseconds=None if steps is None else round(1000 * steps.step_ms),
         sequence_microseconds=None if steps is None else round(1000 * steps.sequence_ms),
         prompt_token_microseconds=None if steps is None else round(1000 * steps.token_ms),

@@ -4,11 +4,13 @@
     decides          = the strictest (best) class with a ratio above 1; without one, the class with the largest ratio
 
 So the fleet grows for whoever is missed, first for the one that may wait least; batch work that is late counts by its own
-loose target, not by the strict one of the class beside it. Only the time between tokens always has the strictest target of
+loose target, not by the strict one of the class beside it. Batch work with a deadline is judged by that alone and decides
+nothing here (`deferred.py`). Only the time between tokens always has the strictest target of
 all, since every class shares the steps; it is measured on the best class that had streams, so that limits are right for a
 better one before it comes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -52,8 +54,8 @@ class ClassLoad:
 
     @property
     def ratio(self) -> float:
-        """How near the class is to its targets; above 1 one of them is missed, 0 on too few requests to tell."""
-        if self.ttft.count < MIN_REQUEST_SAMPLES:
+        """How near the class is to its targets; above 1 one of them is missed, 0 on too few requests and with a deadline."""
+        if self.ttft.count < MIN_REQUEST_SAMPLES or self.objective.deadline_seconds is not None:
             return 0.0
         ttft = (self.ttft.high_ms or 0.0) / self.objective.ttft_target.target_milliseconds
         return max(ttft, (self.itl.high_ms or 0.0) / self.objective.inter_token_latency_target.target_milliseconds)
@@ -103,6 +105,12 @@ class Judgement:
         """The view of another window with the latencies that decide; prefill and gauges stay those of all classes."""
         first, between = (_judge(one.objective, _of(counts, one.kind)) for one in (self.decides, self.streams))
         return replace(view, ttft=first.ttft, queue_wait=first.queue_wait, itl=between.itl)
+
+
+def deadline_s(slo: Slo | None) -> float:
+    """In which batch work should be finished, from its arrival; infinite when it has no deadline."""
+    seconds = slo.batch_deadline_seconds if slo is not None else None
+    return math.inf if seconds is None else float(seconds)
 
 
 def shares(slo: Slo | None) -> tuple[float, float]:

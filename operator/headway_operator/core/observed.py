@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from headway_operator.api.v1alpha1 import WorkloadClass
+from headway_operator.core import histogram
 from headway_operator.core.histogram import Histogram
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.plan import Json, LimitsPatch
+
+BATCH = WorkloadClass.BATCH.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,7 @@ class ClassSample:
         itl: time between tokens; counts each further token.
         admitted: requests that came in, refused ones not counted.
         finished: of those, how many ended.
+        late: of these, how many after the deadline of their class.
         prompt_tokens_admitted: prompt tokens of the admitted ones.
         prompt_tokens: of those whose prefill began.
         cached_prompt_tokens: of these, found in the prefix cache.
@@ -29,9 +34,15 @@ class ClassSample:
     itl: Histogram = ()
     admitted: int = 0
     finished: int = 0
+    late: int = 0
     prompt_tokens_admitted: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens of answers: each is its first one or follows another."""
+        return histogram.count(self.ttft) + histogram.count(self.itl)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,9 @@ class EngineSample:
     baseline: LimitsPatch  # every field set
     lease_remaining_s: float
     num_waiting_batch: int = 0  # of num_waiting: of the batch class
+    waiting_batch_prompt_tokens: int | None = (
+        None  # of waiting_prompt_tokens; None: an older engine, which does not tell
+    )
     classes: Mapping[str, ClassSample] = field(default_factory=dict)  # by workload class; those that had requests
     queue_full: int = 0  # of requests_rejected: the queue was full
     cached_prompt_tokens: int = 0  # of prompt_tokens: found in the prefix cache
@@ -72,10 +86,21 @@ class EngineSample:
     kv_tokens: int = 0  # that the KV cache holds
 
     @property
+    def batch(self) -> ClassSample:
+        """The requests of class batch."""
+        return self.classes.get(BATCH, ClassSample())
+
+    @property
     def running_batch(self) -> int:
         """Batch requests that hold a slot: admitted, not finished, not waiting."""
-        batch = self.classes.get("batch", ClassSample())
-        return max(0, min(self.num_running, batch.admitted - batch.finished - self.num_waiting_batch))
+        return max(0, min(self.num_running, self.batch.admitted - self.batch.finished - self.num_waiting_batch))
+
+    @property
+    def queued_batch_tokens(self) -> int:
+        """Prompt tokens of batch work yet to compute."""
+        if self.waiting_batch_prompt_tokens is not None:
+            return self.waiting_batch_prompt_tokens
+        return max(0, self.batch.prompt_tokens_admitted - self.batch.prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True)

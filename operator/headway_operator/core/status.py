@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from headway_operator.api.conditions import ConditionType, Finding, set_conditions
 from headway_operator.api.v1alpha1 import ClassStatus, Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
-from headway_operator.core import desired, findings, names, scaling, tuning, watch
+from headway_operator.core import desired, findings, names, objectives, scaling, tuning, watch
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import remembered
 from headway_operator.core.objectives import ClassLoad
@@ -43,7 +43,7 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
         slo=slo,
         scaling=scaling.status_of(fleet, situation.replicas, now, refresh),
         tuning=tuning.status_of(fleet, situation.limits, len(situation.confirmed), now, refresh),
-        demand=remembered(situation.memory, before.demand, now),
+        demand=remembered(situation.memory, before.demand, now, objectives.deadline_s(fleet.spec.slo)),
         schedule=situation.schedule,
         symptoms=symptoms,
         conditions=with_findings(fleet, (*findings.findings(situation, slo), watch.healthy(situation, symptoms)), now),
@@ -77,14 +77,15 @@ def _sample_age_s(situation: Situation) -> float:
 
 
 def _class(load: ClassLoad) -> ClassStatus:
+    deadline = load.objective.deadline_seconds is not None
     return ClassStatus(
         workload_class=load.kind,
         ttft_observed_milliseconds=_rounded(load.ttft.high_ms),
-        ttft_target_milliseconds=load.objective.ttft_target.target_milliseconds,
+        ttft_target_milliseconds=None if deadline else load.objective.ttft_target.target_milliseconds,
         inter_token_latency_observed_milliseconds=_rounded(load.itl.high_ms),
         inter_token_latency_target_milliseconds=load.objective.inter_token_latency_target.target_milliseconds,
         # Rounded down, so that 100 means every one.
-        attainment_percent=None if load.attainment is None else int(100 * load.attainment + 1e-9),
+        attainment_percent=None if deadline or load.attainment is None else int(100 * load.attainment + 1e-9),
         sample_count=load.ttft.count,
     )
 
@@ -143,7 +144,7 @@ def _measured_moved(old: SloStatus | ClassStatus, new: SloStatus | ClassStatus) 
     )
 
 
-def _targets(one: ClassStatus) -> tuple[int, int]:
+def _targets(one: ClassStatus) -> tuple[int | None, int]:
     return one.ttft_target_milliseconds, one.inter_token_latency_target_milliseconds
 
 

@@ -182,6 +182,7 @@ def patch(limits: LimitValues) -> LimitsPatch:
         default_class=limits.default_class.value,
         reserved_percent=limits.reserved_percent,
         max_queued_batch_requests=limits.max_queued_batch_requests,
+        batch_deadline_ms=1000 * limits.batch_deadline_seconds,
     )
     return shared(asked)
 

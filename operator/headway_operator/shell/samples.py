@@ -114,6 +114,9 @@ def decode(stats: "pb.Stats", taken_s: float) -> EngineSample:
         baseline=limits_of(stats.config.baseline),
         lease_remaining_s=stats.config.lease_remaining_seconds,
         num_waiting_batch=stats.loads.num_waiting_batch,
+        waiting_batch_prompt_tokens=(
+            stats.loads.waiting_batch_prompt_tokens if stats.loads.HasField("waiting_batch_prompt_tokens") else None
+        ),
         classes={
             kind: _class_sample(one) for one in stats.classes if (kind := _CLASSES.get(one.workload_class)) is not None
         },
@@ -132,6 +135,7 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
         itl=tuple(one.itl.buckets),
         admitted=one.requests_admitted,
         finished=one.requests_finished,
+        late=one.requests_late,
         prompt_tokens_admitted=one.prompt_tokens_admitted,
         prompt_tokens=one.prompt_tokens,
         cached_prompt_tokens=one.cached_prompt_tokens,
@@ -152,6 +156,7 @@ def limits_of(limits: "pb.Limits") -> LimitsPatch:
         default_class=_CLASSES.get(limits.default_class),
         reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
         max_queued_batch_requests=batch if limits.HasField("max_queued_batch_requests") else None,
+        batch_deadline_ms=limits.batch_deadline_ms if limits.HasField("batch_deadline_ms") else None,
     )
     return shared(told)
 
@@ -169,6 +174,7 @@ def limits_message(limits: LimitsPatch) -> "pb.Limits":
         default_class=_named(_CLASSES, limits.default_class),
         reserved_percent=limits.reserved_percent,
         max_queued_batch_requests=limits.max_queued_batch_requests,
+        batch_deadline_ms=limits.batch_deadline_ms,
     )
 
 

@@ -69,6 +69,7 @@ def test_baseline_is_the_capacity_until_limits_say_less() -> None:
         "defaultClass": "interactive",
         "reservedPercent": 0,
         "maxQueuedBatchRequests": 0,
+        "batchDeadlineSeconds": 0,
     }
 
 

@@ -76,7 +76,7 @@ def test_adaptive_starts_at_once_when_nothing_runs_and_groups_when_much_does() -
     assert first.ttft_ms < FLOOR_MS + 5
     for n in range(16):
         bench.add(f"r{n}", 30, 400)
-    bench.run_until(lambda: bench.scheduler.num_running == 16 and bench.scheduler.backlog_tokens == 0)
+    bench.run_until(lambda: bench.scheduler.num_running == 16 and bench.scheduler.backlog.tokens == 0)
     alone = bench.add("alone", 30, 2)
     bench.run_until(lambda: alone.done)
     assert alone.ttft_ms >= 200
@@ -90,7 +90,7 @@ def gap_of_streams_while_a_long_prompt_comes(rules: Limits) -> float:
     bench = Simulation(rules)
     for n in range(32):
         bench.add(f"r{n}", 100, 500)
-    bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+    bench.run_until(lambda: bench.scheduler.backlog.tokens == 0)
     running = list(bench.streams.values())
     bench.add("long", 3900, 4)
     bench.run()
@@ -112,9 +112,9 @@ def test_low_tail_serves_a_short_prompt_before_the_rest_of_a_long_one() -> None:
     def ttft_of_the_short_one(rules: Limits) -> float:
         bench = Simulation(rules)
         bench.add("running", 100, 500)
-        bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+        bench.run_until(lambda: bench.scheduler.backlog.tokens == 0)
         bench.add("long", 3900, 2)
-        bench.run_until(lambda: bench.scheduler.backlog_tokens < 3500)
+        bench.run_until(lambda: bench.scheduler.backlog.tokens < 3500)
         short = bench.add("short", 40, 2)
         bench.run_until(lambda: short.done)
         return short.ttft_ms
@@ -125,7 +125,7 @@ def test_low_tail_serves_a_short_prompt_before_the_rest_of_a_long_one() -> None:
 def test_low_tail_lets_short_prompts_overtake_a_long_one_for_a_while_only() -> None:
     bench = Simulation(low_tail(10))
     bench.add("running", 100, 4000)
-    bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+    bench.run_until(lambda: bench.scheduler.backlog.tokens == 0)
     started = bench.now
     # Short prompts come faster than the target lets them be prefilled: without ageing the long one would never end.
     long = bench.add("long", 1000, 1)
@@ -144,7 +144,7 @@ def test_low_tail_lets_short_prompts_overtake_a_long_one_for_a_while_only() -> N
 def test_batch_work_has_no_bound_on_gaps_so_prompts_fill_the_step() -> None:
     bench = Simulation(low_tail(10))
     bench.add("batch", 100, 50, Priority.BATCH)
-    bench.run_until(lambda: bench.scheduler.backlog_tokens == 0)
+    bench.run_until(lambda: bench.scheduler.backlog.tokens == 0)
     bench.add("long", 3900, 2, Priority.BATCH)
     batch = bench.step()
     assert batch is not None

@@ -153,6 +153,17 @@ def test_batch_requests_that_moved_up_still_count_as_batch_among_those_that_wait
     assert bench.scheduler.num_waiting_batch == 5
 
 
+@pytest.mark.parametrize(("deadline_ms", "late"), [(0, 0), (1, 2), (60_000, 0)])
+def test_batch_work_that_ends_after_its_deadline_is_counted_and_nothing_else_is(deadline_ms: int, late: int) -> None:
+    bench = Simulation(replace(POOLED, batch_deadline_ms=deadline_ms))
+    for number in range(2):
+        bench.add(f"b{number}", 50, 5, BATCH)
+    bench.add("chat", 50, 5, INTERACTIVE)
+    bench.run()
+    classes = bench.scheduler.metrics.snapshot().classes
+    assert [classes[kind].late for kind in Priority] == [0, 0, late]
+
+
 def test_the_share_is_bounded() -> None:
     envelope = Envelope(SLOTS, SLOTS, SLOTS, SLOTS, Bounds(0, 0))
     assert check(replace(POOLED, reserved_percent=90, batch_wait_ms=1), envelope) is None

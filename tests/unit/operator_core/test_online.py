@@ -13,7 +13,7 @@ from headway_operator.core.intake import Reports
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.objectives import ClassCounts, judge
 from headway_operator.core.observed import ClassSample, EngineSample
-from headway_operator.core.online import take_in, without_batch
+from headway_operator.core.online import Apart, take_in, without_batch
 
 SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
 
@@ -77,7 +77,7 @@ def totals(batch_ms: float, *series: EngineSample) -> Any:
     counts = {"interactive": ClassCounts(buckets(*[50.0] * 20)), "batch": ClassCounts(buckets(*[batch_ms] * 20))}
     memory, taken = LoopMemory(), None
     for one in series:
-        taken = take_in(Reports(1, {"a": one}), memory, 1, (), judge(SLO, counts))
+        taken = take_in(Reports(1, {"a": one}), memory, 1, (), Apart(judge(SLO, counts)))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     assert taken is not None
     return taken.intake
@@ -103,13 +103,13 @@ def test_demand_does_not_jump_when_batch_work_comes_to_count() -> None:
     fine = {**late, "batch": ClassCounts(buckets(*[900.0] * 20))}
     memory = LoopMemory()
     for one, counts in ((engine(0.0, 0, 0), fine), (first, fine), (engine(20.0, 6, 22), late)):
-        taken = take_in(Reports(1, {"a": one}), memory, 1, (), judge(SLO, counts))
+        taken = take_in(Reports(1, {"a": one}), memory, 1, (), Apart(judge(SLO, counts)))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     assert memory.totals.arrivals == 5 + 3
 
 
 def test_a_fleet_without_batch_keeps_one_count() -> None:
     pair = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "realtime"}]})
-    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), judge(pair, {}))
+    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), Apart(judge(pair, {})))
     assert taken.online == {}
-    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), None).online == {}
+    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), Apart()).online == {}

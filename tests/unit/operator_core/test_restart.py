@@ -1,8 +1,9 @@
 """A new operator process: no memory, no samples at first, and a status to go on from."""
 
 import json
+import math
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from fleet_world import World
@@ -12,8 +13,13 @@ from loaded_fleet import desired, loaded
 
 from headway_operator.api.v1alpha1 import DemandStatus
 from headway_operator.core.decide import decide
-from headway_operator.core.memory import remembered, restored
+from headway_operator.core.memory import Moment, remembered, restored
 from headway_operator.core.plan import SetLimits, WriteStatus
+
+
+def at(now: datetime) -> Moment:
+    """A moment of a fleet whose batch work has no deadline."""
+    return Moment(now, 0.0, math.inf)
 
 
 def restart(world: World) -> None:
@@ -68,15 +74,15 @@ def test_idle_fleet_does_not_renew_its_demand() -> None:
 def test_demand_of_other_pods_is_not_believed() -> None:
     world, _ = loaded(90)
     kept = DemandStatus.model_validate(world.status["demand"])
-    assert restored(kept, kept.revision, world.now).control.demand.work
-    assert restored(kept, "000000", world.now).control.demand.work == ()
+    assert restored(kept, kept.revision, at(world.now)).control.demand.work
+    assert restored(kept, "000000", at(world.now)).control.demand.work == ()
 
 
 @pytest.mark.parametrize("gap_s", [-86_400, -5, 0, 30, 86_400])
 def test_any_gap_between_two_operators_makes_an_hour_at_the_most(gap_s: int) -> None:
     world, _ = loaded(130)
     kept = DemandStatus.model_validate(world.status["demand"])
-    work = restored(kept, kept.revision, kept.time + timedelta(seconds=gap_s)).control.demand.work
+    work = restored(kept, kept.revision, at(kept.time + timedelta(seconds=gap_s))).control.demand.work
     assert len(work) <= 3600
     assert work[-1] == kept.per_minute[-1] / 1000
 
@@ -85,8 +91,8 @@ def test_demand_is_renewed_each_minute_under_load() -> None:
     world, _ = loaded(90)
     assert world.memory is not None
     kept = DemandStatus.model_validate(world.status["demand"])
-    assert remembered(world.memory, kept, kept.time + timedelta(seconds=59)) is kept
-    later = remembered(world.memory, kept, kept.time + timedelta(seconds=60))
+    assert remembered(world.memory, kept, kept.time + timedelta(seconds=59), math.inf) is kept
+    later = remembered(world.memory, kept, kept.time + timedelta(seconds=60), math.inf)
     assert later is not None
     assert later.time > kept.time
 

@@ -1,0 +1,108 @@
+"""Whole passes over a fleet whose batch work has a deadline: it may wait, and it is finished in time."""
+
+from typing import Any
+
+import pytest
+from fleet_world import World, spec
+from loaded_fleet import SCALING, desired
+from toy_traffic import Traffic
+
+ALONE = {"workloadClass": "batch", "windowSeconds": 30}
+BESIDE = {"workloadClass": "interactive", "windowSeconds": 30}
+
+
+def objective(shared: bool, deadline_s: int | None) -> dict[str, Any]:
+    """Batch work alone, or beside a class that has no requests now."""
+    own: dict[str, Any] = {} if deadline_s is None else {"deadlineSeconds": deadline_s}
+    return {**BESIDE, "classes": [{"workloadClass": "batch", **own}]} if shared else {**ALONE, **own}
+
+
+def heap(shared: bool, deadline_s: int | None, requests: int = 200) -> tuple[World, Traffic]:
+    """A fleet that was idle, with a heap of batch work: some 170 s of one engine."""
+    world = World(spec(slo=objective(shared, deadline_s), scaling=SCALING), boot_s=6)
+    traffic = Traffic(world, kind="batch")
+    for _ in range(10):
+        traffic.second()
+    traffic.owed += requests
+    return world, traffic
+
+
+def most(world: World, traffic: Traffic, seconds: int) -> int:
+    """The largest count that was wanted meanwhile."""
+    counts = []
+    for _ in range(seconds):
+        traffic.second()
+        counts.append(desired(world))
+    return max(counts)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_work_that_may_wait_starts_no_replica(shared: bool) -> None:
+    world, traffic = heap(shared, 3600)
+    assert most(world, traffic, 240) == 1
+    (engine,) = world.engines.values()
+    assert engine.finished == engine.received == 200
+
+
+def test_without_a_deadline_the_same_work_is_judged_by_its_first_tokens() -> None:
+    world, traffic = heap(False, None)
+    assert most(world, traffic, 120) > 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_deadline_that_one_engine_would_miss_orders_replicas(shared: bool) -> None:
+    world, traffic = heap(shared, 300)
+    assert most(world, traffic, 60) == 3
+    assert "work with deadlines" in world.status["scaling"]["history"][0]["reason"]
+
+
+def test_the_replicas_go_when_the_work_is_done() -> None:
+    world, traffic = heap(False, 300)
+    most(world, traffic, 60)
+    for _ in range(400):
+        traffic.second()
+    assert desired(world) == 1
+    assert traffic.cut == 0
+
+
+def test_engines_are_told_the_deadline_and_pods_stay() -> None:
+    world, traffic = heap(False, 3600, 0)
+    (engine,) = world.engines.values()
+    assert engine.effective.batch_deadline_ms == 3_600_000
+    pods = dict(world.pods)
+    world.edit(slo=objective(False, 600))
+    traffic.second()
+    assert engine.effective.batch_deadline_ms == 600_000
+    assert world.pods == pods
+
+
+def test_a_new_operator_knows_how_old_the_work_is() -> None:
+    world, traffic = heap(False, 600)
+    for _ in range(100):
+        traffic.second()
+    kept = world.status["demand"]["deferredByAge"]
+    assert len(kept) == 20
+    assert kept[-2:] == [0, 0], "what waits came more than two twentieths ago"
+    before = world.memory
+    assert before is not None
+    world.memory = None
+    world.samples = {name: [] for name in world.samples}
+    for _ in range(12):
+        traffic.second()
+    assert world.memory is not None
+    old, new = (one.control.demand.backlog for one in (before, world.memory))
+    oldest = next(at_s for at_s, came in new.marks if came > 0)
+    assert oldest == pytest.approx(old.marks[0][0], abs=60), (
+        "to a twentieth of the deadline, and a minute's age of the status"
+    )
+
+
+def test_first_tokens_of_work_with_a_deadline_are_shown_and_not_judged() -> None:
+    world, traffic = heap(True, 3600)
+    for _ in range(60):
+        traffic.second()
+    batch = next(one for one in world.status["slo"]["classes"] if one["workloadClass"] == "batch")
+    assert batch["ttftObservedMilliseconds"] > 10_000
+    assert "ttftTargetMilliseconds" not in batch
+    assert "attainmentPercent" not in batch
+    assert world.condition("SLOMet")["status"] == "True"
