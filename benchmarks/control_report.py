@@ -2,8 +2,8 @@
 
 A cell of the table: percent of the requests inside their target / GPU-hours / reversals per hour, means over the seeds; with
 batch work the percent of its deadlines that were met behind them. The
-last columns compare pairs of the same seed: ours over the best tuned rival that keeps at least our attainment (within 0.05
-points), and over the clairvoyant bound.
+last rows compare ours with the cheapest rival tuned in hindsight (to the goals, or to match us) that keeps at least our attainment
+(within 0.05 points), and with the clairvoyant bound, over the seeds that both have.
 """
 
 import json
@@ -149,11 +149,11 @@ def _panel(axes: Axes, by: dict[str, Figures], styles: Mapping[str, tuple[str, s
 
 def _family(name: str) -> str:
     """The policy without how it was set."""
-    return name.removesuffix("-tuned")
+    return name.removesuffix("-tuned").removesuffix("-matched")
 
 
 def _is_rival(name: str) -> bool:
-    return name.endswith("-tuned")
+    return name.endswith(("-tuned", "-matched"))
 
 
 def _against_rival(by: dict[str, Figures]) -> str:

@@ -172,8 +172,8 @@ def _policies(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in POLICIES]
     if unknown or not names:
         raise CliError(f"--policies: no policy {', '.join(unknown) or 'given'}; there are: {', '.join(POLICIES)}")
-    # The bounds last: the clairvoyant is as good as its target, which the others' results do not change.
-    return tuple(sorted(names, key=lambda name: name in (CLAIRVOYANT, WORK_BOUND)))
+    # Ours first: rivals are set to match it. The bounds last: the others' results do not change them.
+    return tuple(sorted(names, key=lambda name: (name in (CLAIRVOYANT, WORK_BOUND), name != OURS)))
 
 
 def _seeds(text: str) -> range:

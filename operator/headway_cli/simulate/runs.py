@@ -6,7 +6,7 @@ own with a scaler of its own (`separate`), whose GPU-hours are added. Ours is al
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from headway_cli.simulate import batch, engines, traces
@@ -23,9 +23,6 @@ from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import Bounds
 from headway_planner.steps import StepModel
 
-# Share of the requests inside their TTFT target that a tuned rival and the clairvoyant bound must reach.
-GOALS = {Rank.REALTIME: 0.995, Rank.INTERACTIVE: 0.999, Rank.BATCH: 1.0}
-_BEYOND = 6  # targets past an end of a sweep
 _START_SHARE = 0.6  # the fleet begins with replicas for the first five minutes at this share of an engine
 _SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scaled trace, batch work that is added
 _BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
@@ -133,60 +130,6 @@ def run_apart(case: Case, policy: str, targets: tuple[float, float] | None = Non
 
 def _outcome(context: Context, seed: int, policy: str, target: float) -> Outcome:
     return simulate(context.setup, context.arrivals, CATALOG[policy].make(context, target), seed)
-
-
-def best_target(case: Case, policy: str) -> float:
-    """The target of the fewest hours that meets the goals of all classes, in hindsight; else of the best attainment.
-
-    Where an end of the sweep is the best, the sweep goes on past that end until it gets worse, `_BEYOND` targets at the most.
-    """
-    found = {target: _merit(run(case, policy, target)) for target in CATALOG[policy].sweep}
-    for _ in range(_BEYOND):
-        target = _past_end(found)
-        if target is None:
-            break
-        found[target] = _merit(run(case, policy, target))
-    return _best(found)
-
-
-def _best(found: dict[float, tuple[bool, float]]) -> float:
-    return min(found, key=lambda target: found[target])
-
-
-def _past_end(found: dict[float, tuple[bool, float]]) -> float | None:
-    """The next target past the end that is the best, as far from it as the one before is; None: the best is inside."""
-    best, targets = _best(found), sorted(found)
-    neighbour = {targets[0]: targets[1], targets[-1]: targets[-2]}.get(best)
-    return None if neighbour is None else best * best / neighbour
-
-
-def best_targets_apart(case: Case, policy: str) -> tuple[float, float]:
-    """The same for two fleets, each by itself."""
-    if case.apart is None:
-        raise ValueError(f"{case.trace} has nothing to part")
-    online, waiting = (best_target(replace(case, context=context, apart=None), policy) for context in case.apart)
-    return online, waiting
-
-
-def meets_goals(row: Row) -> bool:
-    """Whether every class has the attainment that is asked for."""
-    return not _merit(row)[0]
-
-
-def _merit(row: Row) -> tuple[bool, float]:
-    by_class, hours = row["attainment_by_class"], row["gpu_hours"]
-    if not isinstance(by_class, dict) or not isinstance(hours, float):
-        raise TypeError("not a row of results")
-    feasible = row["feasible_by_class"]
-    if not isinstance(feasible, dict):
-        raise TypeError("not a row of results")
-    kept, due = row.get("deadlines_met"), Rank.BATCH.name.lower()
-    # Batch work that has a deadline may wait for its first token.
-    goals = {name: GOALS[Rank[name.upper()]] * feasible[name] for name in by_class if kept is None or name != due}
-    short = max(
-        [goal - by_class[name] for name, goal in goals.items()] + ([1.0 - kept] if isinstance(kept, float) else [])
-    )
-    return (short > 0, short if short > 0 else hours)
 
 
 def _row(case: Case, label: str, outcome: Outcome) -> Row:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headway_cli import main as cli
-from headway_cli.simulate import arguments, runs
+from headway_cli.simulate import arguments, runs, targets
 
 EXCERPT = str(Path(__file__).parents[3] / "benchmarks" / "traces" / "azure2023_code_excerpt.csv.gz")
 FIELDS = {
@@ -90,7 +90,16 @@ def test_a_sweep_goes_on_past_an_end_that_is_the_best(monkeypatch: pytest.Monkey
     monkeypatch.setattr(runs, "run", run)
     options = arguments.parse(cli.build_parser().parse_args(["simulate", EXCERPT]))
     case = runs.cases(Path(EXCERPT), options).case(0, 100.0)
-    assert runs.best_target(case, "hpa") == best
+    assert targets.best(targets.sweep(case, "hpa")) == best
+
+
+def test_a_rival_is_matched_where_it_is_cheapest_of_those_as_punctual_as_ours():
+    def row(attainment: float, deadlines: float, hours: float) -> runs.Row:
+        return {"attainment": attainment, "deadlines_met": deadlines, "gpu_hours": hours}
+
+    rows = {4.0: row(0.99, 1.0, 9.0), 8.0: row(0.9, 1.0, 5.0), 16.0: row(0.8999, 1.0, 4.0), 24.0: row(0.9, 0.9, 3.0)}
+    assert targets.matching(rows, row(0.9, 1.0, 2.0)) == 16.0
+    assert targets.matching(rows, row(1.0, 1.0, 2.0)) is None
 
 
 BATCH = ["--batch-share", "0.4", "--batch-deadline", "300"]
