@@ -14,11 +14,14 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
+import msgspec
+
 from headway_cli.cluster import Cluster, Fleet, Json, Pod, named, named_pod
 from headway_cli.diagnosis import Diagnosis, Facts, conclude
 from headway_cli.engine_stats import EngineStats
 from headway_cli.errors import CliError
 from headway_operator.core.observed import EngineSample
+from headway_operator.shell.pods import Pod as PodJson
 from headway_operator.shell.pods import pod_view
 from headway_operator.shell.samples import decode
 from headway_rpc import pb
@@ -72,7 +75,7 @@ async def _read(options: argparse.Namespace) -> tuple[Diagnosis, Fleet, list[str
         samples, silent = await _sample(EngineStats(cluster, stack), serving, options.seconds)
         facts = Facts(
             manifest=manifest,
-            pods=tuple(pod_view(item) for item in objects),
+            pods=tuple(pod_view(msgspec.convert(item, PodJson)) for item in objects),
             samples=samples,
             silent=silent,
             autoscalers=await _autoscalers(cluster, fleet),

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
+
 from headway_operator.core.plan import Manifest
 from headway_operator.shell.kube import Failure, KubeError, Ref, ref_of, text_at
 
@@ -96,13 +98,13 @@ class FakeKube:
             return copy.deepcopy(self._existing(ref))
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
-        return await self.list_as(json.loads, kind, namespace, selector)
+        return await self.list_as(dict[str, Any], kind, namespace, selector)
 
-    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
+    async def list_as(self, form: type[T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
         wanted = dict(pair.split("=") for pair in selector.split(",")) if selector else {}
         with self._request("list", kind, ""):
             return tuple(
-                read(json.dumps(self.objects[ref]))
+                msgspec.json.decode(json.dumps(self.objects[ref]), type=form)
                 for ref in self.of_kind(kind)
                 if (not namespace or ref.namespace == namespace)
                 and wanted.items() <= self.objects[ref]["metadata"].get("labels", {}).items()

@@ -9,7 +9,6 @@ implementation is `kube_client.py`. Every failure is a `KubeError` whose `failur
 - PERMANENT: the same request will fail again: report it, retry rarely.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -117,11 +116,8 @@ class KubeApi(Protocol):
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
         """Read all objects of a kind; "" is every namespace. Items carry no kind and apiVersion of their own."""
 
-    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
-        """As `list`, but `read` gets each object's JSON text, equal to the last LIST's where nothing changed.
-
-        `read` raises ValueError for what is no JSON object.
-        """
+    async def list_as(self, form: type[T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
+        """As `list`, each object decoded into a type of msgspec's, which may name less than the object has."""
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create; CONFLICT when the name is taken."""

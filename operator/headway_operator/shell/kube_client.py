@@ -10,10 +10,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 from pydantic import ValidationError
@@ -29,7 +30,6 @@ from headway_operator.shell.kube import (
     ref_of,
     text_at,
 )
-from headway_operator.shell.listing import json_object, read_list
 
 T = TypeVar("T")
 
@@ -42,6 +42,15 @@ _CONTENT_TYPES = {
     "patch": "application/merge-patch+json",
 }
 _METHODS = {"get": "GET", "list": "GET", "create": "POST", "replace": "PUT", "apply": "PATCH", "patch": "PATCH"}
+
+
+class _PageMetadata(msgspec.Struct):
+    more: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct, Generic[T]):
+    metadata: _PageMetadata
+    items: list[T] | None  # Go writes a list without objects as null
 
 
 class KubeClient:
@@ -85,30 +94,29 @@ class KubeClient:
 
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
         """See `KubeApi`."""
-        return await self.list_as(json_object, kind, namespace, selector)
+        return await self.list_as(dict[str, Any], kind, namespace, selector)
 
-    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
+    async def list_as(self, form: type[T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
         """See `KubeApi`. A continue token that expires between two pages starts the LIST afresh, once."""
         try:
-            return await self._pages(read, kind, namespace, selector)
+            return await self._pages(form, kind, namespace, selector)
         except KubeError as error:
             if error.status != HTTPStatus.GONE:
                 raise
-            return await self._pages(read, kind, namespace, selector)
+            return await self._pages(form, kind, namespace, selector)
 
-    async def _pages(self, read: Callable[[str], T], kind: str, namespace: str, selector: str) -> tuple[T, ...]:
+    async def _pages(self, form: type[T], kind: str, namespace: str, selector: str) -> tuple[T, ...]:
         path = collection_path(kind, namespace)
         query = {"limit": str(PAGE_LIMIT)} | ({"labelSelector": selector} if selector else {})
         found: list[T] = []
         while True:
             answer = await self._answer("list", kind, path, query=query)
             with _understanding(f"list {path}"):
-                frame, items = read_list(answer, read)
-            found.extend(items)
-            token = text_at(frame, "metadata", "continue")
-            if not token:
+                page = msgspec.json.decode(answer, type=_Page[form])  # type: ignore[valid-type]
+            found.extend(page.items or ())
+            if not page.metadata.more:
                 return tuple(found)
-            query = query | {"continue": token}
+            query = query | {"continue": page.metadata.more}
 
     async def create(self, manifest: Manifest) -> Manifest:
         """See `KubeApi`."""
@@ -149,7 +157,7 @@ class KubeClient:
     ) -> Manifest:
         answer = await self._answer(verb, kind, path, query=query, body=body)
         with _understanding(f"{verb} {path}"):
-            return json_object(answer)
+            return msgspec.json.decode(answer, type=dict[str, Any])
 
     async def _answer(
         self, verb: str, kind: str, path: str, *, query: dict[str, str] | None = None, body: Manifest | None = None
@@ -189,7 +197,7 @@ def _understanding(what: str) -> Iterator[None]:
     """A success that is no JSON object comes from something between us and the API server, and says nothing."""
     try:
         yield
-    except ValueError as error:
+    except msgspec.MsgspecError as error:
         raise KubeError(Failure.RETRYABLE, f"{what}: the answer cannot be read: {error}") from error
 
 
@@ -217,6 +225,6 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
 
 def _as_object(text: str) -> Manifest:
     try:
-        return json_object(text)
-    except ValueError:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError:
         return {}

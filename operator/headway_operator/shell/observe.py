@@ -1,8 +1,7 @@
 """Fresh reads into one frozen `Observed`: the LLMDeployment, its pods by label, its other children by name.
 
-Each pass reads everything and believes no watch event, so lost, late and repeated events cannot mislead a decision. What
-is kept between passes is only that the same text of a pod means the same (`pods`). The reads run in parallel and may be
-some milliseconds apart; the preconditions on writes cover that gap.
+Nothing is cached between passes and no watch event is believed, so lost, late and repeated events cannot mislead a
+decision. The reads run in parallel and may be some milliseconds apart; the preconditions on writes cover that gap.
 Children are read by name, not by label: a foreign object that took a child's name must be seen, too.
 """
 
@@ -10,6 +9,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from headway_operator.core import names
 from headway_operator.core.memory import LoopMemory
@@ -25,7 +26,7 @@ from headway_operator.shell.kube import (
     at,
     text_at,
 )
-from headway_operator.shell.pods import PodReader, SeenPod, controller_of
+from headway_operator.shell.pods import Metadata, Pod, pod_view
 from headway_operator.shell.refusals import Refusal
 
 
@@ -36,7 +37,6 @@ class Reads:
     manifest: Manifest
     pods: tuple[PodView, ...]
     children: tuple[OwnedObject, ...]
-    seen: Mapping[str, SeenPod]  # for the next pass: the pods by their texts
     autoscalers: tuple[str, ...] = ()  # see `Observed`
 
 
@@ -48,12 +48,11 @@ class Carried:
     memory: LoopMemory | None = None
 
 
-async def read_fleet(kube: KubeApi, key: FleetKey, seen: Mapping[str, SeenPod]) -> Reads | None:
-    """Read everything of a fleet; None when the LLMDeployment is gone. `seen` is what the pass before left."""
-    reader = PodReader(seen)
+async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
+    """Read everything of a fleet; None when the LLMDeployment is gone."""
     manifest, pods, children = await asyncio.gather(
         _get(kube, key.ref),
-        kube.list_as(reader, "Pod", key.namespace, names.selector(key.name)),
+        kube.list_as(Pod, "Pod", key.namespace, names.selector(key.name)),
         asyncio.gather(*(_get(kube, ref) for ref in child_refs(key))),
     )
     if manifest is None:
@@ -61,13 +60,12 @@ async def read_fleet(kube: KubeApi, key: FleetKey, seen: Mapping[str, SeenPod]) 
     uid = text_at(manifest, "metadata", "uid")
     return Reads(
         manifest=manifest,
-        pods=tuple(sorted((pod.view for pod in pods if pod.controller == uid), key=lambda pod: pod.name)),
+        pods=tuple(sorted((pod_view(pod) for pod in pods if pod.metadata.controller == uid), key=lambda pod: pod.name)),
         children=tuple(
             _owned(ref.kind, child, uid)
             for ref, child in zip(child_refs(key), children, strict=True)
             if child is not None
         ),
-        seen=reader.pods,
         autoscalers=await _autoscalers(kube, key, manifest),
     )
 
@@ -146,7 +144,7 @@ def _owned(kind: str, manifest: Manifest, uid: str) -> OwnedObject:
         kind=kind,
         name=text_at(manifest, "metadata", "name"),
         uid=text_at(manifest, "metadata", "uid"),
-        controlled=controller_of(manifest) == uid,
+        controlled=msgspec.convert(manifest.get("metadata"), Metadata).controller == uid,
         # Answers of a GET carry both; the core compares whole manifests, so make sure.
         manifest={"apiVersion": RESOURCES[kind].api_version, "kind": kind, **manifest},
     )

@@ -9,7 +9,7 @@ fleet's bug does not stop the others.
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from headway_operator.core.memory import LoopMemory
@@ -21,7 +21,6 @@ from headway_operator.shell.execute import Executor, Result
 from headway_operator.shell.kube import Failure, FleetKey, KubeApi, KubeError
 from headway_operator.shell.metrics import Metrics
 from headway_operator.shell.observe import Carried, observed, read_fleet, window_s
-from headway_operator.shell.pods import SeenPod
 from headway_operator.shell.refusals import Refusals
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,6 @@ class Reconciler:
         self._decide = decide
         self._refusals = Refusals()
         self._memories: dict[FleetKey, LoopMemory] = {}
-        self._seen: dict[FleetKey, Mapping[str, SeenPod]] = {}
 
     async def __call__(self, key: FleetKey) -> Outcome:
         """Run one pass."""
@@ -85,17 +83,15 @@ class Reconciler:
             self._shell.metrics.forget(key)
             self._refusals.clear(key)
             self._memories.pop(key, None)
-            self._seen.pop(key, None)
         return outcome
 
     async def _pass(self, key: FleetKey) -> Outcome:
         shell = self._shell
         manifest: Manifest = {}
         try:
-            reads = await read_fleet(shell.kube, key, self._seen.get(key, {}))
+            reads = await read_fleet(shell.kube, key)
             if reads is None:
                 return Outcome(0.0, gone=True)
-            self._seen[key] = reads.seen
             manifest = reads.manifest
             shell.engines.track(key, reads.pods, window_s(manifest))
             now_s = asyncio.get_running_loop().time()

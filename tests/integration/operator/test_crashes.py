@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import headway_pytest
@@ -43,8 +42,8 @@ class CrashingClient:
     async def list(self, kind: str, namespace: str, selector: str = "") -> tuple[Manifest, ...]:
         return await self._client.list(kind, namespace, selector)
 
-    async def list_as(self, read: Callable[[str], T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
-        return await self._client.list_as(read, kind, namespace, selector)
+    async def list_as(self, form: type[T], kind: str, namespace: str, selector: str = "") -> tuple[T, ...]:
+        return await self._client.list_as(form, kind, namespace, selector)
 
     async def create(self, manifest: Manifest) -> Manifest:
         return await self._write(self._client.create, manifest)

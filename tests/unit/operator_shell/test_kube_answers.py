@@ -8,6 +8,7 @@ import pytest
 
 from headway_operator.shell.kube import Failure, KubeError, Ref
 from headway_operator.shell.kube_client import KubeClient
+from headway_operator.shell.pods import Pod
 
 POD = Ref("Pod", "default", "a")
 
@@ -64,12 +65,17 @@ async def test_a_success_that_is_no_json_object_is_no_empty_fleet(body: str) -> 
     assert "cannot be read" in listed.value.message
 
 
-async def test_pages_are_joined_in_order_and_each_object_read_from_its_text() -> None:
+async def test_pages_are_joined_in_order() -> None:
     kube, transport = client(page("a", "b", more="token"), page("c"))
-    found = await kube.list_as(lambda text: text, "Pod", "default", "app=x")
-    assert found == tuple(f'{{"metadata":{{"name":"{name}"}}}}' for name in "abc")
+    found = await kube.list_as(Pod, "Pod", "default", "app=x")
+    assert [pod.metadata.name for pod in found] == ["a", "b", "c"]
     assert [path.partition("&continue=")[2] for path in transport.paths] == ["", "token"]
     assert all("labelSelector=app%3Dx" in path for path in transport.paths)
+
+
+async def test_a_list_without_objects_may_be_null() -> None:
+    kube, _ = client((200, '{"metadata":{"resourceVersion":"7"},"items":null}'))
+    assert await kube.list("Pod", "default") == ()
 
 
 async def test_a_continue_token_that_expired_begins_the_list_afresh_once() -> None:

@@ -1,62 +1,96 @@
-"""Pods read by their texts: what is remembered says what a fresh parse says, and no more is remembered than there is."""
+"""Pods read from JSON: what a pod lacks has a default, and what nobody reads does no harm."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway_operator.shell.pods import PodReader, controller_of, pod_view
+from headway_operator.core.observed import ContainerState
+from headway_operator.shell.pods import Metadata, Pod, pod_view
 
-STATES = st.sampled_from(
-    [{}, {"waiting": {"reason": "ErrImagePull", "message": "no"}}, {"terminated": {"exitCode": 3}}]
-)
-PODS = st.builds(
-    lambda number, version, ready, state, controller: {
-        "metadata": {
-            "name": f"chat-{number}",
-            "uid": f"u-{number}",
-            "resourceVersion": str(version),
-            "labels": {"version": str(version)},
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "ownerReferences": [{"uid": "other"}, {"uid": "fleet", "controller": controller}],
-        },
-        "spec": {"containers": [{"name": "engine", "image": f"engine:{version}"}]},
-        "status": {
-            "phase": "Running",
-            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:05Z"}],
-            "containerStatuses": [{"name": "engine", "restartCount": version, "state": state}],
-        },
+BORN, READY = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC)
+POD: dict[str, Any] = {
+    "metadata": {
+        "name": "chat-0",
+        "uid": "u-0",
+        "labels": {"a": "b"},
+        "annotations": {"c": "d"},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
     },
-    st.integers(0, 3),
-    st.integers(0, 2),
-    st.sampled_from(["True", "False"]),
-    STATES,
-    st.booleans(),
+    "spec": {"nodeName": "n", "containers": [{"name": "other", "image": "x"}, {"name": "engine", "image": "engine:1"}]},
+    "status": {
+        "phase": "Running",
+        "podIP": "10.0.0.1",
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"}],
+        "containerStatuses": [{"name": "engine", "ready": True, "restartCount": 2, "state": {"running": {}}}],
+    },
+}
+
+
+def read(pod: object) -> Pod:
+    return msgspec.json.decode(json.dumps(pod), type=Pod)
+
+
+def test_a_running_pod_is_read() -> None:
+    view = pod_view(read(POD))
+    assert (view.name, view.uid, view.labels, view.annotations) == ("chat-0", "u-0", {"a": "b"}, {"c": "d"})
+    assert (view.phase, view.ip, view.node, view.image) == ("Running", "10.0.0.1", "n", "engine:1")
+    assert (view.created, view.ready, view.ready_since, view.deleting) == (BORN, True, READY, False)
+    assert view.container == ContainerState(ready=True, restart_count=2)
+
+
+@given(
+    part=st.sampled_from(["metadata", "spec", "status"]),
+    extra=st.dictionaries(st.sampled_from(["managedFields", "tolerations", "qosClass"]), st.lists(st.integers())),
 )
-LISTS = st.lists(PODS, max_size=4, unique_by=lambda pod: pod["metadata"]["name"])
+def test_what_nobody_reads_changes_nothing(part: str, extra: dict[str, Any]) -> None:
+    assert pod_view(read(POD | {part: POD[part] | extra})) == pod_view(read(POD))
 
 
-@given(st.lists(LISTS, max_size=6))
-def test_pods_remembered_over_passes_are_the_pods_parsed_afresh(passes: list[list[dict[str, Any]]]) -> None:
-    before: dict[str, Any] = {}
-    for pods in passes:
-        reader = PodReader(before)
-        seen = [reader(json.dumps(pod)) for pod in pods]
-        assert [pod.view for pod in seen] == [pod_view(pod) for pod in pods]
-        assert [pod.controller for pod in seen] == [controller_of(pod) for pod in pods]
-        assert len(reader.pods) == len(pods)
-        before = reader.pods
+@pytest.mark.parametrize("part", ["labels", "annotations", "ownerReferences", "deletionTimestamp"])
+def test_null_is_as_good_as_left_out(part: str) -> None:
+    assert pod_view(read(POD | {"metadata": POD["metadata"] | {part: None}})).deleting is False
 
 
-def test_a_pod_that_did_not_change_is_not_parsed_again() -> None:
-    text, changed = json.dumps({"metadata": {"name": "a"}}), json.dumps({"metadata": {"name": "a", "uid": "2"}})
-    first = PodReader({})
-    pod = first(text)
-    second = PodReader(first.pods)
-    assert second(text) is pod
-    assert second(changed) is not pod
+def test_an_empty_pod_is_a_pod_that_never_was_ready() -> None:
+    view = pod_view(read({}))
+    assert (view.name, view.ready, view.ready_since, view.container, view.volumes_ready) == (
+        "",
+        False,
+        None,
+        None,
+        True,
+    )
 
 
-def test_nobody_controls_a_pod_whose_owner_has_no_uid() -> None:
-    assert controller_of({"metadata": {"ownerReferences": [{"controller": True}]}}) is None
+@pytest.mark.parametrize(
+    ("status", "reason", "code"),
+    [
+        ({"state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}, "", 0),
+        ({"state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}, "OOMKilled", 137),
+        # It waits for its restart: the last end tells why.
+        ({"state": {"waiting": {}}, "lastState": {"terminated": {"reason": "Error", "exitCode": 3}}}, "Error", 3),
+    ],
+)
+def test_a_container_that_does_not_run_says_why(status: dict[str, Any], reason: str, code: int) -> None:
+    container = pod_view(read({"status": {"containerStatuses": [{"name": "engine"} | status]}})).container
+    assert container is not None
+    assert (container.terminated_reason, container.terminated_exit_code) == (reason, code)
+    assert container.waiting_reason == status["state"].get("waiting", {}).get("reason", "")
+
+
+@pytest.mark.parametrize(
+    ("owners", "controller"),
+    [
+        ([{"uid": "other"}, {"uid": "fleet", "controller": True}], "fleet"),
+        ([{"uid": "fleet", "controller": False}], None),
+        ([{"controller": True}], None),
+        (None, None),
+    ],
+)
+def test_the_controller_is_the_owner_that_says_so(owners: object, controller: str | None) -> None:
+    assert msgspec.convert({"ownerReferences": owners}, Metadata).controller == controller
