@@ -37,7 +37,7 @@ def main() -> int:
     with result.open("w", encoding="utf-8") as lines:
         subprocess.run(command, env=environment, stdout=lines, check=True)  # noqa: S603
     rows = control_report.read([result])
-    print(control_report.table(rows))
+    print(control_report.cells(rows), control_report.table(rows), sep="\n\n")
     images = _HERE / "results" / "plots"
     control_report.draw(rows, images / f"control-{stamp}.png")
     print(f"{result.relative_to(_HERE.parent)} and {images.relative_to(_HERE.parent)}/control-{stamp}.png written")

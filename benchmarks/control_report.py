@@ -1,9 +1,9 @@
 """Table and plot of what `headway simulate bench --json` printed: `python benchmarks/control_report.py IMAGE.png RESULT.jsonl...`.
 
-A cell of the table: percent of the requests inside their target / GPU-hours / reversals per hour, means over the seeds; with
-batch work the percent of its deadlines that were met behind them. The
-last rows compare ours with the cheapest rival tuned in hindsight (to the goals, or to match us) that keeps at least our attainment
-(within 0.05 points), and with the clairvoyant bound, over the seeds that both have.
+A cell is percent of the requests inside their target / GPU-hours / reversals per hour, means over the seeds; with batch work the
+percent of its deadlines that were met behind them. The first table has a line a trace and start delay: ours beside the cheapest
+rival tuned in hindsight (to the goals, or to match us) that keeps at least our attainment (within 0.05 points), and beside the
+clairvoyant bound, each over the seeds that it shares with ours. The second one has all policies.
 """
 
 import json
@@ -43,13 +43,17 @@ class Figures:
     """Means of one policy on one trace and start delay."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
         self.attainment = mean(_number(row, "attainment") for row in rows)
         self.hours = mean(_number(row, "gpu_hours") for row in rows)
         self.reversals = mean(_number(row, "reversals_per_hour") for row in rows)
-        self.target = rows[0].get("target")
         kept = [_number(row, "deadlines_met") for row in rows if "deadlines_met" in row]
         self.deadlines = mean(kept) if kept else None
-        self.seeds = len(rows)
+        self.seeds = {_number(row, "seed") for row in rows}
+
+    def over(self, seeds: set[float]) -> "Figures":
+        """The means over some of the seeds."""
+        return Figures([row for row in self._rows if row["seed"] in seeds])
 
     def cell(self) -> str:
         """For the table."""
@@ -73,21 +77,61 @@ def grouped(rows: Sequence[Row]) -> Groups:
     return {key: {name: Figures(mine) for name, mine in by.items()} for key, by in sorted(found.items())}
 
 
-def best_rival(by: dict[str, Figures]) -> tuple[str, Figures] | None:
-    """The tuned rival of the fewest hours among those that keep at least our attainment and deadlines; None: there is none."""
-    ours = by[OURS]
-    able = [
-        (name, one)
-        for name, one in by.items()
-        if _is_rival(name)
-        and one.attainment >= ours.attainment - _SAME
-        and (one.deadlines or 1) >= (ours.deadlines or 0) - _SAME
-    ]
-    return min(able, key=lambda pair: pair[1].hours, default=None)
+Pair = tuple[Figures, Figures]  # ours and another policy, over the seeds that both have
+
+
+def paired(by: dict[str, Figures], name: str) -> Pair | None:
+    """Ours and the other policy; None: one of them did not run, or they share no seed."""
+    if OURS not in by or name not in by:
+        return None
+    seeds = by[OURS].seeds & by[name].seeds
+    return (by[OURS].over(seeds), by[name].over(seeds)) if seeds else None
+
+
+def best_rival(by: dict[str, Figures]) -> tuple[str, Pair] | None:
+    """The cheapest rival beside ours of those that keep at least our attainment and deadlines; None: there is none."""
+    pairs = [(name, pair) for name in by if _is_rival(name) and (pair := paired(by, name))]
+    able = [(name, pair) for name, pair in pairs if _as_punctual(pair)]
+    return max(able, key=lambda found: _ratio(found[1]), default=None)
+
+
+def _as_punctual(pair: Pair) -> bool:
+    ours, one = pair
+    met, ours_met = ((1 if each.deadlines is None else each.deadlines) for each in (one, ours))
+    return one.attainment >= ours.attainment - _SAME and met >= ours_met - _SAME
+
+
+def _ratio(pair: Pair) -> float:
+    return pair[0].hours / pair[1].hours
+
+
+def cells(rows: Sequence[Row]) -> str:
+    """A Markdown table of ours beside the best rival and the bound, a line a trace and start delay."""
+    beside_rival = ("cheapest rival as punctual", "its seeds", "ours over it")
+    heads = ("trace, start delay", "seeds", "headway", *beside_rival, "clairvoyant", "ours over it")
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " --- |" * (len(heads) - 1)]
+    for (trace, delay), by in grouped(rows).items():
+        if OURS in by:
+            parts = (f"{trace}, {delay:g} s", str(len(by[OURS].seeds)), by[OURS].cell(), *_rival(by), *_bound(by))
+            lines.append("| " + " | ".join(parts) + " |")
+    return "\n".join(lines)
+
+
+def _rival(by: dict[str, Figures]) -> tuple[str, str, str]:
+    found = best_rival(by)
+    if found is None:
+        return "none", "-", "-"
+    name, pair = found
+    return f"{name} {pair[1].cell()}", str(len(pair[1].seeds)), f"{_ratio(pair):.2f}"
+
+
+def _bound(by: dict[str, Figures]) -> tuple[str, str]:
+    pair = paired(by, BOUND)
+    return ("-", "-") if pair is None else (pair[1].cell(), f"{_ratio(pair):.2f}")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table: policies down, traces and start delays across; then ours against the best of the others."""
+    """A Markdown table: policies down, traces and start delays across."""
     groups = grouped(rows)
     names = list(dict.fromkeys(name for by in groups.values() for name in by))
     heads = [f"{trace}, {delay:g} s" for trace, delay in groups]
@@ -95,9 +139,6 @@ def table(rows: Sequence[Row]) -> str:
     for name in names:
         cells = [by[name].cell() if name in by else "-" for by in groups.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if all(OURS in by for by in groups.values()):
-        lines.append("| **hours over best tuned rival** | " + " | ".join(map(_against_rival, groups.values())) + " |")
-        lines.append("| **hours over clairvoyant** | " + " | ".join(map(_against_bound, groups.values())) + " |")
     return "\n".join(lines)
 
 
@@ -156,15 +197,6 @@ def _is_rival(name: str) -> bool:
     return name.endswith(("-tuned", "-matched"))
 
 
-def _against_rival(by: dict[str, Figures]) -> str:
-    found = best_rival(by)
-    return "none keeps up" if found is None else f"{by[OURS].hours / found[1].hours:.2f} ({found[0]})"
-
-
-def _against_bound(by: dict[str, Figures]) -> str:
-    return f"{by[OURS].hours / by[BOUND].hours:.2f}" if BOUND in by else "-"
-
-
 def _number(row: Row, name: str) -> float:
     value = row[name]
     if not isinstance(value, int | float):
@@ -174,5 +206,5 @@ def _number(row: Row, name: str) -> float:
 
 if __name__ == "__main__":
     found = read(Path(one) for one in sys.argv[2:])
-    print(table(found))
+    print(cells(found), table(found), sep="\n\n")
     draw(found, Path(sys.argv[1]))
