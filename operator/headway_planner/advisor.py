@@ -6,6 +6,10 @@ p95 TTFT of a class = own prefill beside the decoding batch + the step under way
 under way, and s(c) the share of the time that prompts of class c and better ones take, the wait is R / ((1 - s(c - 1)) * (1 - s(c))).
 p95 ITL is a step with a prompt's chunk once more than 5 % of the steps have one. Replicas are added until each class keeps its
 target, and until two standard deviations (Poisson) more sequences than the mean find a slot and room in the KV cache.
+
+Batch work with a deadline takes what the others leave, as in the control loop (`deferred.py`): it asks for no room of its own for
+bursts and for no first token. The fleet is the larger of what the others need, batch prompts in their way, and of all work
+in the mean at the control loop's utilization; so a removal that the loop would take back is not planned.
 """
 
 import math
@@ -15,6 +19,7 @@ from dataclasses import dataclass, field
 from headway_planner.capacity import Mix, prefill_s, sustained
 from headway_planner.model import BatchLimits
 from headway_planner.roofline import Gpu, Shape, link, reduce_ms, step_model
+from headway_planner.staffing import UTILIZATION
 from headway_planner.steps import StepModel
 
 LIMITS = BatchLimits(256, 2048)
@@ -26,7 +31,10 @@ _RARE = 0.05  # share of the steps whose time no p95 shows
 
 @dataclass(frozen=True, slots=True)
 class ClassDemand:
-    """Requests per second of mean lengths, their targets, and the prompt at the 95th percentile (0: the mean)."""
+    """Requests per second of mean lengths, their targets, and the prompt at the 95th percentile (0: the mean).
+
+    `deadline_s`: what may wait must be finished in this time; infinite: the first token counts.
+    """
 
     name: str
     rate: float
@@ -34,6 +42,7 @@ class ClassDemand:
     ttft_ms: float
     itl_ms: float
     long_input: int = 0
+    deadline_s: float = math.inf
 
     @property
     def longest(self) -> int:
@@ -46,6 +55,17 @@ class Demand:
     """The classes that share the fleet, better ones first; at least one."""
 
     classes: tuple[ClassDemand, ...]
+
+    @property
+    def waiting(self) -> tuple[ClassDemand, ...]:
+        """The classes that have a deadline."""
+        return tuple(one for one in self.classes if one.deadline_s < math.inf)
+
+    @property
+    def online(self) -> "Demand | None":
+        """The demand of those that have none; None when all have one."""
+        others = tuple(one for one in self.classes if one.deadline_s == math.inf)
+        return Demand(others) if others else None
 
     @property
     def rate(self) -> float:
@@ -100,15 +120,30 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class in one configuration."""
+    """One class in one configuration. `ttft_p95_ms` is None for what waits for slack: it has a deadline instead."""
 
     name: str
     rate: float
     input_tokens: float
     output_tokens: float
-    ttft_p95_ms: float
+    ttft_p95_ms: float | None
     ttft_target_ms: float
     itl_target_ms: float
+    deadline_s: float = math.inf
+
+    @property
+    def lateness(self) -> float:
+        """p95 TTFT over its target."""
+        return (self.ttft_p95_ms or 0.0) / self.ttft_target_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """Where the work with deadlines goes: engines of it and of the other classes in the mean, and replicas for those alone."""
+
+    waiting: float
+    online: float
+    replicas_online: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +159,7 @@ class Row:
         usd_per_hour, usd_per_million: of all replicas, and per million output tokens; None without a price.
         binds: the largest of `parts_ms` but launches, or memory where the KV cache ends the batch.
         batch: sequences of one replica at the rate that it sustains.
+        slack: None when no class has a deadline.
         parts_ms: where the time of a step goes at that batch, prompts included: bandwidth, compute, communication, launches.
     """
 
@@ -142,6 +178,7 @@ class Row:
     batch: float | None = None
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[ClassRow, ...] = ()
+    slack: Slack | None = None
 
 
 def computed(shape: Shape, hardware: Hardware) -> Engine:
@@ -166,23 +203,13 @@ def assess_engine(engine: Engine, demand: Demand) -> Row:
     if model.kv_tokens < max(one.mix.inputs + one.mix.outputs for one in demand.classes):
         return Row(name, tp, via, 0, "does not fit", kv_tokens=model.kv_tokens)
     most = sustained(model, mix, LIMITS, demand.itl_ms)
-    for one in demand.classes:
-        own = model.prefill_ms(one.longest, LIMITS.tokens)
-        if own > one.ttft_ms:
-            why = f"infeasible: own prefill {own:.0f} ms > {one.ttft_ms:.0f} ms ({one.name})"
-            return Row(name, tp, via, 0, why, own, most.itl_ms, kv_tokens=model.kv_tokens)
-    if most.itl_ms > demand.itl_ms:
-        return Row(name, tp, via, 0, "infeasible: ITL over target", None, most.itl_ms, kv_tokens=model.kv_tokens)
-    replicas = max(1, math.ceil(demand.rate / (_LOAD * most.rate)))
-    slots = _slots(model, mix)
-    classes, itl, running = _tails(model, demand, replicas)
-    while replicas * most.rate < 100 * demand.rate and not (
-        _worst(classes) <= 1 and running + _SPARE * math.sqrt(running) <= slots
-    ):
-        replicas += 1
-        classes, itl, running = _tails(model, demand, replicas)
-    worst = max(classes, key=lambda one: one.ttft_p95_ms / one.ttft_target_ms)
-    if _worst(classes) > 1:
+    why, own = _infeasible(model, demand, most.itl_ms)
+    if why:
+        return Row(name, tp, via, 0, why, own, most.itl_ms, kv_tokens=model.kv_tokens)
+    replicas, slack = _fewest(model, demand)
+    classes, itl, _ = _tails(model, demand, replicas)
+    worst = max(classes, key=lambda one: one.lateness)
+    if worst.lateness > 1:
         why = f"infeasible: p95 TTFT {worst.ttft_p95_ms:.0f} ms > {worst.ttft_target_ms:.0f} ms ({worst.name})"
         return Row(name, tp, via, 0, why, worst.ttft_p95_ms, itl, kv_tokens=model.kv_tokens, classes=classes)
     hourly = None if engine.price is None else engine.price * tp * replicas
@@ -203,11 +230,56 @@ def assess_engine(engine: Engine, demand: Demand) -> Row:
         batch=most.batch,
         parts_ms=parts,
         classes=classes,
+        slack=slack,
     )
 
 
-def _worst(classes: tuple[ClassRow, ...]) -> float:
-    return max(one.ttft_p95_ms / one.ttft_target_ms for one in classes)
+def _infeasible(model: StepModel, demand: Demand, itl_ms: float) -> tuple[str, float | None]:
+    """Why no count of replicas serves the demand ("": one may), and the prefill that is too long."""
+    for one in demand.classes:
+        own = model.prefill_ms(one.longest, LIMITS.tokens)
+        if one.deadline_s < math.inf:
+            whole_s = (own + one.mix.outputs * itl_ms) / 1000
+            if whole_s > one.deadline_s:
+                return f"infeasible: an answer takes {whole_s:.0f} s > {one.deadline_s:.0f} s ({one.name})", None
+        elif own > one.ttft_ms:
+            return f"infeasible: own prefill {own:.0f} ms > {one.ttft_ms:.0f} ms ({one.name})", own
+    return ("infeasible: ITL over target" if itl_ms > demand.itl_ms else ""), None
+
+
+def _fewest(model: StepModel, demand: Demand) -> tuple[int, Slack | None]:
+    """The least count that serves the demand, as far as a count does; and how what may wait shares it."""
+    online = demand.online
+    replicas = _online_replicas(model, online, online) if online is not None else 1
+    if not demand.waiting:
+        return replicas, None
+    parts = [Demand((one,)) for one in demand.waiting]
+    waiting = sum(_mean_engines(model, part, demand.itl_ms) for part in parts)
+    steady = _mean_engines(model, online, demand.itl_ms) if online is not None else 0.0
+    slack = Slack(waiting, steady, replicas if online is not None else 0)
+    replicas = max(replicas, math.ceil((waiting + steady) / UTILIZATION))
+    if online is not None:
+        replicas = max(replicas, _online_replicas(model, online, demand))
+    return replicas, slack
+
+
+def _mean_engines(model: StepModel, demand: Demand, itl_ms: float) -> float:
+    return demand.rate / sustained(model, demand.mix, LIMITS, itl_ms).rate
+
+
+def _online_replicas(model: StepModel, online: Demand, beside: Demand) -> int:
+    """The least count that keeps the targets of these classes beside all of those, or the most that is tried."""
+    most = sustained(model, online.mix, LIMITS, beside.itl_ms)
+    slots = _slots(model, online.mix)
+    share = online.output_rate / beside.output_rate
+    replicas = max(1, math.ceil(online.rate / (_LOAD * most.rate)))
+    while replicas * most.rate < 100 * online.rate:
+        classes, _, running = _tails(model, beside, replicas)
+        running *= share
+        if max(one.lateness for one in classes) <= 1 and running + _SPARE * math.sqrt(running) <= slots:
+            break
+        replicas += 1
+    return replicas
 
 
 def _slots(model: StepModel, mix: Mix) -> int:
@@ -234,7 +306,10 @@ def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[tuple[Class
         wait = _TAIL * rest_ms / ((1 - better) * (1 - share))
         beside = math.ceil(one.longest / LIMITS.tokens) * (step - model.decode_ms(0, 0))
         ttft = model.prefill_ms(one.longest, LIMITS.tokens) + beside + itl + wait
-        rows.append(ClassRow(one.name, one.rate, one.mix.inputs, one.mix.outputs, ttft, one.ttft_ms, one.itl_ms))
+        seen = ttft if one.deadline_s == math.inf else None
+        rows.append(
+            ClassRow(one.name, one.rate, one.mix.inputs, one.mix.outputs, seen, one.ttft_ms, one.itl_ms, one.deadline_s)
+        )
     return tuple(rows), itl, running
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from headway_cli.errors import CliError
 from headway_cli.plan import claims, load, sources, tables
 from headway_cli.simulate import engines
+from headway_cli.simulate.arguments import DEADLINE_S
 from headway_planner.advisor import Demand, Engine, Hardware, Row, assess, assess_engine, computed
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import Rank
@@ -42,6 +43,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="rates and lengths of a trace, each class by its means"
+    )
+    parser.add_argument(
+        "--batch-deadline",
+        type=float,
+        metavar="S",
+        help=f"batch requests that name no deadline_s must be finished in this time (default: {DEADLINE_S:.0f} beside others)",
     )
     parser.add_argument(
         "--prices",
@@ -147,7 +154,7 @@ def _json(options: Sequence[Option], best: Row) -> list[str]:
 
 
 def _text(options: Sequence[Option], best: Row, planned: load.Load, given: argparse.Namespace) -> list[str]:
-    lines = [*tables.rows([one.row for one in options]), tables.advice(best), tables.parts(best)]
+    lines = [*tables.rows([one.row for one in options]), tables.advice(best), *tables.slack(best), tables.parts(best)]
     for one in options:
         if one.trials:
             lines += tables.trials(one.row, planned.demand, one.trials)

@@ -1,11 +1,17 @@
-"""The load of `headway plan`: one class by its flags, several by `--load`, or whatever a trace holds."""
+"""The load of `headway plan`: one class by its flags, several by `--load`, or whatever a trace holds.
+
+Batch work beside better classes, and wherever `--batch-deadline` is given, has a deadline; alone it is planned by its first
+tokens.
+"""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway_cli.errors import CliError
 from headway_cli.simulate import traces
+from headway_cli.simulate.arguments import DEADLINE_S
 from headway_planner.advisor import ClassDemand, Demand
 from headway_planner.capacity import Mix
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Arrival, Rank
@@ -32,35 +38,55 @@ def read(given: argparse.Namespace) -> Load:
     if bool(given.trace) + bool(given.load) + bool(single) > 1:
         raise CliError(f"give one of --trace FILE, --load {_SHAPE} (once a class), or --rate, --input and --output")
     rank = Rank[given.rank.upper()]
+    deadline_s: float | None = given.batch_deadline
+    if deadline_s is not None and not 0 < deadline_s < math.inf:
+        raise CliError(f"--batch-deadline must be above 0, got {deadline_s}")
     if given.trace:
-        return _of_trace(traces.read(given.trace, rank))
+        return _of_trace(traces.read(given.trace, rank), deadline_s)
     if given.load:
-        return Load(_of_classes([_parsed(text) for text in given.load]))
+        return Load(_of_classes([_parsed(text) for text in given.load], deadline_s))
     rate, inputs, outputs = (_number(f"--{flag}", getattr(given, flag)) for flag in ("rate", "input", "output"))
-    return Load(_of_classes([(rank, rate, inputs, outputs)]))
+    return Load(_of_classes([(rank, rate, inputs, outputs)], deadline_s))
 
 
-def _of_trace(arrivals: Sequence[Arrival]) -> Load:
-    """Each class of a trace by its means; the p95 prompt makes the longest prefill that counts."""
+def _of_trace(arrivals: Sequence[Arrival], deadline_s: float | None) -> Load:
+    """Each class of a trace by its means; the p95 prompt makes the longest prefill that counts, the shortest deadline too."""
     span_s = max(1.0, arrivals[-1].at_s)
+    ranks = sorted({one.rank for one in arrivals})
+    default_s = _deadline_s(ranks, deadline_s)
+    arrivals = traces.due(arrivals, default_s)
     classes = []
-    for rank in sorted({one.rank for one in arrivals}):
+    for rank in ranks:
         mine = [one for one in arrivals if one.rank is rank]
         prompts = sorted(one.inputs for one in mine)
         mix = Mix(sum(prompts) / len(mine), sum(one.outputs for one in mine) / len(mine))
-        classes.append(_class(rank, len(mine) / span_s, mix, prompts[int(0.95 * len(prompts))]))
+        due_s = min(one.deadline_s for one in mine)
+        classes.append(_class((rank, len(mine) / span_s), mix, due_s, prompts[int(0.95 * len(prompts))]))
     return Load(Demand(tuple(classes)), tuple(arrivals))
 
 
-def _of_classes(found: Sequence[tuple[Rank, float, float, float]]) -> Demand:
+def _of_classes(found: Sequence[tuple[Rank, float, float, float]], deadline_s: float | None) -> Demand:
     ranks = [rank for rank, *_ in found]
     if len(set(ranks)) < len(ranks):
         raise CliError("--load: each class at most once")
-    return Demand(tuple(_class(rank, rate, Mix(inputs, outputs)) for rank, rate, inputs, outputs in sorted(found)))
+    due_s = {Rank.BATCH: _deadline_s(ranks, deadline_s)}
+    return Demand(
+        tuple(
+            _class((rank, rate), Mix(inputs, outputs), due_s.get(rank, math.inf))
+            for rank, rate, inputs, outputs in sorted(found)
+        )
+    )
 
 
-def _class(rank: Rank, rate: float, mix: Mix, long_input: int = 0) -> ClassDemand:
-    return ClassDemand(rank.name.lower(), rate, mix, TTFT_TARGET_MS[rank], ITL_TARGET_MS[rank], long_input)
+def _deadline_s(ranks: Sequence[Rank], asked_s: float | None) -> float:
+    """Of batch requests that name none."""
+    beside_others = Rank.BATCH in ranks and len(ranks) > 1
+    return asked_s or (DEADLINE_S if beside_others else math.inf)
+
+
+def _class(of: tuple[Rank, float], mix: Mix, deadline_s: float, long_input: int = 0) -> ClassDemand:
+    rank, rate = of
+    return ClassDemand(rank.name.lower(), rate, mix, TTFT_TARGET_MS[rank], ITL_TARGET_MS[rank], long_input, deadline_s)
 
 
 def _parsed(text: str) -> tuple[Rank, float, float, float]:

@@ -13,13 +13,16 @@ def rows(found: Sequence[Row]) -> list[str]:
     """The configurations."""
     wide = max(6, *(len(row.gpu) + 1 for row in found))
     head = f"{'GPU':{wide}}{'TP':>3}{'link':>8}{'replicas':>10}{'TTFT p95':>10}{'ITL p95':>9}{'tokens/s':>10}"
-    lines = [f"{head}{'USD/h':>9}{'USD/Mtok':>10}  binds"]
+    shared = any(row.slack for row in found)
+    slack_head = f"{'in slack':>10}" if shared else ""
+    lines = [f"{head}{'USD/h':>9}{'USD/Mtok':>10}{slack_head}  binds"]
     for row in found:
         via = row.interconnect if row.interconnect and row.tp > 1 else "-"
         cells = (cell(row.ttft_p95_ms, 1), cell(row.itl_p95_ms, 1), cell(row.tokens_per_s, 0))
+        slack_cell = f"{cell(row.slack.waiting if row.slack else None, 2):>10}" if shared else ""
         lines.append(
             f"{row.gpu:{wide}}{row.tp:>3}{via:>8}{row.replicas or '-':>10}{cells[0]:>10}{cells[1]:>9}{cells[2]:>10}"
-            f"{cell(row.usd_per_hour, 2):>9}{cell(row.usd_per_million, 3):>10}  {row.binds}"
+            f"{cell(row.usd_per_hour, 2):>9}{cell(row.usd_per_million, 3):>10}{slack_cell}  {row.binds}"
         )
     return lines
 
@@ -30,6 +33,20 @@ def advice(row: Row) -> str:
     if row.usd_per_million is not None:
         return f"{what}: least cost, {row.usd_per_million:.3f} USD a million output tokens."
     return f"{what}: fewest GPUs ({row.gpus}); no --prices given."
+
+
+def slack(row: Row) -> list[str]:
+    """Where the work with deadlines goes, and what the fleet would be without it."""
+    if row.slack is None:
+        return []
+    waiting = [one for one in row.classes if one.deadline_s < math.inf]
+    what = ", ".join(f"{one.name} ({one.rate:g}/s, done in {one.deadline_s:.0f} s)" for one in waiting)
+    mean = f"In slack: {what} takes {row.slack.waiting:.2f} engines in the mean"
+    if not row.slack.replicas_online:
+        return [f"{mean}; nothing else runs."]
+    return [
+        f"{mean} beside {row.slack.online:.2f} of the better classes, which alone need {row.slack.replicas_online}."
+    ]
 
 
 def parts(row: Row) -> str:
@@ -60,9 +77,10 @@ def _trial(row: Row, demand: Demand, run: Trial) -> list[str]:
     ]
     for one, planned, seen in zip(demand.classes, row.classes, run.classes, strict=True):
         share = "-" if seen.attainment is None else f"{100 * seen.attainment:.2f} %"
+        aim = f"{one.ttft_ms:.0f}" if math.isinf(one.deadline_s) else f"{one.deadline_s:.0f} s"
         lines.append(
             f"{one.name:12}{one.rate:>11.2f}{one.mix.inputs:>8.0f}{one.mix.outputs:>8.0f}{cell(seen.ttft_p95_ms, 1):>10}"
-            f"{planned.ttft_p95_ms:>10.1f}{one.ttft_ms:>9.0f}{share:>12}"
+            f"{cell(planned.ttft_p95_ms, 1):>10}{aim:>9}{share:>12}"
         )
     return lines
 

@@ -1,17 +1,20 @@
 """The advisor's step model against measured points, and what must hold of any answer."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headway_cli import main as cli
 from headway_cli.errors import CliError
 from headway_cli.plan import claims, tables
 from headway_cli.simulate import engines
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess
+from headway_planner.advisor import ClassDemand, Demand, Hardware, Row, assess
 from headway_planner.capacity import Mix
 from headway_planner.measured import POINTS, Kind, Point, computed_ms
 from headway_planner.roofline import GPUS, SHAPES, step_model
@@ -66,6 +69,56 @@ def test_the_strictest_gap_between_tokens_holds_for_all_classes() -> None:
     assert rows[1].batch is not None
     assert rows[0].batch is not None
     assert rows[1].batch < rows[0].batch
+
+
+def waiting(rate: float, deadline_s: float = 900.0) -> ClassDemand:
+    return replace(BATCH, rate=rate, deadline_s=deadline_s)
+
+
+def fleet(*classes: ClassDemand) -> Row:
+    return assess(SHAPES["llama8b"], Hardware(GPUS["A100"], 1), Demand(classes))
+
+
+@given(online=st.floats(0.5, 200), batch=st.floats(0.1, 20))
+@settings(max_examples=25, deadline=None)
+def test_work_that_may_wait_takes_what_the_others_leave(online: float, batch: float) -> None:
+    chat = replace(CHAT, rate=online)
+    alone, shared, full = fleet(chat), fleet(chat, waiting(batch)), fleet(chat, replace(BATCH, rate=batch))
+    slack = shared.slack
+    assert slack is not None
+    assert slack.replicas_online == alone.replicas <= shared.replicas <= full.replicas
+    assert shared.replicas >= slack.waiting + slack.online, "no fleet is planned in which work only piles up"
+    assert (shared.classes[1].ttft_p95_ms, full.slack, alone.slack) == (None, None, None)
+
+
+def test_a_little_work_that_may_wait_fits_into_the_room_for_bursts() -> None:
+    chat = ClassDemand("interactive", 60, Mix(1000, 200), 1500, 100)
+    alone = fleet(chat)
+    small = fleet(chat, waiting(0.5))
+    assert small.replicas == alone.replicas < fleet(chat, replace(BATCH, rate=2)).replicas
+    assert small.slack is not None
+    assert small.slack.online + small.slack.waiting < 0.95 * alone.replicas
+
+
+def test_nothing_but_work_that_may_wait_needs_its_mean() -> None:
+    row = fleet(waiting(10))
+    assert row.slack is not None
+    assert row.slack.online == row.slack.replicas_online == 0
+    assert row.replicas == math.ceil(row.slack.waiting / 0.95)
+
+
+def test_an_answer_that_takes_longer_than_its_deadline_is_named() -> None:
+    assert fleet(CHAT, waiting(1, deadline_s=5)).binds.startswith("infeasible: an answer takes")
+
+
+def test_deadlines_of_a_planned_fleet_are_met_in_the_simulator() -> None:
+    demand = Demand((replace(CHAT, rate=40), waiting(3)))
+    row = assess(SHAPES["llama8b"], Hardware(GPUS["A100"], 1), demand)
+    model = step_model(SHAPES["llama8b"], GPUS["A100"], 1, "nvlink")
+    seen = trial(model, row.replicas, demand, poisson(demand, 7), 7)
+    assert seen.confirmed
+    assert [one.attainment for one in seen.classes] == [1.0, 1.0]
+    assert not trial(model, 1, demand, poisson(demand, 7), 7).confirmed
 
 
 def test_an_infeasible_class_is_named() -> None:
@@ -160,6 +213,27 @@ def test_several_classes_share_a_fleet_better_ones_first(capsys: pytest.CaptureF
     assert advised["simulated"] == []
 
 
+def test_batch_work_beside_others_has_a_deadline_and_alone_only_where_one_is_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def deadlines(*arguments: str) -> list[float | None]:
+        return [one["deadline_s"] for one in plan(capsys, "--model", "llama8b", *arguments)[0]["classes"]]
+
+    assert deadlines(*MIX) == [None, 900.0]
+    assert deadlines(*MIX, "--batch-deadline", "3600") == [None, 3600.0]
+    assert deadlines("--load", "batch=2/4000/800") == [None]
+    assert deadlines("--load", "batch=2/4000/800", "--batch-deadline", "60") == [60.0]
+
+
+def test_the_table_says_what_goes_into_slack(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "--model", "llama8b", *MIX]) == 0
+    told = capsys.readouterr().out
+    assert "  in slack  binds" in told
+    assert "In slack: batch (2/s, done in 900 s) takes " in told
+    assert cli.run(["plan", "--model", "llama8b", "--rate", "1", "--input", "9", "--output", "9"]) == 0
+    assert "slack" not in capsys.readouterr().out
+
+
 def test_classes_of_a_trace_are_planned_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "t.csv"
     lines = "".join(
@@ -167,8 +241,8 @@ def test_classes_of_a_trace_are_planned_apart(tmp_path: Path, capsys: pytest.Cap
     )
     trace.write_text(f"arrival_s,input_tokens,output_tokens,class\n{lines}")
     row = plan(capsys, "--model", "llama8b", "--trace", str(trace))[0]
-    found = {one["name"]: (round(one["rate"], 2), one["input_tokens"]) for one in row["classes"]}
-    assert found == {"realtime": (0.8, 300), "batch": (0.21, 4000)}
+    found = {one["name"]: (round(one["rate"], 2), one["input_tokens"], one["deadline_s"]) for one in row["classes"]}
+    assert found == {"realtime": (0.8, 300, None), "batch": (0.21, 4000, 900.0)}
 
 
 def test_the_advised_fleet_is_simulated_beside_its_estimate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +303,7 @@ def test_claims_are_printed_as_json_with_how_far_they_are_off(capsys: pytest.Cap
         (["--model", "llama8b", "--load", "batch=1/9/x"], "--load batch must be above 0"),
         (["--model", "llama8b", "--load", "batch=1/9/9", "--load", "batch=1/9/9"], "each class at most once"),
         (["--model", "llama8b", "--load", "batch=1/9/9", "--rate", "1"], "give one of"),
+        (["--model", "llama8b", "--load", "batch=1/9/9", "--batch-deadline", "0"], "--batch-deadline must be above 0"),
     ],
 )
 def test_bad_input_names_the_flag(arguments: list[str], said: str) -> None:
