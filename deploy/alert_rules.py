@@ -119,6 +119,20 @@ STATE_ALERTS = (
         cure="Raise scaling.maxReplicas, or engine.limits.maxQueuedRequests when clients would rather wait.",
     ),
     Alert(
+        *("HeadwayDeadlinesMissed", f"{_fleet('deadline_late_requests')} > 0"),
+        *("1m", "critical", f"{_OF}: batch requests end after their deadline"),
+        cause="{{ $value }} batch requests ended after their deadline in the window of the objective, for 1 minute.",
+        cure=f"Raise scaling.maxReplicas, or give the work a longer slo.deadlineSeconds. {_EXPLAIN} has the numbers.",
+    ),
+    Alert(
+        *("HeadwayDeadlineAtRisk", f"-{_fleet('deadline_spare_seconds')} > 0"),
+        *("10m", "warning", f"{_OF}: batch work will miss its deadline"),
+        cause="At the present size some of the batch work that waits ends {{ $value | humanizeDuration }} after its deadline, and "
+        "did so for 10 minutes.",
+        cure="Raise scaling.maxReplicas, or send less into one engine at once: what waits in an engine is not moved to another. "
+        f"{_EXPLAIN} has the numbers.",
+    ),
+    Alert(
         "HeadwayNoReadyReplica",
         f"{_fleet('desired_replicas')} > 0 and {_fleet('ready_replicas')} == 0",
         *("5m", "critical", f"{_OF} has no ready replica"),

@@ -87,9 +87,12 @@ def _measured(slo: Json, objective: Json) -> Iterator[str]:
     ):
         target = objective.get(key, {})
         asked = target.get("targetMilliseconds", defaults.get(objective.get("workloadClass", "")))
+        if key == "ttft" and "deadlineSeconds" in objective:
+            asked = None  # shown and judged by nobody
         aim = f", target {asked} ms" if asked is not None else ""
         value = f"{slo[field]} ms" if field in slo else "no samples"
         yield f"  {label:<5} p{target.get('percentile', 95)} {value}{aim}"
+    yield from _deadline(slo.get("deadline", {}))
     for one in slo.get("classes", []):
         yield f"  {one['workloadClass']}: {_class_words(one)}"
     counts = [
@@ -101,10 +104,33 @@ def _measured(slo: Json, objective: Json) -> Iterator[str]:
         yield "  " + ", ".join(f"{count} {label}" for count, label in counts)
 
 
+def _deadline(found: Json) -> Iterator[str]:
+    """Nothing for a fleet whose work has no deadline."""
+    if not found:
+        return
+    yield (
+        f"  deadline {found['seconds']} s: {found['waitingRequests']} requests wait or run{_ends(found)}; "
+        f"{found.get('lateCount', 0)} of {found.get('finishedCount', 0)} that ended were late"
+    )
+    if "neededReplicas" in found:
+        yield f"  it asks for {found['neededReplicas']} replicas, other classes included"
+
+
+def _ends(found: Json) -> str:
+    if not found["waitingRequests"]:
+        return ""
+    if "doneInSeconds" not in found:
+        return ", it is not known by when they are done at this size"
+    spare = found.get("spareSeconds")
+    aim = "" if spare is None else f", {abs(spare)} s {'before' if spare >= 0 else 'AFTER'} the tightest deadline"
+    return f", done in {found['doneInSeconds']} s at this size{aim}"
+
+
 def _class_words(one: Json) -> str:
     def part(name: str, key: str) -> str:
         value = f"{one[f'{key}ObservedMilliseconds']} ms" if f"{key}ObservedMilliseconds" in one else "no samples"
-        return f"{name} {value}, target {one[f'{key}TargetMilliseconds']} ms"
+        target = f"{key}TargetMilliseconds"
+        return f"{name} {value}, target {one[target]} ms" if target in one else f"{name} {value}, no target"
 
     within = (
         f", {one['attainmentPercent']} % of {one['sampleCount']} first tokens within it"

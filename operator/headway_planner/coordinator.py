@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from headway_planner.capacity import Mix, sustained
-from headway_planner.deferred import AIM_KEEP, AIM_UP, Backlog, Deferred, engines_for, noted
+from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
 from headway_planner.forecast import Ask, Past, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
@@ -174,6 +174,15 @@ def model_of(config: CoordinatorConfig, memory: Memory) -> StepCost | None:
     """The step model to decide with; None while it is not known."""
     kv_tokens = memory.last.kv_tokens if memory.last is not None else 0
     return config.model or learnt(memory.fit, kv_tokens) or memory.prior
+
+
+def asked(config: CoordinatorConfig, memory: Memory) -> Asked | None:
+    """What the deadlines ask for; None: there never were any, or what their requests cost is not known."""
+    left_ms = _left_ms(config, memory)
+    if left_ms is None or memory.last is None:
+        return None
+    count, _, _ = _due(config, memory, memory.last.at_s, start_s(memory) + SETTLE_S)
+    return Asked(left_ms / 1000, count)
 
 
 def pressure(intake: Intake, config: CoordinatorConfig, model: StepCost) -> float:
@@ -343,14 +352,25 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
+def _left_ms(config: CoordinatorConfig, memory: Memory) -> float | None:
+    """Engine time of the requests with a deadline that are here; None: there never were any, or it is not known."""
+    now, model, mix = memory.backlog.now, model_of(config, memory), memory.backlog.mix
+    if now is None or model is None or mix is None:
+        return None
+    answers = now.waiting + now.running / 2
+    return _prompt_ms(model, now.queued_tokens, 0.0) + answers * mix.outputs * _token_ms(config, model, mix)
+
+
 def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float) -> tuple[int, int, str]:
     """Replicas that the deadlines need with the online demand: before an order, before a removal; and a word on it."""
-    backlog, model, mix = memory.backlog, model_of(config, memory), memory.backlog.mix
-    if backlog.now is None or model is None or mix is None:
+    backlog, model, mix, left_ms = (
+        memory.backlog,
+        model_of(config, memory),
+        memory.backlog.mix,
+        _left_ms(config, memory),
+    )
+    if left_ms is None or model is None or mix is None:
         return 0, 0, ""
-    answers = backlog.now.waiting + backlog.now.running / 2
-    left_ms = _prompt_ms(model, backlog.now.queued_tokens, 0.0) + answers * mix.outputs * _token_ms(config, model, mix)
-
     each_ms = _prompt_ms(model, mix.inputs, 0.0) + mix.outputs * _token_ms(config, model, mix)
 
     def due(aim: float) -> float:

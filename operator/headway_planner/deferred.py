@@ -18,6 +18,7 @@ rise. A mean and no peak: work that can wait orders nothing for a burst. Nor doe
 demand need, since it gives way to them: the larger of the two counts (`coordinator.py`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -71,6 +72,14 @@ class Backlog:
         return (self.now.arrivals - self.marks[0][1]) / (at_s - self.marks[0][0])
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the deadlines ask for now. `left_s`: engine seconds of all that is here; `replicas`: before an order."""
+
+    left_s: float
+    replicas: int
+
+
 def noted(backlog: Backlog, deferred: Deferred, at_s: float, deadline_s: float) -> Backlog:
     """The backlog with what is seen now."""
     marks = tuple(mark for mark in backlog.marks if mark[0] > at_s - deadline_s)
@@ -94,9 +103,7 @@ def engines_for(backlog: Backlog, left_s: float, work: Sequence[float], until_s:
         return 0.0
     sums = list(accumulate(work, initial=0.0))
     most = 0.0
-    for (_, came), left in zip(backlog.marks, until_s, strict=True):
-        # What came since the newest mark counts with it; what is finished is taken to be what came first.
-        old = here if came >= backlog.marks[-1][1] else min(here, came - now.finished)
+    for old, left in zip(_older(backlog, here), until_s, strict=True):
         if old <= 0:
             continue
         span = max(LEAST_S, left)
@@ -104,3 +111,27 @@ def engines_for(backlog: Backlog, left_s: float, work: Sequence[float], until_s:
         online = (sums[-1] - sums[-1 - seen]) / seen if seen else 0.0
         most = max(most, left_s * old / here / span + online)
     return most
+
+
+def spare_s(backlog: Backlog, at_s: float, deadline_s: float, done_s: float) -> float:
+    """How long before its deadline the tightest of what is here is done; below 0: it will be late by so much.
+
+    `done_s`: the time in which all of it is. Infinite when nothing is here.
+    """
+    now = backlog.now
+    here = now.running + now.waiting if now is not None else 0.0
+    if here <= 0:
+        return math.inf
+    return min(
+        mark_s + deadline_s - at_s - done_s * old / here
+        for (mark_s, _), old in zip(backlog.marks, _older(backlog, here), strict=True)
+        if old > 0
+    )
+
+
+def _older(backlog: Backlog, here: float) -> list[float]:
+    """Of what is here, how many had come by each mark: what is finished is taken to be what came first."""
+    finished = backlog.now.finished if backlog.now is not None else 0.0
+    newest = backlog.marks[-1][1] if backlog.marks else 0.0
+    # What came since the newest mark counts with it.
+    return [here if came >= newest else min(here, came - finished) for _, came in backlog.marks]

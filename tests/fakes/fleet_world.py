@@ -69,6 +69,7 @@ class Engine:
     prefill: list[int] = field(default_factory=list)
     itl: list[int] = field(default_factory=list)
     waiting_batch: int = 0
+    late: int = 0  # ended after batch_deadline_ms
     classes: dict[str, ClassSample] = field(default_factory=dict)
 
     def record(self, kind: str, value_ms: float, count: int = 1) -> None:
@@ -224,6 +225,7 @@ class World:
             flags.get("default-class", "interactive"),
             int(flags.get("reserved-percent", 0)),
             int(flags.get("max-queued-batch-requests", 0)),
+            batch_deadline_ms=0,  # no flag: it is only told live
         )
         pod.view = replace(pod.view, phase="Running", ip="10.0.0.1")
         self.serial += 1

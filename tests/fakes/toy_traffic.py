@@ -93,6 +93,8 @@ class Traffic:
                     engine.record("itl", step_ms)
             finished = [request for request in queue.running if request.left <= 0]
             engine.finished += len(finished)
+            deadline_s = (engine.effective.batch_deadline_ms or 0) / 1000
+            engine.late += sum(0 < deadline_s < queue.clock_s - request.arrived_s for request in finished)
             queue.running = [request for request in queue.running if request.left > 0]
         engine.running, engine.waiting = len(queue.running), len(queue.waiting)
         engine.waiting_prompt_tokens = PROMPT * len(queue.waiting)
@@ -109,6 +111,7 @@ def _all_of(engine: Engine) -> ClassSample:
         itl=tuple(engine.itl),
         admitted=engine.received,
         finished=engine.finished,
+        late=engine.late,
         prompt_tokens_admitted=PROMPT * engine.received,
         prompt_tokens=engine.prompt_tokens,
     )

@@ -53,6 +53,16 @@ STATES = (
         {'headway_engine_admission_rejections_total{model_name="m",reason="invalid"}': "0+30x60"},
     ),
     Case(
+        *("HeadwayDeadlinesMissed", "10m"),
+        {f"headway_fleet_deadline_late_requests{{{FLEET}}}": "3x30"},
+        {f"headway_fleet_deadline_late_requests{{{FLEET}}}": "0x30"},
+    ),
+    Case(
+        *("HeadwayDeadlineAtRisk", "20m"),
+        {f"headway_fleet_deadline_spare_seconds{{{FLEET}}}": "-30x60"},
+        {f"headway_fleet_deadline_spare_seconds{{{FLEET}}}": "30x60"},
+    ),
+    Case(
         *("HeadwayNoReadyReplica", "10m"),
         {
             f"headway_fleet_desired_replicas{{{FLEET}}}": "3x30",

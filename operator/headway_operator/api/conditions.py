@@ -123,6 +123,7 @@ class Reason(StrEnum):
     BATCHES_TOO_SMALL = "BatchesTooSmall"  # the limit binds while latencies have room
     KV_CACHE_FULL = "KVCacheFull"  # the KV cache binds, not the limits
     QUEUE_FULL = "QueueFull"  # requests are refused
+    DEADLINE_MISSED = "DeadlineMissed"  # batch work ends after its deadline, or will
     COLD_START_TOO_SLOW = "ColdStartTooSlow"  # demand grows faster than replicas start
     RIVAL_WRITER = "RivalWriter"  # somebody else writes what the operator owns
     WINDOW_SET_ASIDE = "WindowSetAside"  # an open window contradicts another one

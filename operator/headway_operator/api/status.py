@@ -51,6 +51,26 @@ class ClassStatus(ApiModel):
     sample_count: int | None = Field(default=None, description="Requests that this was taken over.")
 
 
+class DeadlineStatus(ApiModel):
+    """The batch work of a fleet with slo.deadlineSeconds."""
+
+    seconds: int = Field(description="The deadline: in which a request should be finished, from its arrival.")
+    waiting_requests: int = Field(description="Requests that came and are not finished.")
+    done_in_seconds: int | None = Field(
+        default=None,
+        description="In which all of them are done by the replicas that serve now. None: never, or not known.",
+    )
+    spare_seconds: int | None = Field(
+        default=None,
+        description="How long before its deadline the tightest of them is done at this size; below 0: it will be late by so much.",
+    )
+    needed_replicas: Int32 | None = Field(
+        default=None, description="Replicas that the deadline asks for, together with the other classes."
+    )
+    finished_count: int = Field(default=0, description="Requests that ended in slo.windowSeconds.")
+    late_count: int = Field(default=0, description="Of those, requests that ended after their deadline.")
+
+
 class SloStatus(ApiModel):
     """The pooled measurements of all engines over slo.windowSeconds."""
 
@@ -76,6 +96,7 @@ class SloStatus(ApiModel):
         description="Each class apart, where slo.classes names further ones; the figures above are of slo.workloadClass then, "
         "tokens and queue of all.",
     )
+    deadline: DeadlineStatus | None = Field(default=None, description="The work with a deadline.")
 
 
 class ScalingChange(ApiModel):

@@ -83,7 +83,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     if judgement is not None and slo is not None:
         load = of_class(load, judgement.own(slo))
     revision = podspec.revision(spec)
-    looped = decide_loop(observed, fleet, Facts(load, takers, shares, revision, judgement))
+    looped = decide_loop(observed, fleet, Facts(load, takers, shares, revision, window_s, judgement))
     replicas = scaling.decided(fleet, looped.control.scale)
     if judgement is not None and replicas.decision is not None:
         replicas = replace(replicas, reason=judgement.naming(replicas.reason))
@@ -108,6 +108,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         schedule=windows,
         memory=looped.memory,
         judgement=judgement,
+        outlook=looped.outlook,
     )
 
 

@@ -18,6 +18,7 @@ from headway_operator.api.v1alpha1 import (
     baseline_limits,
 )
 from headway_operator.core import objectives, pods, rivals
+from headway_operator.core.deadlines import Outlook
 from headway_operator.core.intake import start_times
 from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.observed import Observed
@@ -59,6 +60,7 @@ class Evidence:
         growth: change of the arrivals, in requests/s per second; None when the window is too short to tell.
         rivals: one sentence for each foreign write that was seen.
         set_aside: open windows of spec.schedules that contradict others.
+        outlook: of the work with a deadline; None where there is none.
         judged: in a fleet of several classes the one whose objective decides; its latencies are in the view.
     """
 
@@ -70,6 +72,7 @@ class Evidence:
     rivals: tuple[str, ...] = ()
     set_aside: tuple[ScheduleSetAside, ...] = ()
     judged: WorkloadClass | None = None
+    outlook: Outlook | None = None
 
     @property
     def view(self) -> LoadView:

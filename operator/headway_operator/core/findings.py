@@ -7,7 +7,7 @@ when its meaning changes, not each second.
 from collections.abc import Sequence
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
-from headway_operator.api.v1alpha1 import ClassStatus, ScalingMode, SloStatus, TuningMode
+from headway_operator.api.v1alpha1 import ClassStatus, DeadlineStatus, ScalingMode, SloStatus, TuningMode
 from headway_operator.core import names, pods
 from headway_operator.core.diagnose import Diagnosis, worst
 from headway_operator.core.view import Situation
@@ -98,14 +98,18 @@ def _slo_met(situation: Situation, slo: SloStatus | None) -> Finding:
     kind, objective = ConditionType.SLO_MET, situation.fleet.spec.slo
     if objective is None:
         return Finding(kind, UNKNOWN, Reason.NO_OBJECTIVE)
-    if slo is None or not any(
-        seen is not None
-        for seen in (slo.ttft_observed_milliseconds, *(one.ttft_observed_milliseconds for one in slo.classes))
+    late = _late_words(slo.deadline if slo is not None else None)
+    if slo is None or not (
+        late
+        or any(
+            seen is not None
+            for seen in (slo.ttft_observed_milliseconds, *(one.ttft_observed_milliseconds for one in slo.classes))
+        )
     ):
         return Finding(kind, UNKNOWN, Reason.NO_TRAFFIC)
     if slo.classes:
-        return _classes_met(slo.classes)
-    parts, missed = [], False
+        return _classes_met(slo.classes, late)
+    parts, missed = [*late], bool(late)
     first = None if objective.deadline_seconds is not None else slo.ttft_observed_milliseconds
     for name, target, seen in (
         ("TTFT", objective.ttft_target, first),
@@ -120,9 +124,17 @@ def _slo_met(situation: Situation, slo: SloStatus | None) -> Finding:
     return Finding(kind, status, reason, ", ".join(parts))
 
 
-def _classes_met(classes: Sequence[ClassStatus]) -> Finding:
-    """The condition of a fleet of several classes: met when each of them is."""
-    parts, missed = [], False
+def _late_words(deadline: DeadlineStatus | None) -> list[str]:
+    """Work that ended after its deadline; [] when all was in time."""
+    if deadline is None or not deadline.late_count:
+        return []
+    counts = f"{deadline.late_count} of {deadline.finished_count} batch requests"
+    return [f"{counts} ended after their deadline of {deadline.seconds} s"]
+
+
+def _classes_met(classes: Sequence[ClassStatus], late: Sequence[str]) -> Finding:
+    """The condition of a fleet of several classes: met when each of them is, and no work was `late` for its deadline."""
+    parts, missed = [*late], bool(late)
     for one in classes:
         for name, seen, target in (
             ("TTFT", one.ttft_observed_milliseconds, one.ttft_target_milliseconds),

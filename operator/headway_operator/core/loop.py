@@ -11,6 +11,7 @@ from datetime import datetime
 
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
 from headway_operator.core import clock, drain, objectives, scaling, tuning
+from headway_operator.core.deadlines import Outlook, outlook
 from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter
 from headway_operator.core.memory import LoopMemory, Moment, restored
@@ -18,7 +19,7 @@ from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import Observed, PodView
 from headway_operator.core.online import Apart, take_in
 from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Sight, control
-from headway_planner.coordinator import CoordinatorConfig
+from headway_planner.coordinator import CoordinatorConfig, Memory, asked
 from headway_planner.model import LoadView
 
 UNBOUNDED = 10_000  # replicas of a fleet whose count somebody else decides
@@ -26,10 +27,11 @@ UNBOUNDED = 10_000  # replicas of a fleet whose count somebody else decides
 
 @dataclass(frozen=True, slots=True)
 class Looped:
-    """What the policy decided, and what the next pass should know."""
+    """What the policy decided, what the next pass should know, and how the work with a deadline stands, where there is any."""
 
     control: Control
     memory: LoopMemory
+    outlook: Outlook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Facts:
         serving: the pods that take requests.
         shares: the percentiles of TTFT and ITL, 0..1.
         revision: that pods should have.
+        window_s: of the objective.
         judgement: the classes of a fleet of several.
     """
 
@@ -48,6 +51,7 @@ class Facts:
     serving: tuple[PodView, ...]
     shares: tuple[float, float]
     revision: str
+    window_s: float
     judgement: Judgement | None = None
 
 
@@ -74,9 +78,10 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     )
     seen = taken.intake
     tune_state = tuning.policy_state(fleet, stamps)
+    config = _config(fleet.spec if facts.judgement is None else facts.judgement.spec(fleet.spec))
     found, remembered = control(
         Sight(seen, *_views(observed, fleet, facts)),
-        _config(fleet.spec if facts.judgement is None else facts.judgement.spec(fleet.spec)),
+        config,
         (scaling.policy_state(fleet, observed.pods, tune_state, stamps, joined), tune_state),
         memory.control,
         observed.monotonic_s,
@@ -91,7 +96,15 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         taken.online,
         taken.arrived,
     )
-    return Looped(found, after)
+    return Looped(found, after, _outlook(observed, facts, config, remembered.demand))
+
+
+def _outlook(observed: Observed, facts: Facts, config: ControlConfig, demand: Memory) -> Outlook | None:
+    if config.demand is None or math.isinf(config.demand.deadline_s):
+        return None
+    since_s = observed.monotonic_s - facts.window_s
+    windows = [[one for one in observed.samples[name] if one.taken_s >= since_s] for name in facts.load.heard]
+    return outlook(config.demand.deadline_s, [one for one in windows if one], asked(config.demand, demand), demand)
 
 
 def _config(spec: LLMDeploymentSpec) -> ControlConfig:

@@ -5,12 +5,22 @@ or more, and at most every five seconds; sentences with numbers in them are rene
 written at once. So a busy fleet costs a write in five seconds at most, and an idle one none.
 """
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from headway_operator.api.conditions import ConditionType, Finding, set_conditions
-from headway_operator.api.v1alpha1 import ClassStatus, Condition, LLMDeployment, LLMDeploymentStatus, SloStatus
+from headway_operator.api.v1alpha1 import (
+    ClassStatus,
+    Condition,
+    DeadlineStatus,
+    LLMDeployment,
+    LLMDeploymentStatus,
+    SloStatus,
+)
 from headway_operator.core import desired, findings, names, objectives, scaling, tuning, watch
+from headway_operator.core.deadlines import Outlook
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import remembered
 from headway_operator.core.objectives import ClassLoad
@@ -29,7 +39,8 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
     fleet, now = situation.fleet, situation.observed.now
     before = fleet.status
     classes = () if situation.judgement is None else tuple(map(_class, situation.judgement.loads))
-    slo = _slo(before.slo, situation.load, classes, now - timedelta(seconds=_sample_age_s(situation)), now)
+    apart = _Apart(classes, None if situation.outlook is None else _deadline(situation.outlook))
+    slo = _slo(before.slo, situation.load, apart, now - timedelta(seconds=_sample_age_s(situation)), now)
     refresh = slo != before.slo
     symptoms = watch.symptoms_of(situation, refresh)
     return LLMDeploymentStatus(
@@ -76,6 +87,14 @@ def _sample_age_s(situation: Situation) -> float:
     return 0.0 if last_s is None else max(0.0, situation.observed.monotonic_s - last_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """What is measured of each class, and of the work with a deadline."""
+
+    classes: tuple[ClassStatus, ...]
+    deadline: DeadlineStatus | None
+
+
 def _class(load: ClassLoad) -> ClassStatus:
     deadline = load.objective.deadline_seconds is not None
     return ClassStatus(
@@ -90,8 +109,21 @@ def _class(load: ClassLoad) -> ClassStatus:
     )
 
 
+def _deadline(seen: Outlook) -> DeadlineStatus:
+    known = seen.done_s is not None and math.isfinite(seen.done_s)
+    return DeadlineStatus(
+        seconds=round(seen.deadline_s),
+        waiting_requests=seen.waiting,
+        done_in_seconds=_signed(seen.done_s) if known else None,
+        spare_seconds=_signed(seen.spare_s) if known else None,
+        needed_replicas=seen.replicas,
+        finished_count=seen.finished,
+        late_count=seen.late,
+    )
+
+
 def _slo(
-    before: SloStatus | None, load: FleetLoad, classes: tuple[ClassStatus, ...], sampled: datetime, now: datetime
+    before: SloStatus | None, load: FleetLoad, apart: _Apart, sampled: datetime, now: datetime
 ) -> SloStatus | None:
     """The block of measurements: the one from before unless it is old and has changed materially."""
     if load.last_sample_s is None:
@@ -106,7 +138,8 @@ def _slo(
         queue_depth=load.queue_depth,
         sample_count=view.ttft.count,
         last_sample_time=sampled,
-        classes=classes,
+        classes=apart.classes,
+        deadline=apart.deadline,
     )
     if before is None or before.last_sample_time is None:
         return fresh
@@ -120,6 +153,7 @@ def _material(before: SloStatus, after: SloStatus) -> bool:
         or _moved(before.tokens_per_second, after.tokens_per_second, MATERIAL_RATE)
         or _moved(before.queue_depth, after.queue_depth, MATERIAL_COUNT)
         or _classes_moved(before.classes, after.classes)
+        or _deadline_moved(before.deadline, after.deadline)
     )
 
 
@@ -132,6 +166,21 @@ def _classes_moved(before: Sequence[ClassStatus], after: Sequence[ClassStatus]) 
         or _moved(old.attainment_percent, new.attainment_percent, MATERIAL_LATENCY)
         for old, new in zip(before, after, strict=True)
     )
+
+
+def _deadline_moved(old: DeadlineStatus | None, new: DeadlineStatus | None) -> bool:
+    if old is None or new is None:
+        return old != new
+    return (
+        (old.seconds, old.needed_replicas, old.late_count) != (new.seconds, new.needed_replicas, new.late_count)
+        or _moved(old.waiting_requests, new.waiting_requests, MATERIAL_COUNT)
+        or _moved(old.done_in_seconds, new.done_in_seconds, MATERIAL_COUNT)
+        or _below(old.spare_seconds) != _below(new.spare_seconds)
+    )
+
+
+def _below(spare: int | None) -> bool:
+    return spare is not None and spare < 0
 
 
 def _measured_moved(old: SloStatus | ClassStatus, new: SloStatus | ClassStatus) -> bool:
@@ -152,6 +201,14 @@ def _moved(before: int | None, after: int | None, share: float) -> bool:
     if before is None or after is None or before == 0 or after == 0:
         return before != after
     return abs(after - before) >= share * before
+
+
+def _signed(value: float | None) -> int | None:
+    """Two significant digits of a value that may be 0 or less; None for one that is not known or infinite."""
+    if value is None or not math.isfinite(value):
+        return None
+    size = _rounded(abs(value)) if abs(value) >= 0.5 else 0
+    return None if size is None else size if value >= 0 else -size
 
 
 def _rounded(value: float | None) -> int | None:

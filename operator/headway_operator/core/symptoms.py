@@ -54,6 +54,7 @@ FIRST_TOKEN: tuple[tuple[Reason, Rule], ...] = (
 )
 OTHERS: tuple[tuple[Reason, Rule], ...] = (
     (Reason.QUEUE_FULL, symptoms_supply.queue_full),
+    (Reason.DEADLINE_MISSED, symptoms_supply.deadline_missed),
     (Reason.KV_CACHE_FULL, symptoms_supply.kv_cache_full),
     (Reason.STEPS_TOO_LONG, symptoms_latency.steps_too_long),
     (Reason.COLD_START_TOO_SLOW, symptoms_supply.cold_start_too_slow),

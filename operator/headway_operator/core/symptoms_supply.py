@@ -3,6 +3,8 @@
 Each rule answers with what was measured and the cure, or None. `was`: the symptom is reported already, see `evidence`.
 """
 
+import math
+
 from headway_operator.core.cures import more_replicas, more_sequences
 from headway_operator.core.evidence import CLEAR_MAJORITY, Evidence, above, below
 from headway_planner.model import MIN_REQUEST_SAMPLES, MIN_TOKEN_SAMPLES
@@ -69,6 +71,28 @@ def queue_full(evidence: Evidence, was: bool) -> tuple[str, str] | None:  # noqa
     return words, (
         f"{more_replicas(evidence)}; a larger spec.engine.limits.maxQueuedRequests refuses fewer and lets all wait longer"
     )
+
+
+def deadline_missed(evidence: Evidence, was: bool) -> tuple[str, str] | None:  # noqa: ARG001  (one shape for all rules)
+    """Batch work ended after its deadline, or some of what waits will at this size."""
+    seen = evidence.outlook
+    if seen is None or not (seen.late or seen.will_be_late):
+        return None
+    parts = []
+    if seen.late:
+        window = f"{evidence.window_s:.0f} s"
+        parts.append(
+            f"{seen.late} of {seen.finished} batch requests that ended in {window} did so after their deadline of "
+            f"{seen.deadline_s:.0f} s"
+        )
+    if seen.will_be_late and seen.spare_s is not None:
+        ends = (
+            f"done in {seen.done_s:.0f} s" if seen.done_s is not None and math.isfinite(seen.done_s) else "never done"
+        )
+        late = f", up to {-seen.spare_s:.0f} s after their deadline" if math.isfinite(seen.spare_s) else ""
+        parts.append(f"{seen.waiting} batch requests are {ends} by {evidence.view.serving} replicas{late}")
+    asked = f" (the deadline asks for {seen.replicas})" if seen.replicas else ""
+    return "; ".join(parts), f"{more_replicas(evidence)}{asked}; or give the work more time: a longer deadlineSeconds"
 
 
 def cold_start_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:

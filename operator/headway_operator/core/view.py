@@ -6,6 +6,7 @@ from functools import cached_property
 
 from headway_operator.api.v1alpha1 import LLMDeployment, ScheduleStatus
 from headway_operator.core import pods, rivals, tuning
+from headway_operator.core.deadlines import Outlook
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.objectives import Judgement
@@ -31,6 +32,7 @@ class Situation:
         schedule: the open windows; `fleet` holds their overrides.
         memory: what the control loop leaves to the next pass.
         judgement: each class of a fleet of several; None for one of a single class.
+        outlook: of the work with a deadline; None where there is none.
     """
 
     observed: Observed
@@ -44,6 +46,7 @@ class Situation:
     schedule: ScheduleStatus | None
     memory: LoopMemory
     judgement: Judgement | None = None
+    outlook: Outlook | None = None
 
     @cached_property
     def live(self) -> tuple[PodView, ...]:

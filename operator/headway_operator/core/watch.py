@@ -7,6 +7,7 @@ words with the measurements of the status: a value that wavers costs few writes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
@@ -26,6 +27,7 @@ def symptoms_of(situation: Situation, refresh: bool) -> tuple[SymptomStatus, ...
     evidence = gather(
         situation.observed, situation.fleet, situation.limits.effective, situation.load, situation.schedule
     )
+    evidence = replace(evidence, outlook=situation.outlook)
     return follow(before, symptoms(evidence, [Reason(one.name) for one in before]), situation.observed.now, refresh)
 
 

@@ -37,12 +37,28 @@ class FleetSeries:
         self._itl_target = gauge("inter_token_latency_target_seconds", "Objective for it.", _CLASSED)
         self._waiting = gauge("waiting_requests", "Requests that wait in all engines.", _FLEET)
         self._queue_limit = gauge("queue_limit_requests", "Requests that may wait in all ready engines.", _FLEET)
+        self._deadline = {
+            field: gauge(f"deadline_{name}", text, _FLEET)
+            for field, name, text in (
+                ("seconds", "seconds", "In which batch work should be finished, from its arrival."),
+                ("waitingRequests", "waiting_requests", "Requests with a deadline that are not finished."),
+                ("doneInSeconds", "done_in_seconds", "In which they are done by the replicas that serve."),
+                ("spareSeconds", "spare_seconds", "Time between the end of the tightest of them and its deadline."),
+                ("neededReplicas", "needed_replicas", "Replicas that the deadline asks for, with the other classes."),
+                (
+                    "finishedCount",
+                    "finished_requests",
+                    "Requests with a deadline that ended in the objective's window.",
+                ),
+                ("lateCount", "late_requests", "Of those, requests that ended after their deadline."),
+            )
+        }
         self._condition = gauge(
             "condition", "A condition: 1 True, 0 False, -1 Unknown.", (*_FLEET, "condition", "reason")
         )
         self._all = (
             *(self._ttft, self._ttft_target, self._itl, self._itl_target),
-            *(self._waiting, self._queue_limit, self._condition),
+            *(self._waiting, self._queue_limit, self._condition, *self._deadline.values()),
         )
 
     def show(self, key: FleetKey, manifest: Manifest) -> None:
@@ -53,6 +69,10 @@ class FleetSeries:
         waiting = at(manifest, "status", "slo", "queueDepth")
         if isinstance(waiting, int):
             self._waiting.labels(*fleet).set(waiting)
+        for field, gauge in self._deadline.items():
+            value = at(manifest, "status", "slo", "deadline", field)
+            if isinstance(value, int):
+                gauge.labels(*fleet).set(value)
         ready, each = at(manifest, "status", "readyReplicas"), at(manifest, "status", "tuning", "effective")
         bound = _queue_bound(each) if isinstance(each, dict) else None
         if isinstance(ready, int) and isinstance(bound, int):
@@ -81,13 +101,14 @@ class FleetSeries:
         kind = WorkloadClass(name)
         ttft = at(manifest, "spec", "slo", "ttft", "targetMilliseconds")
         itl = at(manifest, "spec", "slo", "interTokenLatency", "targetMilliseconds")
+        deferred = at(manifest, "spec", "slo", "deadlineSeconds") is not None
         observed = at(manifest, "status", "slo")
         self._show_class(
             key,
             {
                 **(observed if isinstance(observed, dict) else {}),
                 "workloadClass": name,
-                "ttftTargetMilliseconds": ttft or DEFAULT_TTFT_TARGET_MS[kind],
+                "ttftTargetMilliseconds": None if deferred else ttft or DEFAULT_TTFT_TARGET_MS[kind],
                 "interTokenLatencyTargetMilliseconds": itl or DEFAULT_ITL_TARGET_MS[kind],
             },
         )

@@ -33,7 +33,20 @@ def full_manifest() -> dict[str, object]:
             "readyReplicas": 2,
             "scaling": {"desiredReplicas": 2},
             "tuning": {"revision": 1, "appliedReplicas": 2, "effective": {"maxQueuedRequests": 10}},
-            "slo": {"ttftObservedMilliseconds": 250, "interTokenLatencyObservedMilliseconds": 20, "queueDepth": 3},
+            "slo": {
+                "ttftObservedMilliseconds": 250,
+                "interTokenLatencyObservedMilliseconds": 20,
+                "queueDepth": 3,
+                "deadline": {
+                    "seconds": 900,
+                    "waitingRequests": 40,
+                    "doneInSeconds": 300,
+                    "spareSeconds": 500,
+                    "neededReplicas": 2,
+                    "finishedCount": 9,
+                    "lateCount": 1,
+                },
+            },
             "conditions": [{"type": "ScalingLimited", "status": "True", "reason": "MaxReplicas"}],
         },
     }
@@ -135,3 +148,18 @@ def test_a_fleet_without_traffic_or_objective_loses_those_series() -> None:
     assert value("headway_fleet_sample_age_seconds", {"namespace": "apps", "fleet": "chat"}) is None
     metrics.fleet(KEY, {"spec": {}}, None)
     assert value("headway_fleet_ttft_target_seconds", labels) is None
+
+
+def test_work_with_a_deadline_has_its_own_series_and_no_target_for_its_first_tokens() -> None:
+    metrics, manifest = Metrics(), full_manifest()
+    objective = {"slo": {"workloadClass": "batch", "deadlineSeconds": 900}}
+    metrics.fleet(KEY, {**manifest, "spec": objective}, 1.0)  # type: ignore[dict-item]
+    fleet, value = {"namespace": "apps", "fleet": "chat"}, metrics.registry.get_sample_value
+    batch = {**fleet, "workload_class": "batch"}
+    assert value("headway_fleet_ttft_seconds", batch) == 0.25
+    assert value("headway_fleet_ttft_target_seconds", batch) is None
+    assert value("headway_fleet_inter_token_latency_target_seconds", batch) == 0.5
+    assert value("headway_fleet_deadline_seconds", fleet) == 900
+    assert value("headway_fleet_deadline_late_requests", fleet) == 1
+    metrics.fleet(KEY, {**manifest, "status": {}}, None)  # type: ignore[dict-item]
+    assert value("headway_fleet_deadline_late_requests", fleet) is None

@@ -183,3 +183,23 @@ def test_a_target_that_nobody_wrote_is_the_classes() -> None:
     found = text(one)
     assert "  TTFT  p95 431 ms, target 400 ms\n" in found
     assert "  ITL   p95 no samples, target 50 ms\n" in found
+
+
+def test_work_with_a_deadline_is_told_with_its_end_and_what_it_asks_for() -> None:
+    found = {"seconds": 900, "waitingRequests": 120, "finishedCount": 30, "lateCount": 2}
+    ends = {"doneInSeconds": 400, "spareSeconds": -60, "neededReplicas": 3}
+    one = fleet([condition("Ready", "True")], slo={"ttftObservedMilliseconds": 43_000, "deadline": {**found, **ends}})
+    one["spec"]["slo"] = {"workloadClass": "batch", "deadlineSeconds": 900}
+    told = text(one)
+    assert "  TTFT  p95 43000 ms\n" in told, "no target"
+    assert (
+        "  deadline 900 s: 120 requests wait or run, done in 400 s at this size, 60 s AFTER the tightest deadline; "
+        "2 of 30 that ended were late" in told
+    )
+    assert "  it asks for 3 replicas, other classes included" in told
+    one["status"]["slo"]["deadline"] = {**found, "doneInSeconds": 400, "spareSeconds": 350}
+    assert "done in 400 s at this size, 350 s before the tightest deadline" in text(one)
+    one["status"]["slo"]["deadline"] = found
+    assert "120 requests wait or run, it is not known by when they are done at this size" in text(one)
+    one["status"]["slo"]["deadline"] = {**found, "waitingRequests": 0}
+    assert "0 requests wait or run; 2 of 30" in text(one)

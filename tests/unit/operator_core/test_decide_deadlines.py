@@ -106,3 +106,55 @@ def test_first_tokens_of_work_with_a_deadline_are_shown_and_not_judged() -> None
     assert "ttftTargetMilliseconds" not in batch
     assert "attainmentPercent" not in batch
     assert world.condition("SLOMet")["status"] == "True"
+
+
+def test_status_says_how_much_waits_when_it_is_done_and_what_the_deadline_asks_for() -> None:
+    world, traffic = heap(True, 3600)
+    for _ in range(60):
+        traffic.second()
+    found = world.status["slo"]["deadline"]
+    assert (found["seconds"], found["neededReplicas"], found["lateCount"]) == (3600, 1, 0)
+    assert found["waitingRequests"] == pytest.approx(130, rel=0.3)
+    assert found["doneInSeconds"] == pytest.approx(110, rel=0.3)
+    assert found["doneInSeconds"] + found["spareSeconds"] == pytest.approx(3600, rel=0.1)
+    (engine,) = world.engines.values()
+    predicted_s = found["doneInSeconds"]
+    while engine.finished < engine.received:
+        traffic.second()
+        predicted_s -= 1
+    assert predicted_s == pytest.approx(0, abs=40), "it is done about when it was said"
+    for _ in range(10):
+        traffic.second()
+    assert world.status["slo"]["deadline"]["waitingRequests"] == 0
+
+
+def test_work_that_will_be_late_is_a_symptom_with_its_cure_before_it_is() -> None:
+    world, traffic = heap(False, 90, 400)
+    for _ in range(45):
+        traffic.second()
+    found = world.status["slo"]["deadline"]
+    assert found["spareSeconds"] < 0
+    assert found["lateCount"] == 0
+    symptom = next(one for one in world.status["symptoms"] if one["name"] == "DeadlineMissed")
+    assert "batch requests are done in" in symptom["message"]
+    assert "after their deadline" in symptom["message"]
+    assert "the deadline asks for" in symptom["cure"]
+
+
+def test_work_that_ended_late_is_counted_and_misses_the_objective() -> None:
+    world, traffic = heap(True, 60)
+    for _ in range(110):
+        traffic.second()
+    found = world.status["slo"]["deadline"]
+    assert found["finishedCount"] >= found["lateCount"] > 0
+    met = world.condition("SLOMet")
+    assert met["status"] == "False"
+    assert "batch requests ended after their deadline of 60 s" in met["message"]
+
+
+def test_a_fleet_without_a_deadline_says_nothing_of_one() -> None:
+    world, traffic = heap(True, None)
+    for _ in range(90):
+        traffic.second()
+    assert "deadline" not in world.status["slo"]
+    assert not world.status.get("demand", {}).get("deferredByAge")
