@@ -4,7 +4,8 @@ Every address that a given host name has is an engine: one for a Service, one fo
 looked up again and engines asked for their model every few seconds; one that answers and does not drain is up. A request goes
 to the one that is up and has the fewest of this gateway's requests in flight. An engine that refuses because it drains, is
 full or cannot be reached has started nothing, so the request goes to the next one, as long as no token of an answer has
-come. An engine that is gone keeps its connection until the last answer on it has ended.
+come; so it does when a drain ends before a request that waited has got one. When all that are known have refused and one of
+them is going away, its successor may have come since the last look, so names are looked up once more. An engine that is gone keeps its connection until the last answer on it has ended.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Self
 
 import grpc
 
-from headway_gateway.errors import Failure, of_call, unavailable
+from headway_gateway.errors import Failure, of_call, of_end, unavailable
 from headway_rpc import pb
 from headway_rpc.client import EngineClient, EngineError, Message
 
@@ -74,6 +75,7 @@ class Engines:
         self._leaving: list[Engine] = []
         self._turns = 0
         self._refreshing = asyncio.Lock()
+        self._looked_s = float("-inf")  # when the last look began
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -91,7 +93,15 @@ class Engines:
         async with self._refreshing:
             await self._refresh()
 
+    async def _look_again(self) -> None:
+        """Have a look that begins after this moment; those who wait for one share it."""
+        asked_s = asyncio.get_running_loop().time()
+        async with self._refreshing:
+            if self._looked_s < asked_s:
+                await self._refresh()
+
     async def _refresh(self) -> None:
+        self._looked_s = asyncio.get_running_loop().time()
         for address in self._addresses:
             try:
                 self._behind[address] = await self._resolve(address)
@@ -138,7 +148,7 @@ class Engines:
         tried: list[Engine] = []
         refusals: list[Failure] = []
         clock = asyncio.get_running_loop().time
-        while (engine := pick(self._serving(request.model), tried, clock())) is not None:
+        while (engine := await self._next(request.model, tried, refusals)) is not None:
             tried.append(engine)
             self._turns += 1
             engine.turn = self._turns
@@ -147,9 +157,13 @@ class Engines:
             try:
                 async with aclosing(engine.client.generate(request, timeout_s)) as answer:
                     async for message in answer:
+                        if not begun and (cut := _cut_off(message)) is not None:
+                            refusals.append(cut)
+                            break
                         begun = True
                         yield message
-                return
+                    else:
+                        return
             except EngineError as error:
                 if begun or error.code not in _STARTED_NOTHING:
                     raise of_call(error) from error
@@ -163,6 +177,15 @@ class Engines:
         full = [refusal for refusal in refusals if refusal.status == 429]
         raise min(full or refusals or [unavailable("no engine answers")], key=lambda refusal: refusal.retry_after_ms)
 
+    async def _next(self, model: str, tried: Sequence[Engine], refusals: Sequence[Failure]) -> Engine | None:
+        """Whom to ask; None when there is nobody left."""
+        clock = asyncio.get_running_loop().time
+        engine = pick(self._serving(model), tried, clock())
+        if engine is None and any(refusal.status == 503 for refusal in refusals):
+            await self._look_again()
+            engine = pick(self._serving(model), tried, clock())
+        return engine
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)
@@ -173,6 +196,13 @@ class Engines:
 
     def _serving(self, model: str) -> list[Engine]:
         return [one for one in self._members.values() if one.info is not None and model in ("", one.info.model)]
+
+
+def _cut_off(first: Message) -> Failure | None:
+    """What the first message of an answer says when a drain ended it before it had a token."""
+    if isinstance(first, pb.GenerateComplete) and first.finish_reason == pb.ABORT and not first.completion_tokens:
+        return of_end(first)
+    return None
 
 
 async def look_up(address: str) -> frozenset[str]:

@@ -106,15 +106,6 @@ async def test_a_full_engine_sends_the_request_on_and_when_all_are_full_it_is_42
         assert caught.value.response.headers["retry-after-ms"] == "250"
 
 
-async def test_a_draining_engine_loses_no_request() -> None:
-    leaving, staying = FakeAsyncEngine(auto=True), FakeAsyncEngine(auto=True)
-    leaving.begin_drain()
-    async with front(leaving, staying) as (client, _):
-        calls = [client.completions.create(model="fake", prompt="x", max_tokens=4) for _ in range(20)]
-        assert [answer.choices[0].finish_reason for answer in await asyncio.gather(*calls)] == ["length"] * 20
-        assert (len(leaving.submitted), len(staying.submitted)) == (0, 20)
-
-
 async def test_load_is_shared_by_what_is_in_flight() -> None:
     engines = FakeAsyncEngine(), FakeAsyncEngine()
     async with front(*engines) as (client, _):

@@ -66,8 +66,11 @@ def main(fd: int) -> None:
 
 def _next(messages: BinaryIO) -> ToSteps:
     """The next message; ends the process when the front is gone."""
-    header = messages.read(LENGTH.size)
-    body = messages.read(LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else b""
+    try:
+        header = messages.read(LENGTH.size)
+        body = messages.read(LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else b""
+    except ConnectionResetError:  # it left frames of ours unread
+        body = b""
     if not body:
         os._exit(0)  # whatever the other threads are at, nobody waits for it
     message: ToSteps = pickle.loads(body)  # noqa: S301 - of our own parent process

@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import types
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from headway_engine.bench import __main__ as bench
 from headway_engine.bench.report import Report, of_samples
+from headway_engine.runtime import engine
 from headway_engine.runtime.config import ModelLoadError
 
 
@@ -96,3 +98,11 @@ bench.main(["--case", "stalled"])
     assert {line.split()[0] for line in done.stdout.splitlines()} == set(bench.CASES)
     assert done.returncode == 1
     assert re.fullmatch(r"headway bench engine: --case stalled needs \w+, which is not installed\n", done.stderr)
+
+
+def test_an_engine_runs_in_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(engine, "version", missing)
+    assert engine._version() == "not installed"

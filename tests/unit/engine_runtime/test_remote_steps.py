@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from virtual_time import jump, run_virtual
 from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, SamplingParams, StatusCode
+from headway_engine.runtime import step_process
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.engine import AsyncEngine
 from headway_engine.runtime.loaded import LoadedModel
@@ -215,6 +217,16 @@ asyncio.run(main())
     front = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, timeout=60, check=False)
     assert front.returncode == 3
     assert not _exists(int(front.stdout))
+
+
+def test_a_front_that_ends_with_frames_unread_ends_the_step_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    front, steps = socket.socketpair()
+    steps.sendall(b"a frame")
+    front.close()
+    with steps, steps.makefile("rb") as messages, pytest.raises(SystemExit) as ended:
+        step_process._next(messages)
+    assert ended.value.code == 0
 
 
 def _children() -> set[int]:
