@@ -3,7 +3,8 @@
 The fleet is the one of the unit tests: pods and engines in memory, here with the histograms of a minute under load. Each
 pass gets a new sample of every engine, as the operator's poll delivers it, and the memory of the pass before. Prints one JSON
 object with the seconds of process time per pass; `max_s` holds the collector's full runs, over the samples of all engines.
-Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20]`.
+Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20] [--classes]`; `--classes`: half of the
+requests are batch work with a deadline.
 """
 
 import argparse
@@ -22,10 +23,11 @@ from fleet_world import World, spec  # noqa: E402  the tests' support is no pack
 
 from headway_operator.api.v1alpha1 import LimitValues  # noqa: E402
 from headway_operator.core.decide import decide  # noqa: E402
-from headway_operator.core.observed import EngineSample  # noqa: E402
+from headway_operator.core.observed import ClassSample, EngineSample  # noqa: E402
 from headway_operator.core.tuning import patch  # noqa: E402
 
 WINDOW_S = 60
+SHARED: dict[str, object] = {"classes": [{"workloadClass": "batch", "deadlineSeconds": 3600}]}
 
 
 def main() -> None:
@@ -33,8 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicas", type=int, default=5000)
     parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--classes", action="store_true")
     options = parser.parse_args()
-    world = fleet(options.replicas)
+    world = fleet(options.replicas, SHARED if options.classes else {})
     chance = random.Random(1)  # noqa: S311  a load, no secret
     for name in world.samples:
         world.samples[name] = [loaded(world, name, chance, age_s) for age_s in range(WINDOW_S + 5, 0, -1)]
@@ -62,10 +65,10 @@ def main() -> None:
     print(json.dumps(row))
 
 
-def fleet(replicas: int) -> World:
+def fleet(replicas: int, classes: dict[str, object]) -> World:
     """A settled fleet of so many replicas, in modes Auto and Auto."""
     scaling = {"mode": "Auto", "minReplicas": replicas, "maxReplicas": 10_000}
-    slo = {"workloadClass": "interactive", "windowSeconds": WINDOW_S}
+    slo = {"workloadClass": "interactive", "windowSeconds": WINDOW_S, **classes}
     world = World(spec(slo=slo, scaling=scaling, tuning={"mode": "Auto"}), boot_s=1)
     for _ in range(6):
         world.step(1.0)
@@ -81,6 +84,10 @@ def loaded(world: World, name: str, chance: random.Random, age_s: float) -> Engi
     count = int(at_s)
     limits = patch(LimitValues.model_validate(world.status["tuning"]["effective"]))
     histogram = tuple(count * (1 + bucket % 7) for bucket in range(90))
+    one = ClassSample(
+        histogram, histogram, histogram, admitted=count, finished=count, prompt_tokens_admitted=100 * count
+    )
+    shared = "classes" in world.manifest["spec"]["slo"]
     return replace(
         world.samples[name][-1],
         taken_s=at_s,
@@ -99,6 +106,7 @@ def loaded(world: World, name: str, chance: random.Random, age_s: float) -> Engi
         prefill=histogram,
         itl=histogram,
         step=histogram,
+        classes={"interactive": one, "batch": replace(one, admitted=count + 7)} if shared else {},
     )
 
 

@@ -23,6 +23,7 @@ ARGV = ["--model", "/m/fake.gguf", "--host", "127.0.0.1", "--port", "0", "--cont
 class Served:
     client: EngineClient
     control: EngineControlStub
+    executor: ScriptedExecutor
 
 
 @pytest.fixture
@@ -30,13 +31,14 @@ async def served() -> AsyncIterator[Served]:
     lifecycle = Lifecycle()
     ports = GrpcPorts(parse(ARGV, {}), lifecycle)
     await ports.start()
-    engine = AsyncEngine.embed(config(), loaded(ScriptedExecutor((b"yes",))))
+    executor = ScriptedExecutor((b"yes",))
+    engine = AsyncEngine.embed(config(), loaded(executor))
     lifecycle.loaded(engine)
     async with (
         EngineClient(f"127.0.0.1:{ports.data_port}") as client,
         grpc.aio.insecure_channel(f"127.0.0.1:{ports.control_port}") as control,
     ):
-        yield Served(client, EngineControlStub(control))
+        yield Served(client, EngineControlStub(control), executor)
     await engine.stop()
     await ports.stop(0)
 
@@ -85,6 +87,28 @@ async def test_default_class_reserve_and_queue_of_batch_work_change_live(served:
     assert after.effective.batch_deadline_ms == 900_000
     assert after.effective.max_num_seqs == before.effective.max_num_seqs
     assert (after.envelope.reserved_percent.max, after.envelope.max_queued_batch_requests.max) == (90, 1024)
+
+
+async def test_batch_requests_that_end_after_their_deadline_are_counted_and_answered_all_the_same(
+    served: Served,
+) -> None:
+    await answer(served.client, pb.PRIORITY_BATCH)
+    await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=pb.Limits(batch_deadline_ms=1)))
+    served.executor.hold()
+    asked = [asyncio.create_task(answer(served.client, kind)) for kind in (pb.PRIORITY_BATCH, pb.PRIORITY_INTERACTIVE)]
+    stats = await served.control.GetStats(pb.GetStatsRequest())
+    while stats.loads.num_total < 2:
+        stats = await served.control.GetStats(pb.GetStatsRequest())
+    taken_s = stats.uptime_seconds
+    while stats.uptime_seconds < taken_s + 0.002:
+        stats = await served.control.GetStats(pb.GetStatsRequest())
+    served.executor.release(100)
+    await asyncio.gather(*asked)
+    stats = await served.control.GetStats(pb.GetStatsRequest())
+    late = {one.workload_class: (one.requests_finished, one.requests_late) for one in stats.classes}
+    assert late == {pb.PRIORITY_BATCH: (2, 1), pb.PRIORITY_INTERACTIVE: (1, 0)}
+    assert stats.loads.HasField("waiting_batch_prompt_tokens")
+    assert stats.loads.waiting_batch_prompt_tokens == 0
 
 
 @pytest.mark.parametrize(

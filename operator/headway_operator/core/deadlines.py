@@ -5,7 +5,7 @@ so all is done when the fullest of them has done its part. Late requests are tho
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway_operator.core.observed import EngineSample
@@ -43,28 +43,36 @@ class Outlook:
         return self.spare_s is not None and self.spare_s < 0
 
 
-def outlook(
-    deadline_s: float, windows: Sequence[Sequence[EngineSample]], asked: Asked | None, memory: Memory
-) -> Outlook:
-    """The outlook of a pass. `windows`: samples of each engine that answers, oldest first."""
-    parts = [series[-1].batch.admitted - series[-1].batch.finished for series in windows if series]
-    here = max(0, sum(parts))
-    finished, late = (sum(column) for column in zip(*map(_ended, windows), strict=True)) if windows else (0, 0)
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """First and newest sample of engines in the objective's window. `share`: engines that each one stands for."""
+
+    ends: Sequence[tuple[EngineSample, EngineSample]]
+    share: float = 1.0
+
+
+def outlook(deadline_s: float, seen: Windows, asked: Asked | None, memory: Memory) -> Outlook:
+    """The outlook of a pass."""
+    parts = [max(0, last.batch.admitted - last.batch.finished) for _, last in seen.ends]
+    ended = [_ended(first, last) for first, last in seen.ends]
+    here, finished, late = (
+        round(seen.share * sum(column))
+        for column in (parts, (all_of for all_of, _ in ended), (late for _, late in ended))
+    )
     if asked is None or memory.last is None:
         return Outlook(deadline_s, here, finished=finished, late=late)
     done_s = 0.0
     if here:
         recent = memory.work[-RECENT_S:]
-        online = sum(recent) / len(recent) / len(windows) if recent else 0.0
+        online = sum(recent) / len(recent) / (seen.share * len(parts)) if recent else 0.0
         free = UTILIZATION - online
         done_s = asked.left_s * max(parts) / here / free if free > 0 else math.inf
     spare = spare_s(memory.backlog, memory.last.at_s, deadline_s, done_s)
     return Outlook(deadline_s, here, done_s, spare, asked.replicas, finished, late)
 
 
-def _ended(series: Iterable[EngineSample]) -> tuple[int, int]:
-    """Requests with a deadline that ended in an engine, and those that did after it."""
-    first, *_, last = (*series, *series)
+def _ended(first: EngineSample, last: EngineSample) -> tuple[int, int]:
+    """Requests with a deadline that ended in an engine between two samples, and those that did after it."""
     if first.boot_id != last.boot_id:
         return last.batch.finished, last.batch.late
     return last.batch.finished - first.batch.finished, last.batch.late - first.batch.late

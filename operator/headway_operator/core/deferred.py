@@ -11,7 +11,7 @@ Lengths are those of all requests that the engines counted since their boot.
 
 from collections.abc import Iterable
 
-from headway_operator.core.intake import Reports
+from headway_operator.core.intake import Reports, chosen
 from headway_operator.core.memory import Admitted, Arrived
 from headway_operator.core.observed import EngineSample
 from headway_planner.deferred import Deferred
@@ -19,10 +19,10 @@ from headway_planner.deferred import Deferred
 
 def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
     """The work with a deadline in this pass, and what to compare the next one with; None while no engine answers."""
-    samples = reports.samples
+    samples = chosen(reports.samples)
     if not samples:
         return None, before
-    share = reports.serving / len(samples)  # an engine that does not answer is taken to be like those that do
+    share = reports.serving / len(samples)  # the others are taken to be like those that are counted
     running = share * sum(_running(sample) for sample in samples.values())
     waiting = share * sum(sample.num_waiting_batch for sample in samples.values())
     grown = share * sum(_grown(sample, before.engines.get(name)) for name, sample in samples.items())

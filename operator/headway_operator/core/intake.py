@@ -36,9 +36,9 @@ def intake(
     reports: Reports, before: Mapping[str, Counted], totals: Totals, desired: int, starts: tuple[float, ...]
 ) -> tuple[Intake, dict[str, Counted]]:
     """The intake of this pass, and the counters to compare the next one with."""
-    chosen = _chosen(reports.samples)
-    share = reports.serving / len(chosen) if chosen else 1.0
-    counted = {name: _counted(sample, before.get(name)) for name, sample in chosen.items()}
+    looked_at = chosen(reports.samples)
+    share = reports.serving / len(looked_at) if looked_at else 1.0
+    counted = {name: _counted(sample, before.get(name)) for name, sample in looked_at.items()}
     grown: list[tuple[int, ...]] = []
     done: list[StepsDone] = []
     for name, now in counted.items():
@@ -52,7 +52,7 @@ def intake(
                 StepsDone(growth[5], growth[4], growth[6], now.step_ms - (then.step_ms if _same(now, then) else 0))
             )
     sums = [share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
-    samples = chosen.values()
+    samples = looked_at.values()
     found = Intake(
         at_s=max((sample.taken_s for sample in samples), default=0.0),
         desired=desired,
@@ -76,7 +76,7 @@ def intake(
     return found, counted
 
 
-def _chosen(samples: Mapping[str, EngineSample]) -> Mapping[str, EngineSample]:
+def chosen(samples: Mapping[str, EngineSample]) -> Mapping[str, EngineSample]:
     """At most `MOST` of them, by a checksum of the name: a pod that comes or goes changes one, not all."""
     if len(samples) <= MOST:
         return samples

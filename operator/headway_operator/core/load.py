@@ -266,11 +266,16 @@ def deciding_view(load: FleetLoad, judgement: Judgement | None, *, deadline: boo
     """
     view = load.view if judgement is None else judgement.view(load.view, load.classes)
     if judgement is None and deadline:
-        view = replace(view, ttft=Latency(), queue_wait=Latency())
+        view = without_first_tokens(view)
     elif judgement is None or judgement.counts_batch or not judgement.shares_slack:
         return view
     online = 1 - min(1.0, load.running_batch / view.running) if view.running else 1.0
     return replace(view, waiting=max(0.0, view.waiting - load.waiting_batch), kv_usage=view.kv_usage * online)
+
+
+def without_first_tokens(view: LoadView) -> LoadView:
+    """The view of a fleet whose first tokens are judged by nobody."""
+    return replace(view, ttft=Latency(), queue_wait=Latency())
 
 
 def _classes(series: Sequence[EngineSample]) -> Mapping[str, ClassCounts] | None:

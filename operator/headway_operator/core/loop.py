@@ -5,18 +5,19 @@ and, in the first pass of a process, the status.
 """
 
 import math
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
 from headway_operator.core import clock, drain, objectives, scaling, tuning
-from headway_operator.core.deadlines import Outlook, outlook
-from headway_operator.core.intake import Reports, start_times
-from headway_operator.core.load import FleetLoad, deciding_view, shorter
-from headway_operator.core.memory import LoopMemory, Moment, restored
+from headway_operator.core.deadlines import Outlook, Windows, outlook
+from headway_operator.core.intake import Reports, chosen, start_times
+from headway_operator.core.load import FleetLoad, deciding_view, shorter, without_first_tokens
+from headway_operator.core.memory import LoopMemory, Moment, carried, restored
 from headway_operator.core.objectives import Judgement
-from headway_operator.core.observed import Observed, PodView
+from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.online import Apart, take_in
 from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig, Memory, asked
@@ -59,11 +60,9 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     """Ask the policy about both actuators, as far as the modes let it be asked."""
     memory, deadline_s = observed.memory, objectives.deadline_s(fleet.spec.slo)
     if memory is None or memory.revision != facts.revision:
-        stamps = memory.stamps if memory is not None else {}
-        memory = replace(
-            restored(fleet.status.demand, facts.revision, Moment(observed.now, observed.monotonic_s, deadline_s)),
-            stamps=stamps,
-        )
+        moment = Moment(observed.now, observed.monotonic_s, deadline_s)
+        fresh = restored(fleet.status.demand, facts.revision, moment)
+        memory = fresh if memory is None else carried(memory, fresh)
     passed_s = observed.memory.passed_s if observed.memory is not None else None
     joined = max((pod.ready_since for pod in facts.serving if pod.ready_since is not None), default=None)
     told = (*_stamps(fleet, joined), *drain.stamps(observed.pods, memory.stamps, observed.now))
@@ -103,8 +102,16 @@ def _outlook(observed: Observed, facts: Facts, config: ControlConfig, demand: Me
     if config.demand is None or math.isinf(config.demand.deadline_s):
         return None
     since_s = observed.monotonic_s - facts.window_s
-    windows = [[one for one in observed.samples[name] if one.taken_s >= since_s] for name in facts.load.heard]
-    return outlook(config.demand.deadline_s, [one for one in windows if one], asked(config.demand, demand), demand)
+    newest = chosen({name: observed.samples[name][-1] for name in facts.load.heard})
+    ends = [_ends(observed.samples[name], since_s) for name in newest]
+    seen = Windows(ends, len(facts.load.heard) / len(ends) if ends else 1.0)
+    return outlook(config.demand.deadline_s, seen, asked(config.demand, demand), demand)
+
+
+def _ends(series: Sequence[EngineSample], since_s: float) -> tuple[EngineSample, EngineSample]:
+    """The first sample of a window, and the newest one."""
+    first = bisect_left(series, since_s, hi=len(series) - 1, key=lambda one: one.taken_s)
+    return series[first], series[-1]
 
 
 def _config(spec: LLMDeploymentSpec) -> ControlConfig:
@@ -125,15 +132,20 @@ def _config(spec: LLMDeploymentSpec) -> ControlConfig:
 
 def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:
     """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
+    deadline = math.isfinite(objectives.deadline_s(fleet.spec.slo))
+
+    def load(window_s: float) -> FleetLoad:
+        found = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)
+        return replace(found, view=replace(found.view, quiet=facts.load.view.quiet))
+
+    long = load(CONTROL_WINDOW_S)
     cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
-
-    def view(window_s: float) -> LoadView:
-        short = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)
-        seen = deciding_view(short, facts.judgement, deadline=math.isfinite(objectives.deadline_s(fleet.spec.slo)))
-        return replace(seen, quiet=facts.load.view.quiet)
-
-    scale = view(CONTROL_WINDOW_S)
-    return scale, scale if cooldown_s >= CONTROL_WINDOW_S else view(cooldown_s)
+    short = long if cooldown_s >= CONTROL_WINDOW_S else load(cooldown_s)
+    scale, tune = deciding_view(long, facts.judgement, deadline=deadline), short.view
+    if facts.judgement is None and deadline:
+        # Larger batches serve work that waits, if nobody else is there.
+        return scale, without_first_tokens(tune)
+    return scale, scale if short is long else deciding_view(short, facts.judgement, deadline=deadline)
 
 
 def _stamps(fleet: LLMDeployment, joined: datetime | None) -> Iterable[datetime]:

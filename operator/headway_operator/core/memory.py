@@ -6,7 +6,7 @@ all by an idle fleet. The bursts inside of a minute are lost, so nothing is remo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from headway_operator.api.v1alpha1 import DemandStatus
@@ -103,6 +103,13 @@ def restored(before: DemandStatus | None, revision: str, moment: Moment) -> Loop
     demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix, backlog=Backlog(marks=marks or ()))
     arrived = Arrived(came=marks[-1][1] if marks else 0.0)
     return LoopMemory(control=ControlMemory(demand=demand), revision=revision, arrived=arrived)
+
+
+def carried(before: LoopMemory, fresh: LoopMemory) -> LoopMemory:
+    """The memory of pods of a new revision: times stay, and how long work with a deadline has waited is no matter of pods."""
+    demand = replace(fresh.control.demand, backlog=before.control.demand.backlog)
+    control = replace(fresh.control, demand=demand)
+    return replace(fresh, stamps=before.stamps, control=control, arrived=before.arrived)
 
 
 def remembered(

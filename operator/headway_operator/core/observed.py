@@ -45,6 +45,9 @@ class ClassSample:
         return histogram.count(self.ttft) + histogram.count(self.itl)
 
 
+NO_REQUESTS = ClassSample()
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSample:
     """One GetStats answer. Counters and histograms run since `boot_id` began.
@@ -88,7 +91,7 @@ class EngineSample:
     @property
     def batch(self) -> ClassSample:
         """The requests of class batch."""
-        return self.classes.get(BATCH, ClassSample())
+        return self.classes.get(BATCH, NO_REQUESTS)
 
     @property
     def running_batch(self) -> int:

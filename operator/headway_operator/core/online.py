@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from headway_operator.core import deferred
-from headway_operator.core.intake import Reports, intake
+from headway_operator.core.intake import Reports, chosen, intake
 from headway_operator.core.memory import Arrived, Counted, LoopMemory
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import BATCH, EngineSample
@@ -70,11 +70,12 @@ def take_in(reports: Reports, memory: LoopMemory, desired: int, starts: tuple[fl
     full, engines = intake(reports, memory.engines, memory.totals, desired, starts)
     if not apart.told_apart:
         return Taken(full, engines, {}, Arrived())
-    without = {name: without_batch(sample) for name, sample in reports.samples.items()}
+    counted = Reports(reports.serving, chosen(reports.samples))
+    without = {name: without_batch(sample) for name, sample in counted.samples.items()}
     seen, online = intake(Reports(reports.serving, without), memory.online, memory.totals, desired, starts)
     # Both are counted in each pass, so that the demand does not jump when batch work comes to count.
-    found = full if apart.counted else replace(seen, done=full.done, kv_tokens=full.kv_tokens)
+    found = full if apart.counted else replace(seen, done=full.done, kv_tokens=full.kv_tokens, stale=full.stale)
     if not apart.deadline:
         return Taken(found, engines, online, Arrived())
-    backlog, arrived = deferred.take(reports, memory.arrived)
+    backlog, arrived = deferred.take(counted, memory.arrived)
     return Taken(replace(found, deferred=backlog), engines, online, arrived)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from fleet_world import World, spec
-from loaded_fleet import SCALING, desired
+from loaded_fleet import SCALING, TUNING, desired
 from toy_traffic import Traffic
 
 ALONE = {"workloadClass": "batch", "windowSeconds": 30}
@@ -54,6 +54,36 @@ def test_a_deadline_that_one_engine_would_miss_orders_replicas(shared: bool) -> 
     world, traffic = heap(shared, 300)
     assert most(world, traffic, 60) == 3
     assert "work with deadlines" in world.status["scaling"]["history"][0]["reason"]
+
+
+def test_advisory_recommends_what_the_deadline_asks_for_and_changes_nothing() -> None:
+    world, traffic = heap(False, 300)
+    world.edit(scaling={**SCALING, "mode": "Advisory"})
+    assert most(world, traffic, 60) == 1
+    assert world.status["scaling"]["recommendedReplicas"] == 3
+
+
+def test_larger_batches_serve_work_that_waits_where_it_is_alone() -> None:
+    world, traffic = heap(False, 3600, 400)
+    world.edit(tuning=TUNING)
+    before = world.status["tuning"]["effective"]["maxNumSeqs"]
+    for _ in range(60):
+        traffic.second()
+    assert world.status["tuning"]["effective"]["maxNumSeqs"] > before
+    assert desired(world) == 1
+
+
+def test_a_rollout_forgets_no_age() -> None:
+    world, traffic = heap(False, 600)
+    for _ in range(60):
+        traffic.second()
+    assert world.memory is not None
+    before = world.memory.control.demand.backlog
+    world.edit(template={"metadata": {"labels": {"team": "blue"}}})
+    traffic.second()
+    assert world.memory is not None
+    assert world.memory.control.demand.backlog.marks[: len(before.marks)] == before.marks
+    assert world.memory.arrived.came >= 200
 
 
 def test_the_replicas_go_when_the_work_is_done() -> None:
