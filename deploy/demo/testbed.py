@@ -16,14 +16,14 @@ from steps import say
 
 def run_pytest(*arguments: str) -> int:
     """Run a part of the tests with the cluster's environment; returns pytest's exit code."""
-    command = [sys.executable, "-m", "pytest", "tests", *arguments, *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "tests/cluster", *arguments, *sys.argv[1:]]
     return subprocess.run(command, cwd=steps.ROOT, env=steps.environment(), check=False).returncode
 
 
 def main() -> int:
     """Run everything; returns the exit code."""
     began_s = time.monotonic()
-    cluster = steps.start_cluster(os.environ.get("CLUSTER", "own"), nodes=1)
+    cluster = steps.start_cluster(os.environ.get("CLUSTER", "own"), nodes=1, netpol=True)
     try:
         images = steps.build_images(cluster)
         steps.install_chart(images)

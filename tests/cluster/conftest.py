@@ -2,13 +2,18 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import steps
+from aftermath import aftermath
+from fleets import apply, manifest
 from incidents import Incidents, incidents
 from prometheus import Prometheus
+from reference import Reference
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,28 +22,77 @@ def _cluster() -> None:
         pytest.fail("no cluster: run these tests with `make test-cluster`", pytrace=False)
 
 
+class Removals:
+    """Namespaces go away, drains included, beside the next test."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+        self._begun: list[Future[None]] = []
+
+    def begin(self, namespace: str) -> None:
+        """Remove a namespace from now on."""
+        self._begun.append(self._threads.submit(_remove, namespace))
+
+    def finish(self) -> None:
+        """Wait for the last one.
+
+        Raises:
+            StepError: one does not go away.
+        """
+        for one in self._begun:
+            one.result()
+
+
+def _remove(namespace: str) -> None:
+    # LLMDeployments first: their finalizer drains the pods, which needs the operator.
+    steps.run(["kubectl", "delete", "llmdep", "--all", "-n", namespace, "--timeout=90s"])
+    steps.run(["kubectl", "delete", "namespace", namespace, "--timeout=90s"])
+
+
+@pytest.fixture(scope="session")
+def removals(_cluster: None) -> Iterator[Removals]:
+    """The session ends when every namespace is gone."""
+    with ThreadPoolExecutor() as threads:
+        found = Removals(threads)
+        yield found
+        found.finish()
+
+
 @contextmanager
-def _namespace() -> Iterator[str]:
+def _namespace(removals: Removals) -> Iterator[str]:
     name = f"e2e-{uuid.uuid4().hex[:8]}"
     steps.make_namespace(name)
     yield name
-    # LLMDeployments first: their finalizer drains the pods, which needs the operator.
-    steps.run(["kubectl", "delete", "llmdep", "--all", "-n", name, "--timeout=90s"])
-    steps.run(["kubectl", "delete", "namespace", name, "--timeout=90s"])
+    removals.begin(name)
 
 
 @pytest.fixture
-def namespace() -> Iterator[str]:
+def namespace(removals: Removals) -> Iterator[str]:
     """A namespace with restricted Pod Security, gone again after the test."""
-    with _namespace() as name:
+    with _namespace(removals) as name:
         yield name
 
 
 @pytest.fixture(scope="session")
-def incident(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Incidents]:
+def served(removals: Removals) -> Iterator[tuple[str, str]]:
+    """Name and namespace of a fleet that serves, for tests that leave it as it was."""
+    with _namespace(removals) as name:
+        apply(name, manifest("smollm2"))
+        steps.wait_ready("smollm2", name)
+        yield "smollm2", name
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The packed model in transformers, on the disk that this machine's node has too."""
+    return Reference(tmp_path_factory.mktemp("volume") / "smollm2")
+
+
+@pytest.fixture(scope="session")
+def incident(removals: Removals, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Incidents]:
     """Fleets in trouble, and a Prometheus that watches them."""
     with (
-        _namespace() as name,
+        _namespace(removals) as name,
         Prometheus(tmp_path_factory.mktemp("prometheus")) as prometheus,
         incidents(name, prometheus) as begun,
     ):
@@ -48,5 +102,36 @@ def incident(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Incidents]:
 @pytest.fixture(scope="session", autouse=True)
 def _incident_begins_first(_cluster: None, request: pytest.FixtureRequest) -> None:
     """Alerts hold for minutes before they fire: those minutes pass beside the other tests."""
-    if any("incident" in getattr(item, "fixturenames", ()) for item in request.session.items):
+    if any(_waits_for_alerts(item) for item in request.session.items):
         request.getfixturevalue("incident")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Alerts hold for minutes before they fire: they are asked for last."""
+    items.sort(key=_waits_for_alerts)
+
+
+def _waits_for_alerts(item: pytest.Item) -> bool:
+    return "incident" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test's report has what its namespace looked like."""
+    report = yield
+    if call.when != "teardown" and report.failed:
+        for name in _namespaces(getattr(item, "funcargs", {})):
+            report.sections.append((f"namespace {name}", aftermath(name)))
+    return report
+
+
+def _namespaces(fixtures: Mapping[str, Any]) -> Iterator[str]:
+    """Where a test with these fixtures has fleets."""
+    if "namespace" in fixtures:
+        yield fixtures["namespace"]
+    if "served" in fixtures:
+        yield fixtures["served"][1]
+    if "incident" in fixtures:
+        yield fixtures["incident"].namespace

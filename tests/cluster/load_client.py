@@ -1,7 +1,12 @@
-"""An open-loop client for the end-to-end tests: every request's fate is kept, so that "not one stream cut" is a count.
+"""A closed-loop load for the end-to-end tests: every request's fate is kept, so that "not one stream cut" is a count.
+
+It asks for what the machine can do, however slow that is: a client asks again when it was answered, and every second answer
+brings one more client, until there are as many as wanted. So the queue is as long on a fast machine as on a slow one, and
+it is worked off within a few answers once the load ends. Answers differ in length, so that no two clients keep step; the
+autoscaler would take that for bursts, and prepare for them.
 
 It does what a careful client does. It talks to the pods that the fleet's EndpointSlices list as ready, picks the one
-with the fewest requests of its own in flight, and tries again elsewhere when an engine answers UNAVAILABLE before the
+with the fewest requests of its own in flight (of several the one that it left alone for longest), and tries again elsewhere when an engine answers UNAVAILABLE before the
 first token (which means: not started). Anything else that ends a stream early is a failure.
 """
 
@@ -9,15 +14,19 @@ import asyncio
 import contextlib
 import itertools
 import json
-import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Self
 
 import grpc
 import steps
 
 from headway_rpc import EngineStub, pb
+
+ANSWERS_EACH = 2  # before one more client begins
+LENGTHS = (0.5, 1.25, 0.75, 1.5, 1.0)  # of answers in turn, shares of `max_tokens`
 
 
 @dataclass(slots=True)
@@ -60,17 +69,20 @@ def ready_addresses(fleet: str, namespace: str) -> list[str]:
 class Load:
     """A running load. Use as an async context manager: leaving it waits for every request that was started."""
 
-    def __init__(self, fleet: str, namespace: str, *, rate_per_s: float, prompt: str, max_tokens: int) -> None:
+    def __init__(
+        self, fleet: str, namespace: str, *, clients: int, prompt: str, max_tokens: int, rests: bool = False
+    ) -> None:
+        """`rests`: each client pauses for as long as its answer took; one alone then keeps at most half an engine busy."""
         self.outcome = Outcome()
         self._fleet, self._namespace = fleet, namespace
-        self._rate_per_s = rate_per_s
-        self._request = pb.GenerateRequest(
-            text=prompt, sampling_params=pb.SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
-        )
-        self._max_tokens = max_tokens
+        self._clients, self._rests = clients, rests
+        self._prompt = prompt
+        self._max_tokens = itertools.cycle([round(share * max_tokens) for share in LENGTHS])
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._ready: list[str] = []
         self._in_flight: Counter[str] = Counter()
+        self._turns = itertools.count()
+        self._last_turn: Counter[str] = Counter()
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,8 +91,12 @@ class Load:
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._arrive())]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.finish()
+        if error is not None:
+            error.add_note(f"the load meanwhile: {self.outcome}")
 
     async def finish(self) -> Outcome:
         """Send nothing more, wait for what is in flight, and return what became of all of it."""
@@ -98,33 +114,44 @@ class Load:
                 await asyncio.wait_for(self._stop.wait(), 1.0)
 
     async def _arrive(self) -> None:
-        gaps = random.Random(0)
-        requests: set[asyncio.Task[None]] = set()
-        while not self._stop.is_set():
-            task = asyncio.create_task(self._one())
-            requests.add(task)
-            task.add_done_callback(requests.discard)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), gaps.expovariate(self._rate_per_s))
-        await asyncio.gather(*requests)
+        answers = itertools.count(1)
+
+        async def client() -> None:
+            # A failure ends the load: the test has failed, and a fleet without endpoints would fail it in an endless loop.
+            while not (self._stop.is_set() or self.outcome.failures):
+                asked_s = time.monotonic()
+                await self._one()
+                if next(answers) % ANSWERS_EACH == 0 and len(begun) < self._clients:
+                    begun.append(clients.create_task(client()))
+                if self._rests:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._stop.wait(), time.monotonic() - asked_s)
+
+        async with asyncio.TaskGroup() as clients:
+            begun = [clients.create_task(client())]
 
     async def _one(self) -> None:
         tried: set[str] = set()
-        for _ in itertools.count():
+        wanted = next(self._max_tokens)
+        request = pb.GenerateRequest(
+            text=self._prompt, sampling_params=pb.SamplingParams(max_tokens=wanted, temperature=0.0, ignore_eos=True)
+        )
+        while True:
             candidates = [a for a in self._ready if a not in tried] or self._ready
             if not candidates:
                 self.outcome.failures.append("no ready endpoint")
                 return
-            address = min(candidates, key=lambda a: self._in_flight[a])
+            address = min(candidates, key=lambda a: (self._in_flight[a], self._last_turn[a]))
+            self._last_turn[address] = next(self._turns)
             if address not in self._channels:
                 self._channels[address] = grpc.aio.insecure_channel(address)
             self._in_flight[address] += 1
             tokens = 0
             try:
-                async for message in EngineStub(self._channels[address]).Generate(self._request, timeout=300):
+                async for message in EngineStub(self._channels[address]).Generate(request, timeout=300):
                     tokens += len(message.chunk.token_ids)
                     if message.HasField("complete"):
-                        self._check(address, len(message.complete.output_ids), message.complete.finish_reason)
+                        self._check(address, wanted, message.complete)
                         return
                 self.outcome.failures.append(f"{address}: the stream ended without `complete` after {tokens} tokens")
                 return
@@ -138,9 +165,10 @@ class Load:
             finally:
                 self._in_flight[address] -= 1
 
-    def _check(self, address: str, tokens: int, reason: "pb.FinishReason.ValueType") -> None:
-        if tokens == self._max_tokens and reason == pb.LENGTH:
+    def _check(self, address: str, wanted: int, complete: pb.GenerateComplete) -> None:
+        tokens = len(complete.output_ids)
+        if tokens == wanted and complete.finish_reason == pb.LENGTH:
             self.outcome.completed += 1
             self.outcome.by_address[address] += 1
         else:
-            self.outcome.failures.append(f"{address}: {tokens} tokens, {pb.FinishReason.Name(reason)}")
+            self.outcome.failures.append(f"{address}: {tokens} tokens, {pb.FinishReason.Name(complete.finish_reason)}")

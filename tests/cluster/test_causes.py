@@ -6,7 +6,7 @@ import pytest
 import steps
 from fleets import apply, manifest, wait_condition
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 NAME = "cause"
 
@@ -45,13 +45,12 @@ def test_a_missing_model_file_is_named(namespace: str) -> None:
     assert missing in condition["message"]
 
 
-def test_a_spec_that_the_api_server_cannot_refuse_leaves_the_running_fleet_alone(namespace: str) -> None:
-    deployment = manifest(NAME)
-    apply(namespace, deployment)
-    steps.wait_ready(NAME, namespace)
-    before = [pod["metadata"]["uid"] for pod in steps.engine_pods(NAME, namespace)]
-    deployment["spec"]["template"] = {"spec": {"containers": "not a list"}}
-    apply(namespace, deployment)
-    condition = wait_condition(NAME, namespace, "Accepted", "False", timeout_s=10)
+def test_a_spec_that_the_api_server_cannot_refuse_leaves_the_running_fleet_alone(served: tuple[str, str]) -> None:
+    name, namespace = served
+    before = [pod["metadata"]["uid"] for pod in steps.engine_pods(name, namespace)]
+    apply(namespace, manifest(name, template={"spec": {"containers": "not a list"}}))
+    condition = wait_condition(name, namespace, "Accepted", "False", timeout_s=10)
     assert "template" in condition["message"]
-    assert [pod["metadata"]["uid"] for pod in steps.engine_pods(NAME, namespace)] == before
+    apply(namespace, manifest(name))
+    wait_condition(name, namespace, "Accepted", "True", timeout_s=10)
+    assert [pod["metadata"]["uid"] for pod in steps.engine_pods(name, namespace)] == before

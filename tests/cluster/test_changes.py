@@ -8,7 +8,7 @@ import steps
 from fleets import apply, manifest, uids
 from load_client import Load, ready_addresses
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
 
 NAME = "change"
 
@@ -36,7 +36,7 @@ async def _changes(namespace: str) -> None:
     await asyncio.to_thread(apply, namespace, deployment)
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     before = uids(NAME, namespace)
-    async with Load(NAME, namespace, rate_per_s=1.5, prompt="Once upon a time", max_tokens=24) as load:
+    async with Load(NAME, namespace, clients=4, prompt="Once upon a time", max_tokens=24) as load:
         deployment["spec"]["engine"]["limits"] = {
             "maxNumSeqs": 7,
             "maxNumBatchedTokens": 128,
@@ -62,7 +62,7 @@ async def _changes(namespace: str) -> None:
             steps.wait_until,
             "the rollout",
             lambda: len(uids(NAME, namespace)) == 1 and not uids(NAME, namespace) & before,
-            timeout_s=120,
+            timeout_s=240,
         )
         await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     assert load.outcome.failures == []
@@ -70,17 +70,16 @@ async def _changes(namespace: str) -> None:
     assert effective(namespace)["maxNumSeqs"] == 7
 
 
-def test_a_pod_that_lost_its_serving_label_is_soon_back_behind_the_service(namespace: str) -> None:
-    apply(namespace, manifest(NAME))
-    steps.wait_ready(NAME, namespace)
-    [pod] = steps.engine_pods(NAME, namespace)
-    address = ready_addresses(NAME, namespace)
+def test_a_pod_that_lost_its_serving_label_is_soon_back_behind_the_service(served: tuple[str, str]) -> None:
+    name, namespace = served
+    [pod] = steps.engine_pods(name, namespace)
+    address = ready_addresses(name, namespace)
     label = "serving.headway.dev/serving"
     steps.run(["kubectl", "label", "pod", pod["metadata"]["name"], "-n", namespace, f"{label}-"])
     steps.wait_until(
         "the label",
-        lambda: [one["metadata"]["labels"].get(label) for one in steps.engine_pods(NAME, namespace)] == ["true"],
+        lambda: [one["metadata"]["labels"].get(label) for one in steps.engine_pods(name, namespace)] == ["true"],
         timeout_s=10,
     )
-    steps.wait_until("the endpoint", lambda: ready_addresses(NAME, namespace) == address, timeout_s=10)
-    assert [one["metadata"]["uid"] for one in steps.engine_pods(NAME, namespace)] == [pod["metadata"]["uid"]]
+    steps.wait_until("the endpoint", lambda: ready_addresses(name, namespace) == address, timeout_s=10)
+    assert [one["metadata"]["uid"] for one in steps.engine_pods(name, namespace)] == [pod["metadata"]["uid"]]

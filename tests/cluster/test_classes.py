@@ -12,7 +12,7 @@ from load_client import ready_addresses
 
 from headway_rpc import EngineStub, pb
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "shared"
 HEAP = 16

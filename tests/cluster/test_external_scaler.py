@@ -12,9 +12,11 @@ from fleets import apply, manifest
 from load_client import Load
 from metrics_adapter import MetricsAdapter
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NAME = "outside"
+# One runs on each replica and the others wait: 7 for one, 3 for each of two, where the HPA's target is 2.
+CLIENTS = 8
 HPA = {
     "apiVersion": "autoscaling/v2",
     "kind": "HorizontalPodAutoscaler",
@@ -67,10 +69,10 @@ async def _story(namespace: str) -> None:
     await asyncio.to_thread(apply, namespace, deployment)
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     await asyncio.to_thread(steps.run, ["kubectl", "apply", "-n", namespace, "-f", "-"], stdin=json.dumps(HPA))
-    async with Load(NAME, namespace, rate_per_s=2.0, prompt="Once upon a time", max_tokens=48) as load:
+    async with Load(NAME, namespace, clients=CLIENTS, prompt="Once upon a time", max_tokens=24) as load:
         await _until("the HPA to order a second replica", lambda: replicas(namespace) == 2, 120)
-        await _until("two replicas that serve", lambda: _serving(namespace) == 2, 120)
-        await _until("both replicas to answer", lambda: len(load.outcome.by_address) == 2, 60)
+        await _until("two replicas that serve", lambda: _serving(namespace) == 2, 240)
+        await _until("both replicas to answer", lambda: len(load.outcome.by_address) == 2, 120)
     assert load.outcome.failures == []
     await _until("the HPA to take one back", lambda: replicas(namespace) == 1, 120)
     await _until("one replica", lambda: len(steps.engine_pods(NAME, namespace)) == 1, 60)

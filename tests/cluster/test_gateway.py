@@ -9,9 +9,8 @@ import openai
 import pytest
 import steps
 import yaml
-from fleets import apply, manifest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 NAME = "smollm2"
 PAGE = steps.ROOT / "docs/how-to/use-an-openai-client.md"
@@ -26,9 +25,8 @@ def page_objects(namespace: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(text.replace("demo", namespace)))
 
 
-def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(namespace: str) -> None:
-    apply(namespace, manifest(NAME))
-    steps.wait_ready(NAME, namespace)
+def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(served: tuple[str, str]) -> None:
+    _, namespace = served
     for one in page_objects(namespace):
         steps.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(one))
     steps.run(["kubectl", "rollout", "status", "deployment/openai", "-n", namespace, "--timeout=60s"])

@@ -2,43 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import steps
 from fleets import PACKED_MODEL, apply, manifest
+from reference import Reference
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "source"
 
 
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default model as a Hugging Face directory, on the disk that this machine's node has too."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from headway_engine.bench.beside_transformers import default_model
-
-    volume = tmp_path_factory.mktemp("volume")
-    file, folder = default_model(), volume / "smollm2"
-    folder.mkdir()
-    volume.chmod(0o755)  # the engine runs as a user without rights of its own
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-    dense = GgufConfig(dequantize=True)  # a model in GGUF blocks cannot be saved
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=dense
-    )
-    model.save_pretrained(folder)
-    for part in folder.iterdir():
-        part.chmod(0o644)
-    return folder
-
-
 @pytest.fixture
-def claim(namespace: str, model_directory: Path) -> Iterator[str]:
+def claim(namespace: str, reference: Reference) -> Iterator[str]:
     """A bound claim on a volume that holds the directory."""
     volume = f"{namespace}-models"
     common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
@@ -50,7 +27,7 @@ def claim(namespace: str, model_directory: Path) -> Iterator[str]:
             "spec": {
                 **common,
                 "capacity": size,
-                "hostPath": {"path": str(model_directory.parent), "type": "Directory"},
+                "hostPath": {"path": str(reference.folder.parent), "type": "Directory"},
             },
         },
         {
@@ -67,19 +44,19 @@ def claim(namespace: str, model_directory: Path) -> Iterator[str]:
 
 def answer(namespace: str, source: dict[str, Any]) -> str:
     apply(namespace, manifest(NAME, model={"servedName": "smollm2", "source": source}))
-    steps.wait_ready(NAME, namespace, timeout_s=60)
+    steps.wait_ready(NAME, namespace)
     question = ["headway", "generate", "The capital of France is", "--max-tokens", "16"]
     return steps.run([*question, "--fleet", NAME, "--namespace", namespace])
 
 
-def test_a_claim_serves_a_directory_inside_it(namespace: str, claim: str, model_directory: Path) -> None:
-    assert "Paris" in answer(namespace, {"pvc": {"claimName": claim, "path": model_directory.name}})
+def test_a_claim_serves_a_directory_inside_it(namespace: str, claim: str, reference: Reference) -> None:
+    assert "Paris" in answer(namespace, {"pvc": {"claimName": claim, "path": reference.folder.name}})
 
 
 def test_a_directory_of_the_node_is_refused_where_pod_security_says_so_and_served_where_not(
-    namespace: str, model_directory: Path
+    namespace: str, reference: Reference
 ) -> None:
-    source = {"hostPath": {"path": str(model_directory)}}
+    source = {"hostPath": {"path": str(reference.folder)}}
     apply(namespace, manifest(NAME, model={"servedName": "smollm2", "source": source}))
 
     def refused() -> bool:
@@ -104,7 +81,7 @@ def test_an_image_that_holds_a_model_is_mounted(namespace: str) -> None:
     steps.wait_until(
         "a pod with the volume",
         lambda: len(steps.engine_pods(NAME, namespace)) == 1 and _mounts_image(namespace),
-        timeout_s=90,
+        timeout_s=240,
     )
     assert "Paris" in answer(namespace, source)
 

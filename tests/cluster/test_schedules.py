@@ -8,7 +8,7 @@ import pytest
 import steps
 from fleets import apply, manifest, uids
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "by-night"
 
@@ -43,7 +43,7 @@ def test_an_open_window_moves_limits_and_replicas_and_its_end_gives_the_limits_b
     begun = datetime.now(UTC) - timedelta(minutes=1)
     apply(namespace, manifest(NAME, scaling=scaling, schedules=[window(begun)]))
     steps.wait_until("the window's limit", lambda: limit(namespace) == 12, timeout_s=20)
-    steps.wait_until("the window's replicas", lambda: count(namespace) == 2, timeout_s=60)
+    steps.wait_until("the window's replicas", lambda: count(namespace) == 2, timeout_s=240)
     [active] = steps.fleet(NAME, namespace)["status"]["schedule"]["active"]
     assert (active["name"], active["overrides"]) == ("night", ["scaling.minReplicas 2", "limits.maxNumSeqs 12"])
     assert before < uids(NAME, namespace), "a window replaced a pod"
