@@ -37,13 +37,15 @@ def origin(spec: LLMDeploymentSpec, field: str) -> str:
     if field == "itlTargetMilliseconds":
         given = slo is not None and any(one.inter_token_latency is not None for one in slo.objectives)
         return "slo.interTokenLatency" if given else named
+    if field == "batchDeadlineSeconds" and slo is not None and slo.batch_deadline_seconds is not None:
+        return "slo.deadlineSeconds"
     if field == "defaultClass" and slo is not None:
         return "slo.workloadClass"
     if field in spec.engine.limits.model_dump(by_alias=True, exclude_none=True):
         return "engine.limits"
     defaults = class_defaults.of_slo(slo)
-    if field == "maxNumSeqs" and defaults.max_num_seqs is None:
-        return "engine.capacity"
-    if field == "maxNumBatchedTokens" and defaults.max_num_batched_tokens is None:
-        return "engine.capacity"
-    return named
+    at_capacity = {
+        "maxNumSeqs": defaults.max_num_seqs is None,
+        "maxNumBatchedTokens": defaults.max_num_batched_tokens is None,
+    }
+    return "engine.capacity" if at_capacity.get(field) else named

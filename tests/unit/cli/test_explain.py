@@ -197,6 +197,9 @@ def test_work_with_a_deadline_is_told_with_its_end_and_what_it_asks_for() -> Non
         "2 of 30 that ended were late" in told
     )
     assert "  it asks for 3 replicas, other classes included" in told
+    written = changed({"metadata.namespace": "demo", "spec.slo": {"workloadClass": "batch", "deadlineSeconds": 900}})
+    written["status"] = {"conditions": [condition("Ready", "True")]}
+    assert "  from slo.deadlineSeconds: batchDeadlineSeconds 900" in text(written)
     one["status"]["slo"]["deadline"] = {**found, "doneInSeconds": 400, "spareSeconds": 350}
     assert "done in 400 s at this size, 350 s before the tightest deadline" in text(one)
     one["status"]["slo"]["deadline"] = found

@@ -63,6 +63,15 @@ def test_advisory_recommends_what_the_deadline_asks_for_and_changes_nothing() ->
     assert world.status["scaling"]["recommendedReplicas"] == 3
 
 
+def test_a_fleet_that_nobody_scales_still_says_what_its_deadline_asks_for() -> None:
+    world, traffic = heap(False, 300)
+    world.edit(scaling={"mode": "Off"}, replicas=1)
+    for _ in range(60):
+        traffic.second()
+    assert len(world.live()) == 1
+    assert world.status["slo"]["deadline"]["neededReplicas"] > 1
+
+
 def test_larger_batches_serve_work_that_waits_where_it_is_alone() -> None:
     world, traffic = heap(False, 3600, 400)
     world.edit(tuning=TUNING)

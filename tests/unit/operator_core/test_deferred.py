@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from engine_samples import buckets, sample
@@ -111,3 +112,33 @@ def test_a_new_operator_knows_how_long_what_waits_has_waited(came: list[int], do
         then_s = mark_s - (1000 - gap_s)
         truth = max((mark for time_s, mark in backlog.marks if time_s <= then_s + 1e-6), default=0.0) - now.finished
         assert older == pytest.approx(min(now.waiting, max(0.0, truth)), abs=0.5) or then_s >= at_s - 1e-6
+
+
+LOOKS = st.lists(
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.sampled_from("xy")),
+        max_size=3,
+    ),
+    max_size=12,
+)
+
+
+@given(LOOKS)
+def test_whatever_engines_come_go_and_restart_what_came_is_here_or_finished(looks: list[dict[str, Any]]) -> None:
+    """`finished` and `here` make up `came`, which never falls."""
+    arrived, came = Arrived(), 0.0
+    for look in looks:
+        engines = {
+            name: engine(finished + running + waiting, finished, waiting, boot)
+            for name, (finished, running, waiting, boot) in look.items()
+        }
+        found, arrived = take(Reports(len(engines), engines), arrived)
+        if found is None:
+            assert not engines
+            continue
+        here = sum(running + waiting for _, running, waiting, _ in look.values())
+        assert found.running + found.waiting == here
+        assert found.arrivals == found.finished + here >= came
+        assert found.finished >= 0
+        came = found.arrivals

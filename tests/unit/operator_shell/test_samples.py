@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from fake_control import stats
 
-from headway_operator.core.observed import EngineSample
+from headway_operator.core.observed import ClassSample, EngineSample
 from headway_operator.core.plan import LimitsPatch
 from headway_operator.shell.samples import History, decode, is_busy, limits_message, limits_of
 from headway_rpc import pb
@@ -103,6 +103,32 @@ def test_every_field_of_the_wire_reaches_the_sample() -> None:
         kv_tokens=20,
         queue_full=5,
     )
+
+
+def test_what_is_counted_of_a_class_reaches_the_sample() -> None:
+    one = pb.ClassStats(
+        workload_class=pb.PRIORITY_BATCH,
+        ttft=pb.Histogram(buckets=[1]),
+        queue_wait=pb.Histogram(buckets=[2]),
+        itl=pb.Histogram(buckets=[3]),
+        requests_finished=4,
+        requests_late=5,
+        requests_admitted=6,
+        prompt_tokens_admitted=7,
+        prompt_tokens=8,
+        cached_prompt_tokens=9,
+    )
+    loads = pb.Loads(num_waiting_batch=10, waiting_batch_prompt_tokens=0)
+    found = decode(pb.Stats(loads=loads, classes=[one]), 0.0)
+    assert found.batch == ClassSample((1,), (2,), (3,), 6, 4, 5, 7, 8, 9)
+    assert (found.num_waiting_batch, found.waiting_batch_prompt_tokens, found.queued_batch_tokens) == (10, 0, 0)
+    older = decode(pb.Stats(loads=pb.Loads(num_waiting_batch=10), classes=[one]), 0.0)
+    assert older.waiting_batch_prompt_tokens is None
+
+
+def test_a_deadline_goes_to_an_engine_and_comes_back() -> None:
+    assert limits_of(limits_message(LimitsPatch(batch_deadline_ms=900_000))).batch_deadline_ms == 900_000
+    assert limits_of(pb.Limits()).batch_deadline_ms is None, "an older engine does not know it"
 
 
 def test_an_unset_limit_is_not_sent_and_zero_is() -> None:
