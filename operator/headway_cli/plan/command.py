@@ -48,7 +48,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--batch-deadline",
         type=float,
         metavar="S",
-        help=f"batch requests that name no deadline_s must be finished in this time (default: {DEADLINE_S:.0f} beside others)",
+        help="batch requests that name no deadline_s must be finished in this time; inf: their first tokens count "
+        f"(default: {DEADLINE_S:.0f} beside others)",
     )
     parser.add_argument(
         "--prices",

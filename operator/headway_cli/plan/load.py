@@ -1,7 +1,7 @@
 """The load of `headway plan`: one class by its flags, several by `--load`, or whatever a trace holds.
 
-Batch work beside better classes, and wherever `--batch-deadline` is given, has a deadline; alone it is planned by its first
-tokens.
+Batch work beside better classes, and wherever `--batch-deadline` is given, has a deadline; alone, or with `inf`, it is planned
+by its first tokens.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def read(given: argparse.Namespace) -> Load:
         raise CliError(f"give one of --trace FILE, --load {_SHAPE} (once a class), or --rate, --input and --output")
     rank = Rank[given.rank.upper()]
     deadline_s: float | None = given.batch_deadline
-    if deadline_s is not None and not 0 < deadline_s < math.inf:
+    if deadline_s is not None and not deadline_s > 0:
         raise CliError(f"--batch-deadline must be above 0, got {deadline_s}")
     if given.trace:
         return _of_trace(traces.read(given.trace, rank), deadline_s)

@@ -221,6 +221,7 @@ def test_batch_work_beside_others_has_a_deadline_and_alone_only_where_one_is_giv
 
     assert deadlines(*MIX) == [None, 900.0]
     assert deadlines(*MIX, "--batch-deadline", "3600") == [None, 3600.0]
+    assert deadlines(*MIX, "--batch-deadline", "inf") == [None, None]
     assert deadlines("--load", "batch=2/4000/800") == [None]
     assert deadlines("--load", "batch=2/4000/800", "--batch-deadline", "60") == [60.0]
 
@@ -304,6 +305,10 @@ def test_claims_are_printed_as_json_with_how_far_they_are_off(capsys: pytest.Cap
         (["--model", "llama8b", "--load", "batch=1/9/9", "--load", "batch=1/9/9"], "each class at most once"),
         (["--model", "llama8b", "--load", "batch=1/9/9", "--rate", "1"], "give one of"),
         (["--model", "llama8b", "--load", "batch=1/9/9", "--batch-deadline", "0"], "--batch-deadline must be above 0"),
+        (
+            ["--model", "llama8b", "--load", "batch=1/9/9", "--batch-deadline", "nan"],
+            "--batch-deadline must be above 0",
+        ),
     ],
 )
 def test_bad_input_names_the_flag(arguments: list[str], said: str) -> None:
