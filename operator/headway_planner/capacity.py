@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from headway_planner.model import BatchLimits
 from headway_planner.steps import StepCost
 
+ENOUGH_REQUESTS = 4.0  # before their mean lengths are believed
 GIVE_UP = 4.0  # a target that a sequence alone misses by a quarter is replaced by twice what that sequence takes
 
 
@@ -99,3 +100,21 @@ def _at(model: StepCost, mix: Mix, batch: int, prefill: float, context: float) -
     step = model.decode_ms(batch, batch * context) / 1000
     rate = batch / (step * max(1.0, mix.outputs) + batch * prefill)
     return Capacity(rate, batch, 1000 * step / max(1e-9, 1 - rate * prefill))
+
+
+def mean_mix(sums: tuple[float, float, float, float], before: Mix | None, held: float) -> Mix | None:
+    """The mean request; None while too few were seen. `sums`: arrivals, their prompt tokens, finished, their answers' tokens."""
+    arrivals, inputs, finished, outputs = sums
+    if before is None and (arrivals < ENOUGH_REQUESTS or finished < ENOUGH_REQUESTS):
+        return None
+    return Mix(
+        inputs / arrivals if arrivals >= 1 or before is None else before.inputs,
+        max(1.0, outputs / finished) if finished >= 1 or before is None else before.outputs,
+        held,
+    )
+
+
+def token_ms(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> float:
+    """Engine time of one token of an answer, at the batch that an engine sustains."""
+    held = sustained(model, mix, limits, itl_target_ms)
+    return model.decode_ms(round(held.batch), held.batch * mix.context) / held.batch

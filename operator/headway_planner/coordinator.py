@@ -12,7 +12,7 @@ None). Every 5 s it is answered how many replicas are needed:
 
 `up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
 these in the whole window of a removal: the user's, two starts at the least, doubled by each order that followed a removal in
-the last half hour. Before a window, and two horizons of demand, have been seen nothing is removed.
+the last half hour, and longer while more first tokens were late by the queue than may be (`budget.py`). Before a window, and two horizons of demand, have been seen nothing is removed.
 
 Requests with a deadline (`Intake.deferred`, told apart by the caller) are none of that demand. They are worked off in what it
 leaves free; `up` and `keep` are raised only as far as their deadlines need it (`deferred.py`).
@@ -22,7 +22,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from headway_planner.capacity import Mix, sustained
+from headway_planner.budget import FirstTokens, caution, spent, told
+from headway_planner.capacity import Mix, mean_mix, sustained, token_ms
 from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
 from headway_planner.forecast import Ask, Past, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
@@ -36,10 +37,10 @@ SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
 LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
 KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
+CAREFUL_HOLDS = 8.0  # so many times as long it waits at full caution
 KEEP_S, KEEP_HOLDS = 300.0, 5.0  # a removal looks so far ahead, at most so many of its windows
 TURNS_S, MOST_TURNS = 1800.0, 3  # how long an order after a removal is remembered, and how many count
 HELD_S = 60.0  # of what the mean context rests on
-ENOUGH_REQUESTS = 4.0  # before their mean lengths are believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Totals:
     Attributes:
         refused: arrivals that a full queue turned away; their tokens are not in `input_tokens`.
         input_tokens, input_squares: prompt tokens of the arrivals, and the sum of their squares (0: not known).
+        first: first tokens, in time and not.
     """
 
     arrivals: float = 0.0
@@ -82,6 +84,7 @@ class Totals:
     input_squares: float = 0.0
     finished: float = 0.0
     output_tokens: float = 0.0
+    first: FirstTokens = field(default_factory=FirstTokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class Memory:
     orders: tuple[float, ...] = ()  # times of replicas ordered and not serving yet
     starts: tuple[float, ...] = ()  # seconds from order to service, newest last
     backlog: Backlog = field(default_factory=Backlog)
+    first: FirstTokens = field(default_factory=FirstTokens)  # of the last hour, older ones fading
 
 
 def assess(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
@@ -235,7 +239,8 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
         memory,
         last=intake,
         sums=sums,
-        mix=_mix(sums, memory.mix, _held(intake, memory.mix, span_s)),
+        first=spent(memory.first, then.first, now.first, span_s),
+        mix=mean_mix(sums, memory.mix, _held(intake, memory.mix, span_s)),
         orders=_under_way(memory.orders[began:], intake),
         starts=(*memory.starts, *starts)[-20:],
     )
@@ -248,17 +253,6 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
     series = (*memory.work, *(work / span_s,) * seconds)[-HISTORY_S:]
     prompts = (*memory.prompts, *(min(work, prompt) / span_s,) * seconds)[-HISTORY_S:]
     return replace(memory, work=series, prompts=prompts, seen_s=memory.seen_s + seconds), True
-
-
-def _mix(sums: tuple[float, float, float, float], before: Mix | None, held: float) -> Mix | None:
-    arrivals, inputs, finished, outputs = sums
-    if before is None and (arrivals < ENOUGH_REQUESTS or finished < ENOUGH_REQUESTS):
-        return None
-    return Mix(
-        inputs / arrivals if arrivals >= 1 or before is None else before.inputs,
-        max(1.0, outputs / finished) if finished >= 1 or before is None else before.outputs,
-        held,
-    )
 
 
 def _held(intake: Intake, before: Mix | None, span_s: float) -> float:
@@ -289,13 +283,10 @@ def _work(config: CoordinatorConfig, memory: Memory, came: tuple[float, float, f
     if model is None or mix is None:
         return None
     prefill_ms = _prompt_ms(model, tokens + refused * mix.inputs, squares)
-    return max(0.0, prefill_ms + requests * mix.outputs * _token_ms(config, model, mix)) / 1000
-
-
-def _token_ms(config: CoordinatorConfig, model: StepCost, mix: Mix) -> float:
-    """Engine time of one token of an answer, at the batch that an engine sustains."""
-    held = sustained(model, mix, config.baseline, config.itl_target_ms)
-    return model.decode_ms(round(held.batch), held.batch * mix.context) / held.batch
+    return (
+        max(0.0, prefill_ms + requests * mix.outputs * token_ms(model, mix, config.baseline, config.itl_target_ms))
+        / 1000
+    )
 
 
 def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
@@ -318,7 +309,9 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     keep = _bounded(max(reactive, up, down, due_longer), config)
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
     # A replica that waits in vain for as long as a start takes costs as much as one that is missed.
-    hold_s = max(config.hold_s, KEEP_STARTS * start_s(memory)) * 2 ** min(MOST_TURNS, len(turns))
+    care = caution(memory.first, config.late_allowed)
+    turned = 2 ** min(MOST_TURNS, len(turns))
+    hold_s = max(config.hold_s, KEEP_STARTS * start_s(memory)) * turned * CAREFUL_HOLDS**care
     since_s = now_s - hold_s - PLAN_EVERY_S
     answers = (*((at_s, count) for at_s, count in memory.answers if at_s > since_s), (now_s, keep))
     held = now_s - answers[0][0] >= hold_s - PLAN_EVERY_S
@@ -328,7 +321,7 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
         keep=keep,
         keep_long=max(count for _, count in answers) if enough else None,
         reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
-        f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s{batch}",
+        f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s{batch}{told(care)}",
     )
     return needs, replace(memory, answers=answers, turns=turns)
 
@@ -358,7 +351,9 @@ def _left_ms(config: CoordinatorConfig, memory: Memory) -> float | None:
     if now is None or model is None or mix is None:
         return None
     answers = now.waiting + now.running / 2
-    return _prompt_ms(model, now.queued_tokens, 0.0) + answers * mix.outputs * _token_ms(config, model, mix)
+    return _prompt_ms(model, now.queued_tokens, 0.0) + answers * mix.outputs * token_ms(
+        model, mix, config.baseline, config.itl_target_ms
+    )
 
 
 def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float) -> tuple[int, int, str]:
@@ -371,7 +366,9 @@ def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float)
     )
     if left_ms is None or model is None or mix is None:
         return 0, 0, ""
-    each_ms = _prompt_ms(model, mix.inputs, 0.0) + mix.outputs * _token_ms(config, model, mix)
+    each_ms = _prompt_ms(model, mix.inputs, 0.0) + mix.outputs * token_ms(
+        model, mix, config.baseline, config.itl_target_ms
+    )
 
     def due(aim: float) -> float:
         until_s = [at_s + aim * config.deadline_s - lead_s - now_s for at_s, _ in backlog.marks]
@@ -391,7 +388,8 @@ def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share
         return config.min_replicas, 0.0
     engine = sustained(model, mix, config.baseline, config.itl_target_ms)
     level_s = round(min(MOST_LEVEL_S, max(LEAST_LEVEL_S, start_s(memory))))
-    ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, level_s)
+    care = caution(memory.first, config.late_allowed)
+    ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, level_s, care)
     return forecast(Past(memory.work, memory.prompts), engine, ask, horizon_s, share)
 
 

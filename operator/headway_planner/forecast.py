@@ -3,7 +3,7 @@
     level    = mean of the last level_s
     rise_q   = quantile q of max(level over the next H) - level, over the last hour; more than one rise must exceed it
     ahead    = level + rise_q, at most PEAK_MARGIN times the highest level seen
-    shape    = ahead + (demand - local mean) * sqrt(ahead / local mean), last REPLAY_S
+    shape    = ahead + (demand - local mean) * sqrt(ahead / local mean), last REPLAY_S, at full caution all of the past
 
 `shape` is replayed twice (`staffing.py`). All work may wait for the share of the TTFT target that the queue may take, and as
 long as the free slots of the engines take in what they do not finish: a decoding request is not late. Prompts alone may wait
@@ -22,6 +22,7 @@ LEVEL_FLOOR = 0.5  # engines
 GROWTH_PRIOR = 1.2  # until the rises of the past is believed
 EVIDENCE, EVIDENCE_S = 10.0, 600.0  # horizons of demand, or seconds, before it is; three horizons at the least
 PEAK_MARGIN = 1.1
+LONG_S = 300.0  # until the past is believed, a longer horizon has a larger margin, up to the prior
 SLACK = 0.5  # share of the TTFT target that may pass in the queue
 SLOTS = 0.5  # share of the free slots that a forecast may fill
 
@@ -38,7 +39,7 @@ class Past:
 class Ask:
     """What the replicas must hold: the TTFT target, the share of late requests, the most replicas, a removal's window.
 
-    `level_s`: what a level is a mean of.
+    `level_s`: what a level is a mean of. `caution`: 0 to 1, see `budget.py`.
     """
 
     ttft_target_ms: float
@@ -46,6 +47,7 @@ class Ask:
     max_replicas: int
     hold_s: float = 60.0
     level_s: int = 60
+    caution: float = 0.0
 
 
 def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: float) -> tuple[int, float]:
@@ -55,13 +57,16 @@ def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: fl
         return 1, 0.0
     now = levels[-1]
     ahead = (now + LEVEL_FLOOR) * GROWTH_PRIOR - LEVEL_FLOOR
+    # A long start may meet a load that has only risen since it is seen.
+    margin = min(GROWTH_PRIOR, PEAK_MARGIN * max(1.0, horizon_s / LONG_S))
     if len(levels) >= max(3 * horizon_s, min(EVIDENCE * horizon_s, EVIDENCE_S)):
-        ahead = now + rise(levels, (round(horizon_s), ask.level_s), share)
-    ahead = max(now, min(ahead, PEAK_MARGIN * max(levels)))
+        ahead, margin = now + rise(levels, (round(horizon_s), ask.level_s), share), PEAK_MARGIN
+    ahead = max(now, min(ahead, margin * max(levels)))
     slack_s = SLACK * ask.ttft_target_ms / 1000
 
-    # The bursts of as long as a removal waits, and some removals and starts take.
-    replay = round(min(REPLAY_S, max(ask.hold_s, REPLAY * horizon_s)))
+    # The bursts of as long as a removal waits, and some removals and starts take; after late ones those of all the past.
+    recent_s = min(REPLAY_S, max(ask.hold_s, REPLAY * horizon_s))
+    replay = round(recent_s * max(1.0, len(past.work) / recent_s) ** ask.caution)
 
     def wait_s(count: int) -> float:
         return slack_s + SLOTS * engine.slack_s(ahead / (UTILIZATION * count))

@@ -47,6 +47,11 @@ def share_within(histogram: Histogram, bound_ms: float) -> float | None:
     return (sum(histogram[:whole]) + inside) / total
 
 
+def above(histogram: Histogram, bound_ms: float) -> float:
+    """How many of the counted values are longer than `bound_ms`, interpolated inside its bucket."""
+    return sum(histogram) * (1 - (share_within(histogram, bound_ms) or 0.0))
+
+
 def quantile(histogram: Histogram, share: float) -> float | None:
     """The value in milliseconds that `share` (0..1) of the counted values do not exceed; None when empty."""
     total = sum(histogram)

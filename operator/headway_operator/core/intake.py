@@ -8,28 +8,44 @@ Of a large fleet `MOST` engines are counted, always the same ones while they are
 
 An engine counts a prompt when it begins with it, and tells how many prompt tokens still wait. A prompt that is under way is
 in both, so the sum of the two is followed by its highest value.
+
+First tokens are counted beside their class's target; in a fleet of one class those of all requests beside the only one.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
+from operator import sub
+from typing import TypeVar
 from zlib import crc32
 
+from headway_operator.core import histogram
 from headway_operator.core.memory import Counted
-from headway_operator.core.observed import EngineSample, PodView
+from headway_operator.core.observed import ClassSample, EngineSample, PodView
+from headway_planner.budget import FirstTokens
 from headway_planner.coordinator import Intake, Totals
 from headway_planner.identify import StepsDone
 
+_Number = TypeVar("_Number", int, float)
+
 MOST = 512
+EVERY = ""
 STARTS = 20  # newest starts that the start time is taken from
 
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """The engines that answer. `serving`: pods that should."""
+    """The engines that answer.
+
+    Attributes:
+        serving: pods that should.
+        samples: the latest per pod name, sound ones only.
+        targets_ms: of the time to first token by class; `EVERY`: of a fleet of one class. Empty: there is no objective.
+    """
 
     serving: int
-    samples: Mapping[str, EngineSample]  # the latest per pod name, sound ones only
+    samples: Mapping[str, EngineSample]
+    targets_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 def intake(
@@ -38,20 +54,23 @@ def intake(
     """The intake of this pass, and the counters to compare the next one with."""
     looked_at = chosen(reports.samples)
     share = reports.serving / len(looked_at) if looked_at else 1.0
-    counted = {name: _counted(sample, before.get(name)) for name, sample in looked_at.items()}
+    counted = {name: _counted(sample, before.get(name), reports.targets_ms) for name, sample in looked_at.items()}
     grown: list[tuple[int, ...]] = []
+    first: list[tuple[float, ...]] = []
     done: list[StepsDone] = []
     for name, now in counted.items():
         then = before.get(name)
         if then is None or now.taken_s == then.taken_s:
             continue
-        growth = _growth(now, then)
+        growth = _growth_of(_work, now, then)
         grown.append(growth)
+        first.append(_growth_of(_first_tokens, now, then))
         if growth[5] > 0 and min(growth) >= 0:
             done.append(
                 StepsDone(growth[5], growth[4], growth[6], now.step_ms - (then.step_ms if _same(now, then) else 0))
             )
     sums = [share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
+    answered, late, queued = [share * max(0.0, sum(column)) for column in zip(*first, strict=True)] or [0.0] * 3
     samples = looked_at.values()
     found = Intake(
         at_s=max((sample.taken_s for sample in samples), default=0.0),
@@ -63,6 +82,7 @@ def intake(
             input_tokens=totals.input_tokens + sums[2],
             finished=totals.finished + sums[3],
             output_tokens=totals.output_tokens + sums[4],
+            first=FirstTokens(totals.first.answered + answered, totals.first.late + late, totals.first.queued + queued),
         ),
         running=share * sum(sample.num_running for sample in samples),
         waiting=share * sum(sample.num_waiting for sample in samples),
@@ -94,7 +114,7 @@ def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:
     return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in reversed(newest))
 
 
-def _counted(sample: EngineSample, before: Counted | None) -> Counted:
+def _counted(sample: EngineSample, before: Counted | None, targets_ms: Mapping[str, float]) -> Counted:
     if before is not None and before.taken_s == sample.taken_s and before.boot_id == sample.boot_id:
         return before
     taken = sample.prompt_tokens - sample.cached_prompt_tokens + sample.waiting_prompt_tokens
@@ -111,23 +131,33 @@ def _counted(sample: EngineSample, before: Counted | None) -> Counted:
         output=sample.generation_tokens,
         steps=sample.steps,
         step_ms=sample.step_sum_ms,
+        first=_first(sample, targets_ms),
     )
+
+
+def _first(sample: EngineSample, targets_ms: Mapping[str, float]) -> FirstTokens:
+    answered = late = queued = 0.0
+    for kind, target_ms in targets_ms.items():
+        counts = sample if kind == EVERY else sample.classes.get(kind, ClassSample())
+        answered += histogram.count(counts.ttft)
+        late += histogram.above(counts.ttft, target_ms)
+        queued += histogram.above(counts.queue_wait, target_ms / 2)
+    return FirstTokens(answered, late, queued)
 
 
 def _same(now: Counted, then: Counted) -> bool:
     return now.boot_id == then.boot_id
 
 
-def _growth(now: Counted, then: Counted) -> tuple[int, ...]:
+def _growth_of(counters: Callable[[Counted], tuple[_Number, ...]], now: Counted, then: Counted) -> tuple[_Number, ...]:
+    after = counters(now)
+    return after if not _same(now, then) else tuple(map(sub, after, counters(then)))
+
+
+def _work(one: Counted) -> tuple[int, ...]:
     """Requests received and refused, prompt tokens in, requests finished, tokens out, steps, prompt tokens computed."""
-    if not _same(now, then):
-        return (now.received, now.refused, now.taken, now.finished, now.output, now.steps, now.computed)
-    return (
-        now.received - then.received,
-        now.refused - then.refused,
-        now.taken - then.taken,
-        now.finished - then.finished,
-        now.output - then.output,
-        now.steps - then.steps,
-        now.computed - then.computed,
-    )
+    return (one.received, one.refused, one.taken, one.finished, one.output, one.steps, one.computed)
+
+
+def _first_tokens(one: Counted) -> tuple[float, ...]:
+    return (one.first.answered, one.first.late, one.first.queued)

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec
+from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, Slo
 from headway_operator.core import clock, drain, objectives, scaling, tuning
 from headway_operator.core.deadlines import Outlook, Windows, outlook
-from headway_operator.core.intake import Reports, chosen, start_times
+from headway_operator.core.intake import EVERY, Reports, chosen, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter, without_first_tokens
 from headway_operator.core.memory import LoopMemory, Moment, carried, restored
 from headway_operator.core.objectives import Judgement
@@ -69,7 +69,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     stamps = clock.placed(told, memory.stamps, observed.now, observed.monotonic_s, passed_s)
     sound = {name: observed.samples[name][-1] for name in facts.load.heard}
     taken = take_in(
-        Reports(facts.load.view.serving, sound),
+        Reports(facts.load.view.serving, sound, _targets_ms(fleet.spec.slo)),
         memory,
         scaling.manual_replicas(fleet),
         start_times(facts.serving),
@@ -128,6 +128,14 @@ def _config(spec: LLMDeploymentSpec) -> ControlConfig:
         deadline_s=objectives.deadline_s(spec.slo),
     )
     return ControlConfig(demand, scale, tune)
+
+
+def _targets_ms(slo: Slo | None) -> dict[str, float]:
+    if slo is None:
+        return {}
+    if not slo.classes:
+        return {EVERY: slo.ttft_target.target_milliseconds}
+    return {one.workload_class.value: one.ttft_target.target_milliseconds for one in slo.objectives}
 
 
 def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:

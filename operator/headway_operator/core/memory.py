@@ -11,6 +11,7 @@ from datetime import datetime
 
 from headway_operator.api.v1alpha1 import DemandStatus
 from headway_operator.core import ages
+from headway_planner.budget import FirstTokens
 from headway_planner.capacity import Mix
 from headway_planner.control import ControlMemory
 from headway_planner.coordinator import HISTORY_S, Memory, Totals
@@ -23,7 +24,12 @@ MINUTES = 60
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The counters of one engine when it was last looked at. `taken`: prompt tokens that came in, finished or not."""
+    """The counters of one engine when it was last looked at.
+
+    Attributes:
+        taken: prompt tokens that came in, finished or not.
+        first: first tokens, in time and not.
+    """
 
     boot_id: str
     taken_s: float
@@ -35,6 +41,7 @@ class Counted:
     output: int
     steps: int
     step_ms: float
+    first: FirstTokens
 
 
 @dataclass(frozen=True, slots=True)

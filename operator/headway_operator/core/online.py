@@ -9,7 +9,8 @@ the demand is read from. Batch work with a deadline never is any of it, shared f
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from headway_operator.core import deferred
+from headway_operator.core import deferred, histogram
+from headway_operator.core.histogram import EMPTY
 from headway_operator.core.intake import Reports, chosen, intake
 from headway_operator.core.memory import Arrived, Counted, LoopMemory
 from headway_operator.core.objectives import Judgement
@@ -34,6 +35,9 @@ def without_batch(sample: EngineSample) -> EngineSample:
         prompt_tokens=max(0, sample.prompt_tokens - batch.prompt_tokens),
         cached_prompt_tokens=max(0, sample.cached_prompt_tokens - batch.cached_prompt_tokens),
         generation_tokens=max(0, sample.generation_tokens - batch.tokens_out),
+        ttft=histogram.subtract(sample.ttft, batch.ttft) or EMPTY,
+        queue_wait=histogram.subtract(sample.queue_wait, batch.queue_wait) or EMPTY,
+        classes={kind: one for kind, one in sample.classes.items() if kind != BATCH},
     )
 
 
@@ -70,9 +74,9 @@ def take_in(reports: Reports, memory: LoopMemory, desired: int, starts: tuple[fl
     full, engines = intake(reports, memory.engines, memory.totals, desired, starts)
     if not apart.told_apart:
         return Taken(full, engines, {}, Arrived())
-    counted = Reports(reports.serving, chosen(reports.samples))
+    counted = replace(reports, samples=chosen(reports.samples))
     without = {name: without_batch(sample) for name, sample in counted.samples.items()}
-    seen, online = intake(Reports(reports.serving, without), memory.online, memory.totals, desired, starts)
+    seen, online = intake(replace(counted, samples=without), memory.online, memory.totals, desired, starts)
     # Both are counted in each pass, so that the demand does not jump when batch work comes to count.
     found = full if apart.counted else replace(seen, done=full.done, kv_tokens=full.kv_tokens, stale=full.stale)
     if not apart.deadline:

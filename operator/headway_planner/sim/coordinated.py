@@ -10,13 +10,14 @@ fleet, and handed to the coordinator apart.
 
 from dataclasses import replace
 
+from headway_planner.budget import FirstTokens
 from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemory, Sight, control
-from headway_planner.coordinator import Intake, Totals
+from headway_planner.coordinator import CoordinatorConfig, Intake, Totals
 from headway_planner.deferred import Deferred
 from headway_planner.identify import StepsDone
 from headway_planner.model import Direction, Latency, LoadView, ScaleEvent, ScaleState, TuneState
 from headway_planner.sim.policy import Decision
-from headway_planner.sim.signals import Bounds, FleetView, ReplicaSample, Sample, Window
+from headway_planner.sim.signals import Bounds, Counts, FleetView, ReplicaSample, Sample, Window, above
 from headway_planner.tune import direction_of
 
 OBJECTIVE_WINDOW_S, HISTORY = 60.0, 10
@@ -95,6 +96,7 @@ class ControlPolicy:
                 input_squares=came.input_squares,
                 finished=came.finished,
                 output_tokens=came.output_tokens,
+                first=_first(came, self._config.demand),
             ),
             running=silent * online.running,
             waiting=online.held + silent * sum(one.waiting for one in online.replicas),
@@ -106,6 +108,13 @@ class ControlPolicy:
             starts=view.starts[-NEWEST:],
             deferred=_deferred(sample, silent),
         )
+
+
+def _first(counts: Counts, demand: CoordinatorConfig | None) -> FirstTokens:
+    if demand is None:
+        return FirstTokens()
+    target_ms = demand.ttft_target_ms
+    return FirstTokens(sum(counts.ttft), above(counts.ttft, target_ms), above(counts.queue_wait, target_ms / 2))
 
 
 def _online(sample: Sample) -> Sample:

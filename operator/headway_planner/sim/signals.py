@@ -26,6 +26,11 @@ def bucket(milliseconds: float) -> int:
     return index if index < BUCKETS else BUCKETS - 1
 
 
+def above(counts: Sequence[int], bound_ms: float) -> int:
+    """How many values of a histogram are longer than a bound; those in the bound's own bucket are not counted."""
+    return sum(counts[bucket(bound_ms) + 1 :])
+
+
 def _empty() -> list[int]:
     return [0] * BUCKETS
 
