@@ -71,3 +71,34 @@ def test_a_second_class_reaches_the_engine_live_and_is_judged_by_its_own_target(
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
     assert "  batch: TTFT 9" in done.stdout
     assert "from classes interactive, batch:" in done.stdout
+
+
+def test_a_deadline_reaches_the_engine_live_and_the_status_says_how_its_work_stands(
+    serving: tuple[Fleet, FakeEngineControl],
+) -> None:
+    fleet, engine = serving
+    for limits in (engine.answer.config.effective, engine.answer.config.baseline):
+        limits.batch_deadline_ms = 0
+    objective = {**OWN, "classes": [{"workloadClass": "batch", "deadlineSeconds": 900}]}
+    fleet.server.api.merge(fleet.path, {"spec": {"slo": objective}}).ok()
+    eventually(lambda: engine.answer.config.effective.batch_deadline_ms == 900_000)
+    engine.answer.classes.append(
+        pb.ClassStats(
+            workload_class=pb.PRIORITY_BATCH,
+            ttft=histogram(*[90_000.0] * 20),
+            queue_wait=histogram(*[80_000.0] * 20),
+            itl=histogram(*[30.0] * 20),
+            requests_admitted=30,
+            requests_finished=20,
+            requests_late=3,
+        )
+    )
+    engine.answer.requests_received += 30
+    eventually(lambda: fleet.get()["status"]["slo"]["deadline"]["lateCount"] == 3)
+    deadline = fleet.get()["status"]["slo"]["deadline"]
+    assert (deadline["seconds"], deadline["waitingRequests"], deadline["finishedCount"]) == (900, 10, 20)
+    met = fleet.condition("SLOMet")
+    assert (met["status"], met["reason"]) == ("False", "TargetMissed")
+    assert "3 of 20 batch requests ended after their deadline of 900 s" in met["message"]
+    assert "TTFT" not in met["message"], "its first tokens are judged by nobody"
+    assert any(one["name"] == "DeadlineMissed" for one in fleet.get()["status"]["symptoms"])
