@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,9 +15,12 @@ from load_client import ready_addresses
 
 from headway_rpc import EngineControlStub, EngineStub, pb
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "sick"
+KV_MEBIBYTES = 64  # 1,456 tokens of SmolLM2
+# Distinct from its first token on, so that the prefix cache does not help; some 200 and 300 tokens.
+LONG, TOO_LONG = "Once upon a time " * 50, "Once upon a time " * 75
 _numbers = itertools.count()
 
 
@@ -31,11 +35,24 @@ def sick(**limits: int) -> dict[str, Any]:
             "windowSeconds": 15,
         },
     )
+    found["spec"]["engine"]["capacity"]["kvCacheMemoryMebibytes"] = KV_MEBIBYTES
     found["spec"]["engine"]["limits"] = {
         "maxNumSeqs": 16,
         "maxQueuedRequests": 64,
         "batchWaitMilliseconds": 0,
         **limits,
+    }
+    return found
+
+
+def interactive(ttft_ms: float) -> dict[str, Any]:
+    """The fleet with another target for first tokens, as near to the one given as the class allows."""
+    found = sick()
+    found["spec"]["slo"] |= {
+        "workloadClass": "interactive",
+        "ttft": {"targetMilliseconds": round(min(2000, max(500, ttft_ms)))},
+        # Eight first tokens make a percentile, on a slow machine too.
+        "windowSeconds": 90,
     }
     return found
 
@@ -83,7 +100,7 @@ class Engine:
         causes = [asyncio.create_task(_repeat(cause)) for _ in range(clients)]
         try:
             reported = await asyncio.to_thread(
-                steps.wait_until, symptom, lambda: self._symptoms().get(symptom), timeout_s=60, every_s=1.0
+                steps.wait_until, symptom, lambda: self._symptoms().get(symptom), timeout_s=120, every_s=1.0
             )
             if diagnosed:
                 assert symptom in await asyncio.to_thread(self._diagnose)
@@ -116,12 +133,22 @@ def test_symptoms_of_a_real_engine_are_named_with_their_numbers_and_cures(namesp
 
 
 async def _story(namespace: str) -> None:
-    await asyncio.to_thread(apply, namespace, sick())
+    await asyncio.to_thread(apply, namespace, interactive(500))
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     [address] = ready_addresses(NAME, namespace)
     control = address.replace(":50051", ":50052")
     async with grpc.aio.insecure_channel(address) as data, grpc.aio.insecure_channel(control) as commands:
         engine = Engine(namespace, data, commands)
+
+        # First: an idle engine is part of it, and nothing from before is in the window.
+        began_s = time.monotonic()
+        await engine.ask(TOO_LONG, 1)
+        prompts = interactive(1000 * (time.monotonic() - began_s) / 2)
+        words, cure = await engine.provoke("PromptsTooLong", prompts, lambda: engine.ask(TOO_LONG, 1), 1)
+        target = prompts["spec"]["slo"]["ttft"]["targetMilliseconds"]
+        assert f"> TTFT target {target} ms on engines with nothing else to do" in words
+        assert "the objective is infeasible" in words
+        assert "cut prompts" in cure
 
         waits = sick(batchWaitMilliseconds=800)
         words, cure = await engine.provoke("BatchWaitTooLong", waits, lambda: engine.ask("A", 1), 2, diagnosed=True)
@@ -129,14 +156,21 @@ async def _story(namespace: str) -> None:
         assert "from 800 to" in cure
 
         queue = sick(maxNumSeqs=1)
-        words, cure = await engine.provoke("QueueTooLong", queue, lambda: engine.ask("Once upon a time", 48), 6)
-        assert "is queue wait" in words
+        words, cure = await engine.provoke("QueueTooLong", queue, lambda: engine.ask("Once upon a time", 12), 6)
+        # The second where hardly any request begins inside of the window.
+        assert "is queue wait" in words or "at this rate one that comes now begins in" in words
         # Which of the two: the limit or the count, as the share of the window with a full engine says.
         assert "raise spec." in cure
+
+        crowd = sick()
+        words, cure = await engine.provoke("KVCacheFull", crowd, lambda: engine.ask(LONG, 48), 12)
+        assert "KV cache of the fullest engine is" in words
+        assert "of 16 sequences running" in words
+        assert f"kvCacheMemoryMebibytes above {KV_MEBIBYTES}" in cure
 
         words, cure = await engine.provoke("RivalWriter", sick(), engine.write_limits, 1)
         assert "to maxNumSeqs 9" in words
         assert "let one writer own it" in cure
     events = json.loads(steps.run(["kubectl", "get", "events", "-n", namespace, "-o", "json"]))["items"]
     told = {event["reason"] for event in events if event["type"] == "Warning"}
-    assert {"BatchWaitTooLong", "QueueTooLong", "RivalWriter"} <= told
+    assert {"BatchWaitTooLong", "QueueTooLong", "KVCacheFull", "PromptsTooLong", "RivalWriter"} <= told
