@@ -1,7 +1,8 @@
-"""Two fleets in trouble, for the alerts: one whose image does not exist, and one that is asked for more than it computes.
+"""Fleets in trouble, for the alerts: an image that does not exist, more asked than computed, and an engine whose control port a
+NetworkPolicy closes to the operator.
 
 Alerts hold for minutes before they fire. So the trouble begins before the other tests and goes on beside them: the first
-fleet costs nothing, and the second one has a quarter of a CPU.
+fleet never starts, the second has a quarter of a CPU, and the third is idle.
 """
 
 import json
@@ -17,7 +18,7 @@ from prometheus import Prometheus
 
 from headway_rpc import EngineStub, pb
 
-NO_IMAGE, OVERLOADED = "no-image", "overloaded"
+NO_IMAGE, OVERLOADED, SILENT = "no-image", "overloaded", "silent"
 QUEUE = 8
 # One is served, the queue is full, and the others are being refused.
 CLIENTS = 1 + QUEUE + 4
@@ -25,6 +26,15 @@ _REQUEST = pb.GenerateRequest(
     text="Once upon a time",
     sampling_params=pb.SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True),
 )
+DATA_PORTS_ONLY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": SILENT},
+    "spec": {
+        "podSelector": {"matchLabels": {"serving.headway.dev/fleet": SILENT}},
+        "ingress": [{"ports": [{"port": 50051}, {"port": 8080}]}],
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +49,17 @@ class Incidents:
         """Let the first fleet have the operator's default image."""
         apply(self.namespace, manifest(NO_IMAGE))
 
+    def open_control_port(self) -> None:
+        """Let the operator reach the silent engine."""
+        steps.run(["kubectl", "delete", "networkpolicy", SILENT, "-n", self.namespace])
+
 
 @contextmanager
 def incidents(namespace: str, prometheus: Prometheus) -> Iterator[Incidents]:
-    """Begin both in the namespace, and end the load."""
+    """Begin them in the namespace, and end the load."""
     ends = threading.Event()
+    steps.run(["kubectl", "apply", "-n", namespace, "-f", "-"], stdin=json.dumps(DATA_PORTS_ONLY))
+    apply(namespace, manifest(SILENT))
     missing = manifest(NO_IMAGE)
     missing["spec"]["engine"]["image"] = "registry.headway.local/no-such-engine:1"
     apply(namespace, missing)

@@ -1,13 +1,14 @@
 """Alerts fire for a real cause and end with it: our rules in a real Prometheus that scrapes the cluster."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 import steps
-from incidents import NO_IMAGE, OVERLOADED, Incidents
+from incidents import NO_IMAGE, OVERLOADED, SILENT, Incidents
 
-# Alone it waits for the alerts to hold (5 min); in the whole run they have held by now.
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+# Alone they wait for the alerts to hold (5 min); in the whole run they come last and have held by then.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
 
 
 def soon(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
@@ -46,3 +47,16 @@ def test_overload_is_reported_from_the_operators_and_the_engines_figures_until_i
     assert said.startswith("100% of the requests that may wait do wait")
     incident.load_ends.set()
     soon("the queue's end", lambda: "HeadwayQueueSaturated" not in firing(), 60)
+
+
+@pytest.mark.skipif(
+    os.environ.get("CLUSTER", "own") != "own", reason="only the own cluster surely enforces NetworkPolicies"
+)
+def test_an_engine_that_confirms_no_limits_is_reported_until_the_operator_reaches_it(incident: Incidents) -> None:
+    def firing() -> bool:
+        return "HeadwayTuningUnacknowledged" in incident.prometheus.firing(namespace=incident.namespace, fleet=SILENT)
+
+    soon("the alert", firing, 420)
+    assert steps.condition(steps.fleet(SILENT, incident.namespace), "Ready")["status"] == "True"
+    incident.open_control_port()
+    soon("its end", lambda: not firing(), 240)
