@@ -134,7 +134,7 @@ def _class_words(one: Json) -> str:
 
     within = (
         f", {one['attainmentPercent']} % of {one['sampleCount']} first tokens within it"
-        if one.get("sampleCount")
+        if "attainmentPercent" in one  # not where a deadline is the target
         else ""
     )
     return f"{part('TTFT', 'ttft')}{within}; {part('ITL', 'interTokenLatency')}"

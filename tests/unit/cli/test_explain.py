@@ -206,3 +206,9 @@ def test_work_with_a_deadline_is_told_with_its_end_and_what_it_asks_for() -> Non
     assert "120 requests wait or run, it is not known by when they are done at this size" in text(one)
     one["status"]["slo"]["deadline"] = {**found, "waitingRequests": 0}
     assert "0 requests wait or run; 2 of 30" in text(one)
+
+
+def test_a_class_with_a_deadline_has_first_tokens_and_no_target_for_them() -> None:
+    batch = {"workloadClass": "batch", "sampleCount": 16, "ttftObservedMilliseconds": 9000}
+    told = text(fleet([condition("Ready", "True")], slo={"ttftObservedMilliseconds": 90, "classes": [batch]}))
+    assert "  batch: TTFT 9000 ms, no target; ITL no samples, no target\n" in told
