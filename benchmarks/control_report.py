@@ -150,8 +150,8 @@ def draw(rows: Sequence[Row], image: Path) -> None:
     groups = grouped(rows)
     families = list(dict.fromkeys(_family(name) for by in groups.values() for name in by if name != WORK))
     styles = dict(zip(families, cycle(_STYLES), strict=False)) | {OURS: ("tab:red", "*"), BOUND: ("black", "D")}
-    across = min(4, len(groups))
-    down = -(-len(groups) // across)
+    down = -(-len(groups) // 4)
+    across = -(-len(groups) // down)
     figure, panels = plt.subplots(down, across, figsize=(4.6 * across, 3.9 * down), layout="constrained", squeeze=False)
     for panel in panels.flat:
         panel.set_visible(False)
