@@ -35,6 +35,12 @@ def of_classes(namespace: str) -> dict[str, Any]:
     return {one["workloadClass"]: one for one in shown}
 
 
+def deadline(namespace: str) -> dict[str, Any]:
+    """What the fleet's status says of the work with a deadline."""
+    found: dict[str, Any] = steps.fleet(NAME, namespace)["status"].get("slo", {}).get("deadline", {})
+    return found
+
+
 def test_chats_are_answered_while_batch_work_fills_the_slack(namespace: str) -> None:
     shared = manifest(
         NAME,
@@ -46,7 +52,7 @@ def test_chats_are_answered_while_batch_work_fills_the_slack(namespace: str) -> 
             "classes": [
                 {
                     "workloadClass": "batch",
-                    "ttft": {"targetMilliseconds": 1_800_000},
+                    "deadlineSeconds": 3600,
                     "interTokenLatency": {"targetMilliseconds": 2000},
                 }
             ],
@@ -69,12 +75,19 @@ def test_chats_are_answered_while_batch_work_fills_the_slack(namespace: str) -> 
         ),
         timeout_s=30,
     )
+    steps.wait_until(
+        "the work with a deadline done", lambda: deadline(namespace).get("waitingRequests") == 0, timeout_s=30
+    )
+    assert (deadline(namespace)["seconds"], deadline(namespace)["lateCount"]) == (3600, 0)
+    told = steps.run(["headway", "explain", NAME, "--namespace", namespace])
+    assert "deadline 3600 s: 0 requests wait or run" in told
     with urllib.request.urlopen(f"http://{address.removesuffix(':50051')}:8080/metrics", timeout=5) as answer:
         metrics = str(answer.read(), "utf-8")
     for kind, count in (("interactive", chats), ("batch", HEAP)):
         labels = f'model_name="smollm2",workload_class="{kind}"'
         assert f"headway_engine_class_requests_finished_total{{{labels}}} {count}.0" in metrics
-    assert uids(NAME, namespace) == before, "batch work within its target started a replica"
+    assert 'headway_engine_limit_batch_deadline_ms{model_name="smollm2"} 3.6e+06' in metrics
+    assert uids(NAME, namespace) == before, "batch work within its deadline started a replica"
 
 
 async def _both(address: str) -> int:
