@@ -25,9 +25,10 @@ from headway_planner.model import (
     TuneConfig,
     TuneDecision,
     TuneState,
+    direction_of,
 )
 from headway_planner.scale import decide_scale
-from headway_planner.tune import decide_tune, direction_of
+from headway_planner.tune import decide_tune
 
 CONTROL_WINDOW_S = 15.0  # that decisions look at: long enough to average, short enough to see the last change
 TRIM_LEAST, TRIM_DOWN, TRIM_UP = 0.5, 0.9, 1.002  # per judgement: seconds to give way, minutes to come back

@@ -26,6 +26,14 @@ class BatchLimits:
     tokens: int
 
 
+def direction_of(before: BatchLimits, after: BatchLimits) -> Direction:
+    """Which way a change goes; the sequence cap speaks for both when they differ."""
+    for old, new in ((before.seqs, after.seqs), (before.tokens, after.tokens)):
+        if new != old:
+            return Direction.UP if new > old else Direction.DOWN
+    return Direction.NONE
+
+
 @dataclass(frozen=True, slots=True)
 class Latency:
     """One latency over a window: the observed percentile, the median, and how many values they rest on."""
@@ -210,12 +218,17 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class TuneState:
-    """What the limit actuator remembers."""
+    """What the limit actuator remembers. `before`: the limits before the last change; None before the first one."""
 
     limits: BatchLimits
     baseline: BatchLimits
     last_change_s: float | None = None
-    last_direction: Direction = Direction.NONE
+    before: BatchLimits | None = None
+
+    @property
+    def last_direction(self) -> Direction:
+        """Which way the last change went."""
+        return Direction.NONE if self.before is None else direction_of(self.before, self.limits)
 
 
 @dataclass(frozen=True, slots=True)

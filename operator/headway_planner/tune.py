@@ -67,9 +67,7 @@ def decide_tune(
     wanted, reason = _wanted(view, config, state, guide)
     wanted = clamp(wanted, config)
     if wanted != current:
-        direction = direction_of(current, wanted)
-        reverses = state.last_direction not in (Direction.NONE, direction)
-        if reverses and not view.quiet and since < 2 * config.cooldown_s:
+        if _reverses(state, wanted) and not view.quiet and since < 2 * config.cooldown_s:
             wanted, reason = current, f"{reason}; a change of direction waits for 2 cooldowns"
         else:
             reason = f"{reason}: {_change(current, wanted)}"
@@ -92,12 +90,13 @@ def clamp(limits: BatchLimits, config: TuneConfig) -> BatchLimits:
     return BatchLimits(seqs, tokens)
 
 
-def direction_of(before: BatchLimits, after: BatchLimits) -> Direction:
-    """Which way a change goes; the sequence cap speaks for both when they differ."""
-    for old, new in ((before.seqs, after.seqs), (before.tokens, after.tokens)):
-        if new != old:
-            return Direction.UP if new > old else Direction.DOWN
-    return Direction.NONE
+def _reverses(state: TuneState, wanted: BatchLimits) -> bool:
+    """Whether one of the two limits would go back the way it has just come. A raise of one forbids no cut of the other."""
+    if state.before is None:
+        return False
+    before, now = state.before, state.limits
+    steps = ((before.seqs, now.seqs, wanted.seqs), (before.tokens, now.tokens, wanted.tokens))
+    return any((then < here) != (here < there) for then, here, there in steps if then != here != there)
 
 
 def _wanted(view: LoadView, config: TuneConfig, state: TuneState, guide: Guide | None) -> tuple[BatchLimits, str]:

@@ -23,8 +23,7 @@ from headway_operator.api.v1alpha1 import (
 from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
 from headway_operator.core.plan import LimitsPatch, SetLimits, shared
-from headway_planner.model import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState
-from headway_planner.tune import direction_of
+from headway_planner.model import BatchLimits, TuneConfig, TuneDecision, TuneState
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def policy_state(fleet: LLMDeployment, stamps: Mapping[datetime, float]) -> Tune
         limits=_batch(_in_force(fleet)),
         baseline=_batch(baseline_limits(fleet.spec)),
         last_change_s=stamps[last.time] if last is not None else None,
-        last_direction=direction_of(_batch(last.from_), _batch(last.to)) if last is not None else Direction.NONE,
+        before=_batch(last.from_) if last is not None else None,
     )
 
 

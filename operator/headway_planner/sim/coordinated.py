@@ -15,10 +15,9 @@ from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemo
 from headway_planner.coordinator import CoordinatorConfig, Intake, Totals
 from headway_planner.deferred import Deferred
 from headway_planner.identify import StepsDone
-from headway_planner.model import Direction, Latency, LoadView, ScaleEvent, ScaleState, TuneState
+from headway_planner.model import BatchLimits, Latency, LoadView, ScaleEvent, ScaleState, TuneState
 from headway_planner.sim.policy import Decision
 from headway_planner.sim.signals import Bounds, Counts, FleetView, ReplicaSample, Sample, Window, above
-from headway_planner.tune import direction_of
 
 OBJECTIVE_WINDOW_S, HISTORY = 60.0, 10
 NEWEST = 20  # starts that the start time is taken from
@@ -42,7 +41,7 @@ class ControlPolicy:
         self._recommended: int | None = None
         self._since_s: float | None = None
         self._last_change_s: float | None = None
-        self._last_direction = Direction.NONE
+        self._limits_before: BatchLimits | None = None
         self._ready = 0
         self._joined_at_s: float | None = None
 
@@ -63,13 +62,13 @@ class ControlPolicy:
             baseline_seqs=self._baseline.seqs,
             joined_at_s=self._joined_at_s,
         )
-        tune = TuneState(view.limits, self._baseline, self._last_change_s, self._last_direction)
+        tune = TuneState(view.limits, self._baseline, self._last_change_s, self._limits_before)
         sight = Sight(self._intake(view), load, load)
         found, self._memory = control(sight, self._config, (scale, tune), self._memory, view.now_s)
         if found.scale is None or found.tune is None:
             raise RuntimeError("both actuators were asked")
         if found.tune.limits != view.limits:
-            self._last_change_s, self._last_direction = view.now_s, direction_of(view.limits, found.tune.limits)
+            self._last_change_s, self._limits_before = view.now_s, view.limits
         if found.scale.replicas != view.desired:
             event = ScaleEvent(view.now_s, view.desired, found.scale.replicas)
             self._history = (event, *self._history)[:HISTORY]

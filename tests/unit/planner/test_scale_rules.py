@@ -6,7 +6,6 @@ from headway_planner.control import ControlConfig, ControlMemory, Sight, control
 from headway_planner.coordinator import Intake, Totals
 from headway_planner.model import (
     BatchLimits,
-    Direction,
     Latency,
     LoadView,
     ScaleConfig,
@@ -172,7 +171,7 @@ def test_raised_limits_get_time_to_take_a_queue_in():
     config = ControlConfig(None, CONFIG, TuneConfig(1, 64, 16, 512, 800, 100, cooldown_s=30))
     view = replace(FLOODED, waiting=10, running=8, busiest_running=4)
     sight = Sight(Intake(NOW, 2, 2, Totals()), view, view)
-    tune = TuneState(BatchLimits(16, 128), BatchLimits(8, 128), NOW - 5, Direction.UP)
+    tune = TuneState(BatchLimits(16, 128), BatchLimits(8, 128), NOW - 5, BatchLimits(8, 128))
     held, _ = control(sight, config, (STATE, tune), ControlMemory(), NOW)
     assert held.scale is not None
     assert held.scale.replicas == 2

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headway_planner.model import BatchLimits, Direction, Latency, LoadView, TuneConfig, TuneState
+from headway_planner.model import BatchLimits, Latency, LoadView, TuneConfig, TuneState
 from headway_planner.tune import clamp, decide_tune
 
 CONFIG = TuneConfig(
@@ -133,13 +133,13 @@ def test_missing_samples_hold():
 
 
 def test_two_changes_are_a_cooldown_apart():
-    state = replace(STATE, last_change_s=980.0, last_direction=Direction.DOWN)
+    state = replace(STATE, last_change_s=980.0, before=BatchLimits(10, 128))
     assert tune(replace(CROWDED, itl=itl(130)), state).limits == STATE.limits
     assert tune(replace(CROWDED, itl=itl(130)), state, now_s=1010.0).limits.seqs == 6
 
 
 def test_a_raise_that_did_not_suffice_goes_on_after_a_fifth_of_the_cooldown():
-    state = replace(STATE, last_change_s=994.0, last_direction=Direction.UP)
+    state = replace(STATE, last_change_s=994.0, before=BatchLimits(6, 128))
     assert tune(replace(CROWDED, itl=itl(40)), state).limits.seqs == 12
     assert tune(replace(CROWDED, itl=itl(40)), state, now_s=999.0).hold
     assert tune(replace(CROWDED, itl=itl(40)), state, replace(CONFIG, cooldown_s=300)).hold
@@ -152,14 +152,26 @@ def test_a_raise_that_did_not_suffice_goes_on_after_a_fifth_of_the_cooldown():
     ids=["no queue", "steps too slow", "cap not full"],
 )
 def test_after_a_raise_only_a_queue_before_a_full_batch_of_short_steps_cuts_the_cooldown(changes: dict):
-    state = replace(STATE, last_change_s=990.0, last_direction=Direction.UP)
+    state = replace(STATE, last_change_s=990.0, before=BatchLimits(6, 128))
     assert tune(replace(CROWDED, **({"itl": itl(40)} | changes)), state).hold
 
 
 def test_change_of_direction_waits_for_two_cooldowns():
-    state = replace(STATE, last_change_s=960.0, last_direction=Direction.UP)
+    state = replace(STATE, last_change_s=960.0, before=BatchLimits(6, 128))
     assert tune(replace(CROWDED, itl=itl(130)), state).limits == STATE.limits
     assert tune(replace(CROWDED, itl=itl(130)), state, now_s=1020.0).limits.seqs == 6
+
+
+def test_a_larger_token_budget_does_not_hold_up_a_lower_cap():
+    state = replace(STATE, last_change_s=960.0, before=BatchLimits(8, 64))
+    assert tune(replace(CROWDED, itl=itl(130)), state).limits == BatchLimits(6, 128)
+
+
+def test_a_token_budget_that_rose_with_a_lower_cap_goes_back_after_two_cooldowns_only():
+    state = replace(STATE, last_change_s=960.0, before=BatchLimits(12, 80))
+    late = replace(CALM, itl=itl(130, 70), prompt_share=0.5)
+    assert tune(late, state).limits == STATE.limits
+    assert tune(late, state, now_s=1020.0).limits == BatchLimits(8, 102)
 
 
 @pytest.mark.parametrize("limits", [BatchLimits(1, 1), BatchLimits(64, 4096), BatchLimits(32, 32), BatchLimits(3, 600)])
