@@ -26,6 +26,7 @@ import steps
 from headway_rpc import EngineStub, pb
 
 ANSWERS_EACH = 2  # before one more client begins
+RESTS = 4  # pauses of a client that rests, as a multiple of the time that its answer took
 LENGTHS = (0.5, 1.25, 0.75, 1.5, 1.0)  # of answers in turn, shares of `max_tokens`
 
 
@@ -72,7 +73,7 @@ class Load:
     def __init__(
         self, fleet: str, namespace: str, *, clients: int, prompt: str, max_tokens: int, rests: bool = False
     ) -> None:
-        """`rests`: each client pauses for as long as its answer took; one alone then keeps at most half an engine busy."""
+        """`rests`: each client pauses for four times as long as its answer took; one alone keeps a fifth of an engine busy."""
         self.outcome = Outcome()
         self._fleet, self._namespace = fleet, namespace
         self._clients, self._rests = clients, rests
@@ -125,7 +126,7 @@ class Load:
                     begun.append(clients.create_task(client()))
                 if self._rests:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stop.wait(), time.monotonic() - asked_s)
+                        await asyncio.wait_for(self._stop.wait(), RESTS * (time.monotonic() - asked_s))
 
         async with asyncio.TaskGroup() as clients:
             begun = [clients.create_task(client())]
