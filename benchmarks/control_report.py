@@ -34,8 +34,9 @@ _COLOURS = (
     "tab:cyan",
     "tab:pink",
     "0.4",
+    "teal",
 )
-_STYLES = tuple(zip(_COLOURS, "os^vPXhp<", strict=True))
+_STYLES = tuple(zip(_COLOURS, "os^vPXhp<>", strict=True))
 _SAME = 0.0005  # attainment that counts as equal
 
 
@@ -149,7 +150,8 @@ def draw(rows: Sequence[Row], image: Path) -> None:
     """
     groups = grouped(rows)
     families = list(dict.fromkeys(_family(name) for by in groups.values() for name in by if name != WORK))
-    styles = dict(zip(families, cycle(_STYLES), strict=False)) | {OURS: ("tab:red", "*"), BOUND: ("black", "D")}
+    others = [one for one in families if one not in (OURS, BOUND)]
+    styles = dict(zip(others, cycle(_STYLES), strict=False)) | {OURS: ("tab:red", "*"), BOUND: ("black", "D")}
     down = -(-len(groups) // 4)
     across = -(-len(groups) // down)
     figure, panels = plt.subplots(down, across, figsize=(4.6 * across, 3.9 * down), layout="constrained", squeeze=False)
