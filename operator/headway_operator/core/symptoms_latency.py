@@ -99,11 +99,14 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
 
 
 def _will_be_late(evidence: Evidence, was: bool) -> bool:
-    """A queue of which too few have begun to judge their waits."""
+    """A queue of which too few have begun to judge their waits, seen for as long as such a wait is."""
     target = evidence.ttft_target_ms
-    few = evidence.view.ttft.count < MIN_REQUEST_SAMPLES and evidence.window_s > 0
-    queued = few and above(evidence.view.waiting, QUEUED, was)
-    return queued and target is not None and above(evidence.backlog_ms, QUEUED * target, was)
+    if target is None or evidence.view.ttft.count >= MIN_REQUEST_SAMPLES:
+        return False
+    late_ms = QUEUED * target
+    # In the first seconds of an engine nobody has begun yet, whatever its speed.
+    seen = 1000 * evidence.window_s >= late_ms
+    return seen and above(evidence.view.waiting, QUEUED, was) and above(evidence.backlog_ms, late_ms, was)
 
 
 def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:

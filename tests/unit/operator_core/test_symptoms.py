@@ -88,6 +88,12 @@ def test_a_long_queue_of_which_few_have_begun_is_judged_by_its_length() -> None:
     assert symptoms(evidence(**{**few, "waiting": 2.5, "queue_wait": Latency(900.0, 500.0, 60)})) == ()
 
 
+def test_a_queue_is_not_judged_before_it_was_seen_for_as_long_as_a_late_wait() -> None:
+    nobody = {"waiting": 9.0, "ttft": Latency(), "queue_wait": Latency(), "itl": Latency()}
+    assert symptoms(evidence(**nobody, span_s=2.9)) == ()
+    assert only(symptoms(evidence(**nobody, span_s=3.0))).name is Reason.QUEUE_TOO_LONG
+
+
 def test_what_a_few_engines_of_a_large_fleet_say_counts_for_all() -> None:
     few = {"ttft": Latency(40000.0, 30000.0, 6), "queue_wait": Latency(39000.0, 30000.0, 6), "waiting": 550.0}
     one = evidence(**few)
