@@ -1065,6 +1065,7 @@ class ClassStats(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     REQUESTS_LATE_FIELD_NUMBER: _builtins.int
+    REQUESTS_REFUSED_FIELD_NUMBER: _builtins.int
     workload_class: Global___Priority.ValueType
     requests_finished: _builtins.int
     requests_admitted: _builtins.int
@@ -1077,6 +1078,8 @@ class ClassStats(_message.Message):
     """of prompt_tokens: found in the prefix cache"""
     requests_late: _builtins.int
     """of requests_finished: after the deadline of the class"""
+    requests_refused: _builtins.int
+    """the queue was full for them; part of Stats.requests_rejected"""
     @_builtins.property
     def ttft(self) -> Global___Histogram: ...
     @_builtins.property
@@ -1096,10 +1099,11 @@ class ClassStats(_message.Message):
         prompt_tokens: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
         requests_late: _builtins.int = ...,
+        requests_refused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "requests_refused", b"requests_refused", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,7 @@ class ClassSnapshot:
     prompt_tokens_admitted: int
     prompt_tokens: int
     cached_prompt_tokens: int
+    refused: int = 0  # by a full queue, before the scheduler knew of them
 
 
 @dataclass(slots=True)

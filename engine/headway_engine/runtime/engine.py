@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
 from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
+from headway_engine.core.metrics import ClassSnapshot, MetricsSnapshot
 from headway_engine.core.request import FinishReason, Priority, Rejected, Request, RequestId, StatusCode
 from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
@@ -179,8 +180,14 @@ class AsyncEngine:
             preemptions=metrics.preemptions,
             steps=metrics.steps,
             config=self.runtime_config(),
-            classes={kind: one for kind, one in zip(Priority, metrics.classes, strict=True) if one.admitted},
+            classes=self._classes(metrics),
         )
+
+    def _classes(self, metrics: MetricsSnapshot) -> dict[Priority, ClassSnapshot]:
+        """The classes that had requests. Those that a full queue refused never reached the step thread's counts."""
+        counted = zip(Priority, metrics.classes, strict=True)
+        found = {kind: replace(one, refused=self._intake.queue_full[kind]) for kind, one in counted}
+        return {kind: one for kind, one in found.items() if one.admitted or one.refused}
 
     def runtime_config(self) -> RuntimeConfigState:
         """The limits in effect."""
@@ -232,14 +239,17 @@ class AsyncEngine:
         if request.request_id in self._entering or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
-        full = self._queue_full(request)
-        return None if full is None else self._refuse(RejectReason.QUEUE_FULL, full)
+        kind = self._steps.state.limits.effective.default_class if request.priority is None else request.priority
+        full = self._queue_full(kind)
+        if full is None:
+            return None
+        self._intake.queue_full[kind] += 1
+        return self._refuse(RejectReason.QUEUE_FULL, full)
 
-    def _queue_full(self, request: Request) -> Rejected | None:
+    def _queue_full(self, kind: Priority) -> Rejected | None:
         """Why there is no room in the queue. Batch work that waits takes none from better classes."""
         state = self._steps.state
         limits, queued = state.limits.effective, self._num_in_flight() - state.num_running
-        kind = limits.default_class if request.priority is None else request.priority
         apart = limits.max_queued_batch_requests > 0
         if apart and kind is Priority.BATCH:
             name, bound = "limits.max_queued_batch_requests", limits.max_queued_batch_requests

@@ -93,10 +93,15 @@ class RejectReason(StrEnum):
 
 @dataclass(slots=True)
 class Intake:
-    """Requests that arrived, and those refused before they reached the step thread."""
+    """Requests that arrived, and those refused before they reached the step thread.
+
+    Attributes:
+        queue_full: of `rejected`, those that found the queue full, by class.
+    """
 
     received: int = 0
     rejected: Counter[RejectReason] = field(default_factory=Counter)
+    queue_full: Counter[Priority] = field(default_factory=Counter)
 
 
 class ThroughputWindow:

@@ -66,6 +66,7 @@ def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
         itl=to_histogram(one.itl),
         requests_finished=one.finished,
         requests_late=one.late,
+        requests_refused=one.refused,
         requests_admitted=one.admitted,
         prompt_tokens_admitted=one.prompt_tokens_admitted,
         prompt_tokens=one.prompt_tokens,

@@ -134,6 +134,8 @@ def _classes(classes: Mapping[Priority, ClassSnapshot]) -> Iterator[Metric]:
     yield _counter("class_requests_finished", "Requests that ended, by workload class", finished, "workload_class")
     late = {kind.name.lower(): one.late for kind, one in classes.items()}
     yield _counter("class_requests_late", "Of those, after the deadline of their class", late, "workload_class")
+    refused = {kind.name.lower(): one.refused for kind, one in classes.items()}
+    yield _counter("class_requests_refused", "Requests that found the queue full, by class", refused, "workload_class")
 
 
 def _limits(config: RuntimeConfigState) -> Iterator[Metric]:

@@ -24,6 +24,7 @@ class ClassSample:
         admitted: requests that came in, refused ones not counted.
         finished: of those, how many ended.
         late: of these, how many after the deadline of their class.
+        refused: requests that did not come in, because the queue was full.
         prompt_tokens_admitted: prompt tokens of the admitted ones.
         prompt_tokens: of those whose prefill began.
         cached_prompt_tokens: of these, found in the prefix cache.
@@ -35,6 +36,7 @@ class ClassSample:
     admitted: int = 0
     finished: int = 0
     late: int = 0
+    refused: int = 0
     prompt_tokens_admitted: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0

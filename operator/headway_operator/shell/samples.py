@@ -136,6 +136,7 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
         admitted=one.requests_admitted,
         finished=one.requests_finished,
         late=one.requests_late,
+        refused=one.requests_refused,
         prompt_tokens_admitted=one.prompt_tokens_admitted,
         prompt_tokens=one.prompt_tokens,
         cached_prompt_tokens=one.cached_prompt_tokens,

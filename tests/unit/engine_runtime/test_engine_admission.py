@@ -155,6 +155,10 @@ async def test_batch_work_that_waits_takes_no_room_in_the_queue_from_better_clas
         refused = await engine.submit(request("c2"))
         assert isinstance(refused, Rejected)
         assert refused.message == "2 requests wait for a slot, limits.max_queued_requests is 2"
+        assert {kind: one.refused for kind, one in engine.stats().classes.items()} == {
+            Priority.INTERACTIVE: 1,
+            Priority.BATCH: 1,
+        }
         executor.release(50)
         for stream in (first, *heap, *chats):
             await read(stream)

@@ -34,6 +34,7 @@ async def test_the_names_and_values_of_a_scrape() -> None:
     assert samples["headway_engine_class_inter_token_latency_seconds_count", model, realtime] == 0
     assert samples["headway_engine_class_requests_finished_total", model, realtime] == 2
     assert samples["headway_engine_class_requests_late_total", model, realtime] == 1
+    assert samples["headway_engine_class_requests_refused_total", model, realtime] == 0
     assert not any(("workload_class", "batch") in key for key in samples)
     for histogram in ("inter_token_latency_seconds", "request_queue_time_seconds"):
         assert samples[f"headway_engine_{histogram}_count", model] == 0

@@ -18,8 +18,11 @@ from headway_operator.core.online import Apart, take_in, without_batch
 SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
 
 
-def engine(second: float, chats: int, batch: int, waiting_batch: int = 0) -> EngineSample:
-    """An engine that has finished `chats` and `batch` requests of 100 prompt and 10 answer tokens each."""
+def engine(second: float, chats: int, batch: int, waiting_batch: int = 0, refused: int = 0) -> EngineSample:
+    """An engine that has finished `chats` and `batch` requests of 100 prompt and 10 answer tokens each.
+
+    It refused batch requests because its queue was full.
+    """
     counts = dict.fromkeys(("interactive", "batch"), ClassSample())
     for kind, done, waiting in (("interactive", chats, 0), ("batch", batch, waiting_batch)):
         counts[kind] = ClassSample(
@@ -30,13 +33,15 @@ def engine(second: float, chats: int, batch: int, waiting_batch: int = 0) -> Eng
             finished=done,
             prompt_tokens_admitted=100 * (done + waiting),
             prompt_tokens=100 * done,
+            refused=refused if kind == "batch" else 0,
         )
     return sample(
         taken_s=second,
         num_waiting=waiting_batch,
         num_waiting_batch=waiting_batch,
         waiting_prompt_tokens=100 * waiting_batch,
-        requests_received=chats + batch + waiting_batch,
+        requests_received=chats + batch + waiting_batch + refused,
+        queue_full=refused,
         requests_finished=chats + batch,
         prompt_tokens=100 * (chats + batch),
         generation_tokens=10 * (chats + batch),
@@ -51,12 +56,12 @@ def alone(second: float, chats: int) -> EngineSample:
     return replace(engine(second, chats, 0), classes={})
 
 
-@given(chats=st.integers(0, 20), batch=st.integers(0, 20), waiting=st.integers(0, 50))
-def test_without_batch_an_engine_looks_as_if_none_had_come(chats: int, batch: int, waiting: int) -> None:
-    found, expected = without_batch(engine(5.0, chats, batch, waiting)), alone(5.0, chats)
+@given(chats=st.integers(0, 20), batch=st.integers(0, 20), waiting=st.integers(0, 50), refused=st.integers(0, 50))
+def test_without_batch_an_engine_looks_as_if_none_had_come(chats: int, batch: int, waiting: int, refused: int) -> None:
+    found, expected = without_batch(engine(5.0, chats, batch, waiting, refused)), alone(5.0, chats)
     for field in ("num_running", "num_waiting", "waiting_prompt_tokens", "requests_received", "requests_finished"):
         assert getattr(found, field) == getattr(expected, field), field
-    for field in ("prompt_tokens", "cached_prompt_tokens", "generation_tokens"):
+    for field in ("queue_full", "prompt_tokens", "cached_prompt_tokens", "generation_tokens"):
         assert getattr(found, field) == getattr(expected, field), field
 
 
@@ -89,6 +94,11 @@ def test_batch_work_is_demand_only_when_it_misses_its_own_target(batch_ms: float
     assert (seen.totals.arrivals, seen.totals.input_tokens) == (expected, 100 * expected)
     assert seen.totals.output_tokens == 10 * (5 if expected == 5 else 25)
     assert (seen.waiting, seen.queued_tokens) == ((0, 0) if expected == 5 else (20, 2000))
+
+
+def test_batch_work_that_a_full_queue_refuses_again_and_again_is_no_demand() -> None:
+    seen = totals(900.0, engine(0.0, 0, 0), engine(10.0, 5, 20, 20, refused=500))
+    assert (seen.totals.arrivals, seen.totals.refused) == (5, 0)
 
 
 def test_what_a_step_costs_is_learnt_from_all_work() -> None:
