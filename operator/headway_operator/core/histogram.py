@@ -8,6 +8,7 @@ its bucket on the log scale, which keeps it within 5 % of the true value.
 from collections.abc import Iterable
 from itertools import zip_longest
 from math import log
+from operator import sub
 from typing import TypeAlias
 
 Histogram: TypeAlias = tuple[int, ...]
@@ -27,8 +28,13 @@ def subtract(newer: Histogram, older: Histogram) -> Histogram | None:
     """What was counted between two readings; None when a bucket shrank, which no counter does."""
     if not older or newer == older:
         return newer if not older else EMPTY
-    difference = tuple(new - old for new, old in zip_longest(newer, older, fillvalue=0))
+    length = max(len(newer), len(older))
+    difference = tuple(map(sub, _padded(newer, length), _padded(older, length)))
     return None if min(difference) < 0 else difference
+
+
+def _padded(histogram: Histogram, length: int) -> Histogram:
+    return histogram + (0,) * (length - len(histogram))
 
 
 def count(histogram: Histogram) -> int:
@@ -41,15 +47,15 @@ def share_within(histogram: Histogram, bound_ms: float) -> float | None:
     total = sum(histogram)
     if total <= 0:
         return None
-    position = log(max(bound_ms, FIRST_MS) / FIRST_MS, GROWTH)
-    whole = int(position)
-    inside = histogram[whole] * (position - whole) if whole < len(histogram) else 0.0
-    return (sum(histogram[:whole]) + inside) / total
+    return 1 - above(histogram, bound_ms) / total
 
 
 def above(histogram: Histogram, bound_ms: float) -> float:
     """How many of the counted values are longer than `bound_ms`, interpolated inside its bucket."""
-    return sum(histogram) * (1 - (share_within(histogram, bound_ms) or 0.0))
+    position = log(max(bound_ms, FIRST_MS) / FIRST_MS, GROWTH)
+    whole = int(position)
+    inside = histogram[whole] * (whole + 1 - position) if whole < len(histogram) else 0.0
+    return inside + sum(histogram[whole + 1 :])
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:
