@@ -283,10 +283,11 @@ def _work(config: CoordinatorConfig, memory: Memory, came: tuple[float, float, f
     if model is None or mix is None:
         return None
     prefill_ms = _prompt_ms(model, tokens + refused * mix.inputs, squares)
-    return (
-        max(0.0, prefill_ms + requests * mix.outputs * token_ms(model, mix, config.baseline, config.itl_target_ms))
-        / 1000
-    )
+    return max(0.0, prefill_ms + requests * mix.outputs * _token_ms(config, model, mix)) / 1000
+
+
+def _token_ms(config: CoordinatorConfig, model: StepCost, mix: Mix) -> float:
+    return token_ms(model, mix, config.baseline, config.itl_target_ms)
 
 
 def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
@@ -351,24 +352,16 @@ def _left_ms(config: CoordinatorConfig, memory: Memory) -> float | None:
     if now is None or model is None or mix is None:
         return None
     answers = now.waiting + now.running / 2
-    return _prompt_ms(model, now.queued_tokens, 0.0) + answers * mix.outputs * token_ms(
-        model, mix, config.baseline, config.itl_target_ms
-    )
+    return _prompt_ms(model, now.queued_tokens, 0.0) + answers * mix.outputs * _token_ms(config, model, mix)
 
 
 def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float) -> tuple[int, int, str]:
     """Replicas that the deadlines need with the online demand: before an order, before a removal; and a word on it."""
-    backlog, model, mix, left_ms = (
-        memory.backlog,
-        model_of(config, memory),
-        memory.backlog.mix,
-        _left_ms(config, memory),
-    )
+    backlog, model, mix = memory.backlog, model_of(config, memory), memory.backlog.mix
+    left_ms = _left_ms(config, memory)
     if left_ms is None or model is None or mix is None:
         return 0, 0, ""
-    each_ms = _prompt_ms(model, mix.inputs, 0.0) + mix.outputs * token_ms(
-        model, mix, config.baseline, config.itl_target_ms
-    )
+    each_ms = _prompt_ms(model, mix.inputs, 0.0) + mix.outputs * _token_ms(config, model, mix)
 
     def due(aim: float) -> float:
         until_s = [at_s + aim * config.deadline_s - lead_s - now_s for at_s, _ in backlog.marks]

@@ -11,7 +11,7 @@ Lengths are those of all requests that the engines counted since their boot.
 
 from collections.abc import Iterable
 
-from headway_operator.core.intake import Reports, chosen
+from headway_operator.core.intake import Reports
 from headway_operator.core.memory import Admitted, Arrived
 from headway_operator.core.observed import EngineSample
 from headway_planner.deferred import Deferred
@@ -19,7 +19,7 @@ from headway_planner.deferred import Deferred
 
 def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
     """The work with a deadline in this pass, and what to compare the next one with; None while no engine answers."""
-    samples = chosen(reports.samples)
+    samples = reports.chosen
     if not samples:
         return None, before
     share = reports.serving / len(samples)  # the others are taken to be like those that are counted

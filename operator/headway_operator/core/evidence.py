@@ -188,7 +188,7 @@ def gather(
     """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
     found = supply(observed)
     judgement = objectives.judge(fleet.spec.slo, load.classes)
-    deadline = math.isfinite(objectives.deadline_s(fleet.spec.slo))
+    deadline = objectives.has_deadline(fleet.spec.slo)
     return Evidence(
         spec=fleet.spec if judgement is None else judgement.spec(fleet.spec),
         limits=limits,

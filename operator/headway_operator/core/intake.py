@@ -14,6 +14,7 @@ First tokens are counted beside their class's target; in a fleet of one class th
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import nlargest, nsmallest
 from operator import sub
 from typing import TypeVar
@@ -33,7 +34,7 @@ EVERY = ""
 STARTS = 20  # newest starts that the start time is taken from
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reports:
     """The engines that answer.
 
@@ -47,14 +48,23 @@ class Reports:
     samples: Mapping[str, EngineSample]
     targets_ms: Mapping[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def chosen(self) -> Mapping[str, EngineSample]:
+        """At most `MOST` of the samples, by a checksum of the name: a pod that comes or goes changes one, not all."""
+        if len(self.samples) <= MOST:
+            return self.samples
+        return {
+            name: self.samples[name] for name in nsmallest(MOST, self.samples, key=lambda name: crc32(name.encode()))
+        }
+
 
 def intake(
     reports: Reports, before: Mapping[str, Counted], totals: Totals, desired: int, starts: tuple[float, ...]
 ) -> tuple[Intake, dict[str, Counted]]:
     """The intake of this pass, and the counters to compare the next one with."""
-    looked_at = chosen(reports.samples)
-    share = reports.serving / len(looked_at) if looked_at else 1.0
-    counted = {name: _counted(sample, before.get(name), reports.targets_ms) for name, sample in looked_at.items()}
+    chosen = reports.chosen
+    share = reports.serving / len(chosen) if chosen else 1.0
+    counted = {name: _counted(sample, before.get(name), reports.targets_ms) for name, sample in chosen.items()}
     grown: list[tuple[int, ...]] = []
     first: list[tuple[float, ...]] = []
     done: list[StepsDone] = []
@@ -71,7 +81,7 @@ def intake(
             )
     sums = [share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
     answered, late, queued = [share * max(0.0, sum(column)) for column in zip(*first, strict=True)] or [0.0] * 3
-    samples = looked_at.values()
+    samples = chosen.values()
     found = Intake(
         at_s=max((sample.taken_s for sample in samples), default=0.0),
         desired=desired,
@@ -94,13 +104,6 @@ def intake(
         starts=starts,
     )
     return found, counted
-
-
-def chosen(samples: Mapping[str, EngineSample]) -> Mapping[str, EngineSample]:
-    """At most `MOST` of them, by a checksum of the name: a pod that comes or goes changes one, not all."""
-    if len(samples) <= MOST:
-        return samples
-    return {name: samples[name] for name in nsmallest(MOST, samples, key=lambda name: crc32(name.encode()))}
 
 
 def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, Slo
 from headway_operator.core import clock, drain, objectives, scaling, tuning
 from headway_operator.core.deadlines import Outlook, Windows, outlook
-from headway_operator.core.intake import EVERY, Reports, chosen, start_times
+from headway_operator.core.intake import EVERY, Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter, without_first_tokens
 from headway_operator.core.memory import LoopMemory, Moment, carried, restored
 from headway_operator.core.objectives import Judgement
@@ -68,12 +68,13 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     told = (*_stamps(fleet, joined), *drain.stamps(observed.pods, memory.stamps, observed.now))
     stamps = clock.placed(told, memory.stamps, observed.now, observed.monotonic_s, passed_s)
     sound = {name: observed.samples[name][-1] for name in facts.load.heard}
+    reports = Reports(facts.load.view.serving, sound, _targets_ms(fleet.spec.slo))
     taken = take_in(
-        Reports(facts.load.view.serving, sound, _targets_ms(fleet.spec.slo)),
+        reports,
         memory,
         scaling.manual_replicas(fleet),
         start_times(facts.serving),
-        Apart(facts.judgement, deadline=math.isfinite(deadline_s)),
+        Apart(facts.judgement, deadline=objectives.has_deadline(fleet.spec.slo)),
     )
     seen = taken.intake
     tune_state = tuning.policy_state(fleet, stamps)
@@ -95,16 +96,17 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         taken.online,
         taken.arrived,
     )
-    return Looped(found, after, _outlook(observed, facts, config, remembered.demand))
+    return Looped(found, after, _outlook(observed, reports, facts.window_s, config, remembered.demand))
 
 
-def _outlook(observed: Observed, facts: Facts, config: ControlConfig, demand: Memory) -> Outlook | None:
+def _outlook(
+    observed: Observed, reports: Reports, window_s: float, config: ControlConfig, demand: Memory
+) -> Outlook | None:
     if config.demand is None or math.isinf(config.demand.deadline_s):
         return None
-    since_s = observed.monotonic_s - facts.window_s
-    newest = chosen({name: observed.samples[name][-1] for name in facts.load.heard})
-    ends = [_ends(observed.samples[name], since_s) for name in newest]
-    seen = Windows(ends, len(facts.load.heard) / len(ends) if ends else 1.0)
+    since_s = observed.monotonic_s - window_s
+    ends = [_ends(observed.samples[name], since_s) for name in reports.chosen]
+    seen = Windows(ends, len(reports.samples) / len(ends) if ends else 1.0)
     return outlook(config.demand.deadline_s, seen, asked(config.demand, demand), demand)
 
 
@@ -140,7 +142,7 @@ def _targets_ms(slo: Slo | None) -> dict[str, float]:
 
 def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:
     """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
-    deadline = math.isfinite(objectives.deadline_s(fleet.spec.slo))
+    deadline = objectives.has_deadline(fleet.spec.slo)
 
     def load(window_s: float) -> FleetLoad:
         found = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)

@@ -107,7 +107,7 @@ def restored(before: DemandStatus | None, revision: str, moment: Moment) -> Loop
     if before.input_tokens is not None and before.output_tokens is not None:
         mix = Mix(float(before.input_tokens), float(before.output_tokens))
     marks = ages.marks_of(before.deferred_by_age, moment.deadline_s, moment.at_s - gap_s)
-    demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix, backlog=Backlog(marks=marks or ()))
+    demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix, backlog=Backlog(marks=marks))
     arrived = Arrived(came=marks[-1][1] if marks else 0.0)
     return LoopMemory(control=ControlMemory(demand=demand), revision=revision, arrived=arrived)
 

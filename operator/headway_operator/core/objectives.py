@@ -113,6 +113,11 @@ def deadline_s(slo: Slo | None) -> float:
     return math.inf if seconds is None else float(seconds)
 
 
+def has_deadline(slo: Slo | None) -> bool:
+    """Whether batch work has one."""
+    return slo is not None and slo.batch_deadline_seconds is not None
+
+
 def shares(slo: Slo | None) -> tuple[float, float]:
     """The percentiles of the time to first token and between tokens, 0..1."""
     if slo is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from headway_operator.core import deferred, histogram
 from headway_operator.core.histogram import EMPTY
-from headway_operator.core.intake import Reports, chosen, intake
+from headway_operator.core.intake import Reports, intake
 from headway_operator.core.memory import Arrived, Counted, LoopMemory
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import BATCH, EngineSample
@@ -75,7 +75,7 @@ def take_in(reports: Reports, memory: LoopMemory, desired: int, starts: tuple[fl
     full, engines = intake(reports, memory.engines, memory.totals, desired, starts)
     if not apart.told_apart:
         return Taken(full, engines, {}, Arrived())
-    counted = replace(reports, samples=chosen(reports.samples))
+    counted = replace(reports, samples=reports.chosen)
     without = {name: without_batch(sample) for name, sample in counted.samples.items()}
     seen, online = intake(replace(counted, samples=without), memory.online, memory.totals, desired, starts)
     # Both are counted in each pass, so that the demand does not jump when batch work comes to count.

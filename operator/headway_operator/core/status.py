@@ -110,12 +110,11 @@ def _class(load: ClassLoad) -> ClassStatus:
 
 
 def _deadline(seen: Outlook) -> DeadlineStatus:
-    known = seen.done_s is not None and math.isfinite(seen.done_s)
     return DeadlineStatus(
         seconds=round(seen.deadline_s),
         waiting_requests=seen.waiting,
-        done_in_seconds=_signed(seen.done_s) if known else None,
-        spare_seconds=_signed(seen.spare_s) if known else None,
+        done_in_seconds=_signed(seen.done_s),
+        spare_seconds=_signed(seen.spare_s),
         needed_replicas=seen.replicas,
         finished_count=seen.finished,
         late_count=seen.late,
