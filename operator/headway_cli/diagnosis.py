@@ -5,14 +5,21 @@ that is silent, an autoscaler whose writes are refused.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from headway_cli.cluster import Json
-from headway_cli.explain import well
+from headway_cli.explain import deadline_lines, well
 from headway_operator.api.conditions import ConditionType, Reason
-from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, SymptomStatus, baseline_limits
+from headway_operator.api.v1alpha1 import (
+    LLMDeployment,
+    LLMDeploymentSpec,
+    ScalingMode,
+    SymptomStatus,
+    baseline_limits,
+)
 from headway_operator.core import diagnose, histogram, objectives, pods, schedule, validation
+from headway_operator.core.deadlines import Outlook, Windows, counted, foretold
 from headway_operator.core.evidence import Evidence, gather
 from headway_operator.core.load import FleetLoad, fleet_load
 from headway_operator.core.observed import Defaults, EngineSample, Observed, PodView
@@ -98,7 +105,17 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
     )
     tuning = fleet.status.tuning
     limits = tuning.effective if tuning is not None and tuning.effective is not None else baseline_limits(current.spec)
-    return gather(observed, current, limits, _load(facts, current), effective.status)
+    found = gather(observed, current, limits, _load(facts, current), effective.status)
+    return replace(found, outlook=_outlook(facts, current))
+
+
+def _outlook(facts: Facts, fleet: LLMDeployment) -> Outlook | None:
+    """The work with a deadline: what engines count of it in these seconds, and the operator's prediction."""
+    if not objectives.has_deadline(fleet.spec.slo):
+        return None
+    ends = [(series[0], series[-1]) for series in facts.samples.values()]
+    said = fleet.status.slo.deadline if fleet.status.slo is not None else None
+    return foretold(counted(objectives.deadline_s(fleet.spec.slo), Windows(ends)), said)
 
 
 def _load(facts: Facts, fleet: LLMDeployment) -> FleetLoad:
@@ -191,11 +208,19 @@ def _notes(facts: Facts, evidence: Evidence) -> Iterator[str]:
             f"no request ran, waited or arrived in {view.span_s:.0f} s: the rules about latencies have nothing to judge. "
             f"{_since_start(facts)}. `headway bench online --fleet {facts.manifest['metadata']['name']}` sends some"
         )
-    elif view.reporting and view.ttft.count < MIN_REQUEST_SAMPLES:
+    elif view.reporting and view.ttft.count < MIN_REQUEST_SAMPLES and not _waits(spec):
         yield (
             f"{view.ttft.count} first tokens in {view.span_s:.0f} s are too few to judge latencies by, {MIN_REQUEST_SAMPLES} are "
             "needed: look for longer with --seconds"
         )
+    slo = (facts.manifest.get("status") or {}).get("slo") or {}
+    if said := "; ".join(deadline_lines(slo.get("deadline") or {})):
+        yield f"the operator at {slo.get('lastSampleTime', '?')}: {said}"
+
+
+def _waits(spec: LLMDeploymentSpec) -> bool:
+    """Whether the fleet has only work with a deadline, whose first tokens are judged by nobody."""
+    return spec.slo is not None and spec.slo.deadline_seconds is not None and not spec.slo.classes
 
 
 def _since_start(facts: Facts) -> str:

@@ -92,7 +92,7 @@ def _measured(slo: Json, objective: Json) -> Iterator[str]:
         aim = f", target {asked} ms" if asked is not None else ""
         value = f"{slo[field]} ms" if field in slo else "no samples"
         yield f"  {label:<5} p{target.get('percentile', 95)} {value}{aim}"
-    yield from _deadline(slo.get("deadline", {}))
+    yield from (f"  {line}" for line in deadline_lines(slo.get("deadline", {})))
     for one in slo.get("classes", []):
         yield f"  {one['workloadClass']}: {_class_words(one)}"
     counts = [
@@ -104,16 +104,16 @@ def _measured(slo: Json, objective: Json) -> Iterator[str]:
         yield "  " + ", ".join(f"{count} {label}" for count, label in counts)
 
 
-def _deadline(found: Json) -> Iterator[str]:
-    """Nothing for a fleet whose work has no deadline."""
+def deadline_lines(found: Json) -> Iterator[str]:
+    """How the work with a deadline stands; nothing for a fleet whose work has none."""
     if not found:
         return
     yield (
-        f"  deadline {found['seconds']} s: {found['waitingRequests']} requests wait or run{_ends(found)}; "
+        f"deadline {found['seconds']} s: {found['waitingRequests']} requests wait or run{_ends(found)}; "
         f"{found.get('lateCount', 0)} of {found.get('finishedCount', 0)} that ended were late"
     )
     if "neededReplicas" in found:
-        yield f"  it asks for {found['neededReplicas']} replicas, other classes included"
+        yield f"it asks for {found['neededReplicas']} replicas, other classes included"
 
 
 def _ends(found: Json) -> str:

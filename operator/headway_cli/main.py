@@ -7,7 +7,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from headway_cli.errors import CliError
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="headway", description="Autoscaled, live-tuned fleets of LLM servers.")
-    parser.add_argument("--version", action="version", version=f"headway {version('headway')}")
+    parser.add_argument("--version", action="version", version=f"headway {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     engine = commands.add_parser("engine", help="the inference engine").add_subparsers(required=True, metavar="COMMAND")
@@ -107,6 +107,14 @@ def _hand_over(module_name: str, extra: str, arguments: list[str]) -> int:
         return int(module.main())
     module.main(arguments)
     return 0
+
+
+def _version() -> str:
+    """Headway's; a checkout runs without being installed too."""
+    try:
+        return version("headway")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,9 @@ so all is done when the fullest of them has done its part. Late requests are tho
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from headway_operator.api.v1alpha1 import DeadlineStatus
 from headway_operator.core.observed import EngineSample
 from headway_planner.coordinator import Memory
 from headway_planner.deferred import Asked, spare_s
@@ -51,24 +52,48 @@ class Windows:
     share: float = 1.0
 
 
-def outlook(deadline_s: float, seen: Windows, asked: Asked | None, memory: Memory) -> Outlook:
-    """The outlook of a pass."""
-    parts = [max(0, last.batch.admitted - last.batch.finished) for _, last in seen.ends]
+def counted(deadline_s: float, seen: Windows) -> Outlook:
+    """What the engines count themselves: no prediction."""
     ended = [_ended(first, last) for first, last in seen.ends]
     here, finished, late = (
         round(seen.share * sum(column))
-        for column in (parts, (all_of for all_of, _ in ended), (late for _, late in ended))
+        for column in (_parts(seen), (all_of for all_of, _ in ended), (late for _, late in ended))
     )
+    return Outlook(deadline_s, here, finished=finished, late=late)
+
+
+def outlook(deadline_s: float, seen: Windows, asked: Asked | None, memory: Memory) -> Outlook:
+    """The outlook of a pass."""
+    found, parts = counted(deadline_s, seen), _parts(seen)
     if asked is None or memory.last is None:
-        return Outlook(deadline_s, here, finished=finished, late=late)
+        return found
     done_s = 0.0
-    if here:
+    if found.waiting:
         recent = memory.work[-RECENT_S:]
         online = sum(recent) / len(recent) / (seen.share * len(parts)) if recent else 0.0
         free = UTILIZATION - online
-        done_s = asked.left_s * max(parts) / here / free if free > 0 else math.inf
+        done_s = asked.left_s * max(parts) / found.waiting / free if free > 0 else math.inf
     spare = spare_s(memory.backlog, memory.last.at_s, deadline_s, done_s)
-    return Outlook(deadline_s, here, done_s, spare, asked.replicas, finished, late)
+    return replace(found, done_s=done_s, spare_s=spare, replicas=asked.replicas)
+
+
+def foretold(found: Outlook, said: DeadlineStatus | None) -> Outlook:
+    """What was counted outside of the operator, with its prediction: only it knows the ages of what waits, and what that costs."""
+    if said is None or said.needed_replicas is None or said.seconds != found.deadline_s or not found.waiting:
+        return found
+    # The status has no word for "never": the need is known, the end is not.
+    never = said.done_in_seconds is None
+    return replace(
+        found,
+        done_s=math.inf if never else said.done_in_seconds,
+        spare_s=-math.inf if never else said.spare_seconds,
+        replicas=said.needed_replicas,
+    )
+
+
+def _parts(seen: Windows) -> list[int]:
+    """Per engine, the requests with a deadline that are not finished."""
+    return [max(0, last.batch.admitted - last.batch.finished) for _, last in seen.ends]
 
 
 def _ended(first: EngineSample, last: EngineSample) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from headway_cli import diagnose
 from headway_cli.cluster import Fleet
 from headway_cli.diagnosis import Diagnosis, Facts, conclude
 from headway_cli.errors import CliError
-from headway_operator.core.observed import ContainerState, EngineSample, PodView
+from headway_operator.core.observed import ClassSample, ContainerState, EngineSample, PodView
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 READY = {"type": "Ready", "status": "True", "reason": "AllReplicas", "lastTransitionTime": "2026-01-01T00:00:00Z"}
@@ -106,6 +106,65 @@ def test_what_the_operator_saw_in_its_longer_window_is_told_with_its_time() -> N
     (found,) = conclude(before).findings
     assert (found.severity, found.name, found.cure) == ("critical", "QueueFull", "more replicas")
     assert "refused (seen by the operator since 2026-01-01T00:00:00Z, not in these seconds)" in found.words
+
+
+def batch(here: int, finished: int = 0, late: int = 0, **changes: Any) -> EngineSample:
+    """An engine with so many batch requests that are not finished."""
+    counts = ClassSample(admitted=here + finished, finished=finished, late=late)
+    return sample(min(here, 4), num_waiting=max(0, here - 4), classes={"batch": counts}, **changes)
+
+
+def with_deadline(*series: EngineSample, **said: int) -> Facts:
+    """A fleet for batch work, and what its operator last `said` of the deadline."""
+    found = facts(*series, slo={"workloadClass": "batch", "deadlineSeconds": 900, "windowSeconds": 60})
+    if not said:
+        return found
+    deadline = {"seconds": 900, "waitingRequests": 120, **said}
+    slo = {"lastSampleTime": "2026-01-01T00:00:00Z", "deadline": deadline}
+    return replace(found, manifest={**found.manifest, "status": {"conditions": [READY], "slo": slo}})
+
+
+WAITS = (batch(120, taken_s=0.0), batch(119, 1, taken_s=10.0))
+
+
+def test_late_batch_work_is_counted_by_the_engines_themselves() -> None:
+    (found,) = conclude(with_deadline(batch(9, 1, taken_s=0.0), batch(5, 5, 3, taken_s=10.0))).findings
+    assert found.name == "DeadlineMissed"
+    assert found.words == "3 of 4 batch requests that ended in 10 s did so after their deadline of 900 s"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"doneInSeconds": 1200, "spareSeconds": -300}, "are done in 1200 s by 1 replicas, up to 300 s after their"),
+        ({}, "are never done by 1 replicas"),
+    ],
+)
+def test_work_that_will_be_late_is_what_waits_now_and_what_the_operator_foretells(
+    said: dict[str, int], words: str
+) -> None:
+    found = conclude(with_deadline(*WAITS, neededReplicas=3, **said))
+    (one,) = found.findings
+    assert one.name == "DeadlineMissed"
+    assert f"119 batch requests {words}" in one.words
+    assert "the deadline asks for 3" in one.cure
+    assert found.notes[0].startswith("the operator at 2026-01-01T00:00:00Z: deadline 900 s: 120 requests wait or run")
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        with_deadline(*WAITS),
+        with_deadline(*WAITS, doneInSeconds=400, spareSeconds=500, neededReplicas=1),
+        with_deadline(*WAITS, seconds=600, doneInSeconds=1200, spareSeconds=-600, neededReplicas=3),
+        with_deadline(batch(0), batch(0), doneInSeconds=1200, spareSeconds=-300, neededReplicas=3),
+    ],
+    ids=["nothing foretold", "in time", "foretold for another deadline", "nothing waits any more"],
+)
+def test_work_that_is_in_time_or_of_which_nothing_is_foretold_is_no_finding(one: Facts) -> None:
+    found = conclude(one)
+    assert found.findings == ()
+    assert not any("first tokens" in note for note in found.notes), "they are judged by nobody"
 
 
 def test_few_requests_are_told_as_such() -> None:

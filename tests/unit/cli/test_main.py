@@ -2,6 +2,7 @@ import argparse
 import importlib
 import types
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -47,6 +48,19 @@ def test_help_needs_no_engine_and_no_cluster(argv: list[str], capsys: pytest.Cap
         cli.main(argv)
     assert ended.value.code == 0
     assert "usage: headway" in capsys.readouterr().out
+
+
+def test_a_checkout_that_is_not_installed_has_no_version_and_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "version", unknown)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "headway (not installed)\n"
 
 
 def test_generate_without_flags_is_greedy_and_leaves_the_rest_to_the_engine() -> None:
