@@ -1069,7 +1069,7 @@ class ClassStats(_message.Message):
     workload_class: Global___Priority.ValueType
     requests_finished: _builtins.int
     requests_admitted: _builtins.int
-    """refused ones are not among them"""
+    """of Stats.requests_received, without refused ones: in flight, or finished"""
     prompt_tokens_admitted: _builtins.int
     """of their prompts"""
     prompt_tokens: _builtins.int

@@ -69,6 +69,7 @@ class Engine:
     prefill: list[int] = field(default_factory=list)
     itl: list[int] = field(default_factory=list)
     waiting_batch: int = 0
+    invalid: int = 0  # requests that could not be served
     late: int = 0  # ended after batch_deadline_ms
     classes: dict[str, ClassSample] = field(default_factory=dict)
 
@@ -248,9 +249,9 @@ class World:
                 prefill=tuple(engine.prefill),
                 itl=tuple(engine.itl),
                 step=(),
-                requests_received=engine.received,
+                requests_received=engine.received + engine.invalid,
                 requests_finished=engine.finished,
-                requests_rejected=0,
+                requests_rejected=engine.invalid,
                 prompt_tokens=engine.prompt_tokens,
                 generation_tokens=engine.tokens,
                 preemptions=0,

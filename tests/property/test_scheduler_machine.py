@@ -211,8 +211,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(metrics.finished.values()) == self.added - len(self.answers)
         batch = [sequence for sequence in alive if sequence.workload_class is Priority.BATCH]
         assert scheduler.num_waiting_batch == sum(sequence in scheduler.waiting() for sequence in batch)
-        counts = metrics.snapshot().classes[Priority.BATCH]
-        assert counts.admitted - counts.finished == len(batch)
+        finished = sum(one.finished for one in metrics.snapshot().classes)
+        assert finished == sum(metrics.finished.values())
         assert scheduler.backlog.batch == sum(sequence.backlog for sequence in batch)
 
     @invariant()

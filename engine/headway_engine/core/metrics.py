@@ -13,18 +13,21 @@ from headway_engine.core.request import FinishReason, Priority
 
 @dataclass(frozen=True, slots=True)
 class ClassSnapshot:
-    """The requests of one workload class; histograms as in `MetricsSnapshot`."""
+    """The requests of one workload class; histograms as in `MetricsSnapshot`.
+
+    The last three are counted before the scheduler knows of a request, and 0 in its own snapshots.
+    """
 
     ttft: Histogram
     queue_wait: Histogram
     itl: Histogram
     finished: int
     late: int
-    admitted: int
-    prompt_tokens_admitted: int
     prompt_tokens: int
     cached_prompt_tokens: int
-    refused: int = 0  # by a full queue, before the scheduler knew of them
+    admitted: int = 0
+    prompt_tokens_admitted: int = 0
+    refused: int = 0  # by a full queue
 
 
 @dataclass(slots=True)
@@ -36,8 +39,6 @@ class ClassMetrics:
     itl: HistogramRecorder = field(default_factory=HistogramRecorder)
     finished: int = 0
     late: int = 0
-    admitted: int = 0
-    prompt_tokens_admitted: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
 
@@ -49,8 +50,6 @@ class ClassMetrics:
             itl=self.itl.snapshot(),
             finished=self.finished,
             late=self.late,
-            admitted=self.admitted,
-            prompt_tokens_admitted=self.prompt_tokens_admitted,
             prompt_tokens=self.prompt_tokens,
             cached_prompt_tokens=self.cached_prompt_tokens,
         )
@@ -90,11 +89,6 @@ class Metrics:
     preemptions: int = 0
     steps: int = 0
     classes: tuple[ClassMetrics, ...] = field(default_factory=lambda: tuple(ClassMetrics() for _ in Priority))
-
-    def admitted(self, kind: Priority, prompt_tokens: int) -> None:
-        """A request came in."""
-        self.classes[kind].admitted += 1
-        self.classes[kind].prompt_tokens_admitted += prompt_tokens
 
     def prefill_began(self, kind: Priority, waited_s: float, prompt_tokens: int, cached: int) -> None:
         """A request's first prompt tokens are computed; `cached` of them all were in the prefix cache."""

@@ -145,7 +145,6 @@ class Scheduler:
         self._waiting.push(sequence)
         self._by_request[request.request_id] = sequence
         self.backlog.add(sequence, prompt_len)
-        self.metrics.admitted(sequence.workload_class, prompt_len)
         self._deadlines.add(sequence)
 
     def abort(self, request_id: RequestId, reason: FinishReason, now: float) -> StepEvent | None:

@@ -12,9 +12,9 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
@@ -34,6 +34,14 @@ from headway_engine.runtime.streams import Streams, TokenStream
 from headway_engine.runtime.tokenize import TokenizerPool
 
 
+@dataclass(slots=True)
+class _Entering:
+    """A request in tokenization; `ended`: the reason of an abort that came meanwhile."""
+
+    kind: Priority
+    ended: FinishReason | None = None
+
+
 class AsyncEngine:
     """A running engine; make it with `start`, or with `embed` around a model of this process."""
 
@@ -51,12 +59,11 @@ class AsyncEngine:
         )
         self._tokenizer = tokenizer
         self._tokenizers = TokenizerPool(tokenizer)
-        # Prompt tokens of the requests sent that `LoopState` does not include yet, oldest first; and how many were sent.
-        self._unseen: deque[int] = deque()
+        # The requests sent that `LoopState` does not include yet, oldest first; and how many were sent.
+        self._unseen: deque[Request] = deque()
         self._sent = 0
         self._kv_capacity = served.capacity_tokens
-        # Requests in tokenization, each with the reason of an abort that came meanwhile.
-        self._entering: dict[RequestId, FinishReason | None] = {}
+        self._entering: dict[RequestId, _Entering] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -102,12 +109,14 @@ class AsyncEngine:
     async def submit(self, request: Request) -> TokenStream | Rejected:
         """Queue a request; what cannot be served is refused here and costs no step."""
         self._intake.received += 1
-        request = fit(request, self._bounds)
-        refused = self._refusal(request)
+        kind = self._steps.state.limits.effective.default_class if request.priority is None else request.priority
+        # Named from here on: what is counted by class here, and what the scheduler does, must not differ.
+        request = fit(replace(request, priority=kind), self._bounds)
+        refused = self._refusal(request, kind)
         if refused is not None:
             return refused
         request_id = request.request_id
-        self._entering[request_id] = None
+        self._entering[request_id] = _Entering(kind)
         self._idle.clear()
         try:
             if request.text is not None:
@@ -129,7 +138,7 @@ class AsyncEngine:
         """End a request; its stream ends with `reason`. False when it is not in flight."""
         key = RequestId(request_id)
         if key in self._entering:
-            self._entering[key] = reason
+            self._entering[key].ended = reason
             return True
         if key not in self._streams:
             return False
@@ -152,10 +161,10 @@ class AsyncEngine:
             token_usage=state.kv_tokens / self._kv_capacity,
             gen_throughput=self._throughput.rate(time.monotonic()),
             max_running_requests=state.limits.effective.max_num_seqs,
-            waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(),
+            waiting_prompt_tokens=state.backlog_tokens + self._unseen_prompt_tokens(*Priority),
             draining=self._draining,
-            num_waiting_batch=state.num_waiting_batch,
-            waiting_batch_prompt_tokens=state.batch_backlog_tokens,
+            num_waiting_batch=self._num_waiting_batch(),
+            waiting_batch_prompt_tokens=state.batch_backlog_tokens + self._unseen_prompt_tokens(Priority.BATCH),
         )
 
     def stats(self) -> StatsSnapshot:
@@ -184,10 +193,18 @@ class AsyncEngine:
         )
 
     def _classes(self, metrics: MetricsSnapshot) -> dict[Priority, ClassSnapshot]:
-        """The classes that had requests. Those that a full queue refused never reached the step thread's counts."""
-        counted = zip(Priority, metrics.classes, strict=True)
-        found = {kind: replace(one, refused=self._intake.queue_full[kind]) for kind, one in counted}
-        return {kind: one for kind, one in found.items() if one.admitted or one.refused}
+        """The classes that had requests; with what the step thread does not know, or not yet."""
+        intake, coming = self._intake, Counter(entering.kind for entering in self._entering.values())
+        return {
+            kind: replace(
+                one,
+                admitted=intake.admitted[kind] + coming[kind],
+                prompt_tokens_admitted=intake.prompt_tokens_admitted[kind],
+                refused=intake.queue_full[kind],
+            )
+            for kind, one in zip(Priority, metrics.classes, strict=True)
+            if intake.admitted[kind] + coming[kind] or intake.queue_full[kind]
+        }
 
     def runtime_config(self) -> RuntimeConfigState:
         """The limits in effect."""
@@ -227,7 +244,7 @@ class AsyncEngine:
         await self._steps.stop()
         self._tokenizers.close()
 
-    def _refusal(self, request: Request) -> Rejected | None:
+    def _refusal(self, request: Request, kind: Priority) -> Rejected | None:
         """Why `request` is not taken, or None."""
         trouble = self._steps.trouble(time.monotonic())
         if self._draining or trouble is not None:
@@ -239,7 +256,6 @@ class AsyncEngine:
         if request.request_id in self._entering or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
-        kind = self._steps.state.limits.effective.default_class if request.priority is None else request.priority
         full = self._queue_full(kind)
         if full is None:
             return None
@@ -255,7 +271,7 @@ class AsyncEngine:
             name, bound = "limits.max_queued_batch_requests", limits.max_queued_batch_requests
         else:
             name, bound = "limits.max_queued_requests", limits.max_queued_requests
-            queued -= state.num_waiting_batch if apart else 0
+            queued -= self._num_waiting_batch() if apart else 0
         starting = state.open_slots
         if queued < bound + starting:
             return None
@@ -274,18 +290,27 @@ class AsyncEngine:
         if not self._steps.send(Submit(request, seed)):
             return self._refuse(RejectReason.DRAINING, Rejected(StatusCode.UNAVAILABLE, "the engine has stopped"))
         self._sent += 1
-        self._unseen.append(len(request.prompt_ids))
+        self._unseen.append(request)
         self._forget_seen()  # also where nobody ever asks for loads
+        entering = self._entering[request.request_id]
+        self._intake.admitted[entering.kind] += 1
+        self._intake.prompt_tokens_admitted[entering.kind] += len(request.prompt_ids)
         stream = TokenStream(request, self._tokenizer, self.abort)
         self._streams.add(stream)
-        reason = self._entering[request.request_id]
-        if reason is not None:
-            self._steps.send(Abort(request.request_id, reason))
+        if entering.ended is not None:
+            self._steps.send(Abort(request.request_id, entering.ended))
         return stream
 
-    def _unseen_prompt_tokens(self) -> int:
+    def _num_waiting_batch(self) -> int:
+        """Batch requests that hold no slot: in the scheduler's queue, and those that it has not seen yet."""
         self._forget_seen()
-        return sum(self._unseen)
+        coming = sum(entering.kind is Priority.BATCH for entering in self._entering.values())
+        sent = sum(request.priority is Priority.BATCH for request in self._unseen)
+        return self._steps.state.num_waiting_batch + sent + coming
+
+    def _unseen_prompt_tokens(self, *kinds: Priority) -> int:
+        self._forget_seen()
+        return sum(len(request.prompt_ids) for request in self._unseen if request.priority in kinds)
 
     def _forget_seen(self) -> None:
         while len(self._unseen) > self._sent - self._steps.state.requests_taken:

@@ -97,11 +97,15 @@ class Intake:
 
     Attributes:
         queue_full: of `rejected`, those that found the queue full, by class.
+        admitted: sent to the step thread, by class.
+        prompt_tokens_admitted: of their prompts.
     """
 
     received: int = 0
     rejected: Counter[RejectReason] = field(default_factory=Counter)
     queue_full: Counter[Priority] = field(default_factory=Counter)
+    admitted: Counter[Priority] = field(default_factory=Counter)
+    prompt_tokens_admitted: Counter[Priority] = field(default_factory=Counter)
 
 
 class ThroughputWindow:

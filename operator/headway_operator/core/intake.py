@@ -126,7 +126,7 @@ def _counted(sample: EngineSample, before: Counted | None, targets_ms: Mapping[s
     return Counted(
         boot_id=sample.boot_id,
         taken_s=sample.taken_s,
-        received=sample.requests_received,
+        received=sample.arrivals,
         refused=sample.queue_full,
         taken=taken,
         computed=sample.prompt_tokens - sample.cached_prompt_tokens,

@@ -23,6 +23,7 @@ from headway_planner.model import Latency, LoadView
 
 COUNTERS = (
     "requests_received",
+    "requests_rejected",
     "requests_finished",
     "prompt_tokens",
     "generation_tokens",
@@ -107,7 +108,7 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
         waiting_batch=_mean(sample.num_waiting_batch for sample in looked),
         running_batch=_mean(sample.running_batch for sample in looked),
         kv_usage=_mean(sample.kv_usage for sample in looked),
-        active=counts["requests_received"] > 0 or any(sample.num_running or sample.num_waiting for sample in looked),
+        active=_arrivals(counts) > 0 or any(sample.num_running or sample.num_waiting for sample in looked),
         counts=counts,
         histograms={name: histogram.merge(found) for name, found in parts.items()},
         classes=classes,
@@ -218,7 +219,7 @@ def _view(
         running=share * sum(window.running for window in found),
         busiest_running=max((max(window.running, window.running_now) for window in found), default=0.0),
         kv_usage=max((window.kv_usage for window in found), default=0.0),
-        arrivals=counts["requests_received"],
+        arrivals=_arrivals(counts),
         finished=counts["requests_finished"],
         prompt_share=counts["prompt_tokens"] / computed if computed else 0.0,
         active=any(window.active for window in found),
@@ -311,6 +312,11 @@ def _boots(series: Sequence[EngineSample]) -> Iterable[tuple[EngineSample, Engin
             yield first, one, rebooted
             first, rebooted = other, True
     yield first, series[-1], rebooted
+
+
+def _arrivals(counts: Mapping[str, int]) -> int:
+    """As `EngineSample.arrivals`; one that turned out invalid after it was seen to come is no contradiction."""
+    return max(0, counts["requests_received"] - counts["requests_rejected"] + counts["queue_full"])
 
 
 def _sane(sample: EngineSample) -> bool:

@@ -91,6 +91,11 @@ class EngineSample:
     kv_tokens: int = 0  # that the KV cache holds
 
     @property
+    def arrivals(self) -> int:
+        """Requests that were taken, or would have been but for a full queue: one that cannot be served is no demand."""
+        return max(0, self.requests_received - self.requests_rejected + self.queue_full)
+
+    @property
     def batch(self) -> ClassSample:
         """The requests of class batch."""
         return self.classes.get(BATCH, NO_REQUESTS)

@@ -31,6 +31,7 @@ def without_batch(sample: EngineSample) -> EngineSample:
         num_waiting=max(0, sample.num_waiting - sample.num_waiting_batch),
         waiting_prompt_tokens=max(0, sample.waiting_prompt_tokens - sample.queued_batch_tokens),
         requests_received=max(0, sample.requests_received - batch.admitted - batch.refused),
+        requests_rejected=max(0, sample.requests_rejected - batch.refused),
         requests_finished=max(0, sample.requests_finished - batch.finished),
         queue_full=max(0, sample.queue_full - batch.refused),
         prompt_tokens=max(0, sample.prompt_tokens - batch.prompt_tokens),

@@ -149,8 +149,6 @@ async def test_batch_work_that_waits_takes_no_room_in_the_queue_from_better_clas
         refused = await engine.submit(replace(request("b4"), priority=Priority.BATCH))
         assert isinstance(refused, Rejected)
         assert refused.message == "4 requests wait for a slot, limits.max_queued_batch_requests is 4"
-        executor.release()  # one step, after which the step loop has seen the heap
-        await eventually(lambda: engine._steps.state.num_waiting_batch == 4)
         chats = [await submitted(engine, request(f"c{n}")) for n in range(2)]
         refused = await engine.submit(request("c2"))
         assert isinstance(refused, Rejected)
@@ -164,6 +162,51 @@ async def test_batch_work_that_waits_takes_no_room_in_the_queue_from_better_clas
             await read(stream)
         classes = engine.stats().classes
         assert {kind: one.finished for kind, one in classes.items()} == {Priority.INTERACTIVE: 3, Priority.BATCH: 4}
+
+
+async def test_batch_work_that_no_step_has_seen_yet_is_known_as_such() -> None:
+    """The operator would take it for the demand of better classes, and the queue's bound for their requests."""
+    executor = ScriptedExecutor((b"x",))
+    model = loaded(executor)
+    assert isinstance(model.tokenizer, ByteTokenizer)
+    executor.hold()
+    async with running(executor, config(max_num_seqs=1), model=model) as engine:
+        first = await submitted(engine, request("first"))
+        await eventually(lambda: engine.loads().num_running == 1)
+        sent = await submitted(engine, replace(request("sent", ids=(5, 6, 7)), priority=Priority.BATCH))
+        model.tokenizer.gate = threading.Event()
+        text = Request(RequestId("text"), time.monotonic(), text="hi", priority=Priority.BATCH)
+        entering = asyncio.create_task(engine.submit(text))
+        await eventually(lambda: engine.loads().num_total == 3)
+        loads = engine.loads()
+        assert (loads.num_waiting, loads.num_waiting_batch, loads.waiting_batch_prompt_tokens) == (2, 2, 3)
+        stats = engine.stats()
+        batch = stats.classes[Priority.BATCH]
+        assert (batch.admitted, batch.finished, batch.prompt_tokens_admitted) == (2, 0, 3)
+        assert stats.requests_received - batch.admitted == 1
+        model.tokenizer.gate.set()
+        last = await entering
+        assert isinstance(last, TokenStream)
+        executor.release(20)
+        for stream in (first, sent, last):
+            await read(stream)
+        assert engine.stats().classes[Priority.BATCH].prompt_tokens_admitted == 5
+        assert nothing_left(engine)
+
+
+async def test_a_request_that_names_no_class_counts_in_the_one_that_was_the_default_when_it_came() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor, config(max_num_seqs=1)) as engine:
+        streams = [await submitted(engine, request(f"r{n}")) for n in range(2)]
+        change = asyncio.create_task(engine.update_limits(LimitsPatch(default_class=Priority.BATCH), 60, None))
+        executor.release(20)
+        assert isinstance(await change, RuntimeConfigState)
+        streams.append(await submitted(engine, request("r2")))
+        for stream in streams:
+            await read(stream)
+        counted = {kind: (one.admitted, one.finished) for kind, one in engine.stats().classes.items()}
+        assert counted == {Priority.INTERACTIVE: (2, 2), Priority.BATCH: (1, 1)}
 
 
 async def test_a_request_without_a_class_is_refused_by_the_bound_of_the_default_one() -> None:

@@ -147,6 +147,16 @@ def test_target_that_no_engine_reaches_does_not_pin_the_fleet_to_its_maximum() -
     assert world.condition("SLOMet")["status"] == "False"
 
 
+def test_requests_that_no_engine_can_serve_order_no_replica() -> None:
+    world, traffic = loaded(60, rate=1.0)
+    assert desired(world) == 1
+    for _ in range(30):
+        for engine in world.engines.values():
+            engine.invalid += 50
+        traffic.second()
+    assert desired(world) == 1
+
+
 def test_more_silent_engines_than_a_message_holds_are_counted() -> None:
     world = World(spec(slo=SLO, replicas=40), boot_s=1)
     for _ in range(20):

@@ -17,6 +17,8 @@ from headway_operator.core.online import Apart, take_in, without_batch
 
 SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
 
+INVALID = 7  # requests that no engine could serve: of a class, but none of the demand
+
 
 def engine(second: float, chats: int, batch: int, waiting_batch: int = 0, refused: int = 0) -> EngineSample:
     """An engine that has finished `chats` and `batch` requests of 100 prompt and 10 answer tokens each.
@@ -40,7 +42,8 @@ def engine(second: float, chats: int, batch: int, waiting_batch: int = 0, refuse
         num_waiting=waiting_batch,
         num_waiting_batch=waiting_batch,
         waiting_prompt_tokens=100 * waiting_batch,
-        requests_received=chats + batch + waiting_batch + refused,
+        requests_received=chats + batch + waiting_batch + refused + INVALID,
+        requests_rejected=refused + INVALID,
         queue_full=refused,
         requests_finished=chats + batch,
         prompt_tokens=100 * (chats + batch),
@@ -61,7 +64,7 @@ def test_without_batch_an_engine_looks_as_if_none_had_come(chats: int, batch: in
     found, expected = without_batch(engine(5.0, chats, batch, waiting, refused)), alone(5.0, chats)
     for field in ("num_running", "num_waiting", "waiting_prompt_tokens", "requests_received", "requests_finished"):
         assert getattr(found, field) == getattr(expected, field), field
-    for field in ("queue_full", "prompt_tokens", "cached_prompt_tokens", "generation_tokens"):
+    for field in ("arrivals", "queue_full", "prompt_tokens", "cached_prompt_tokens", "generation_tokens"):
         assert getattr(found, field) == getattr(expected, field), field
 
 
