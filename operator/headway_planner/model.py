@@ -41,6 +41,12 @@ class Latency:
     high_ms: float | None = None  # at the objective's percentile
     median_ms: float | None = None
     count: int = 0
+    share: float = 0.95  # of the values that do not exceed `high_ms`
+
+    @property
+    def percentile(self) -> str:
+        """Its percentile in words: p95."""
+        return f"p{100 * self.share:g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def _held_by(view: LoadView, config: ScaleConfig, count: int) -> str:
         return f"the KV cache is {view.kv_usage:.0%} full with {view.serving} replicas"
     ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
     if ttft is not None and ttft > config.ttft_target_ms and (view.queue_wait.high_ms or 0.0) > 0.5 * ttft:
-        return f"p95 TTFT {_ms(ttft)} > {_ms(config.ttft_target_ms)} by the queue"
+        return f"{view.ttft.percentile} TTFT {_ms(ttft)} > {_ms(config.ttft_target_ms)} by the queue"
     return ""
 
 
@@ -140,7 +140,7 @@ def _measured_up(measured: _Measured) -> tuple[int, str]:
     queue = waiting / supply
     ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
     queue_wait = view.queue_wait.high_ms or 0.0
-    calm = f"queue {queue:.1f} per replica, p95 TTFT {_ms(ttft)}"
+    calm = f"queue {queue:.1f} per replica, {view.ttft.percentile} TTFT {_ms(ttft)}"
     long_queue = queue > config.queue_per_replica
     late = _late(measured)
     if not (long_queue or late):
@@ -149,7 +149,9 @@ def _measured_up(measured: _Measured) -> tuple[int, str]:
     if long_queue:
         why.append(f"queue {queue:.1f} per replica > {config.queue_per_replica:g}")
     if ttft is not None and ttft > config.ttft_target_ms:
-        why.append(f"p95 TTFT {_ms(ttft)} > {_ms(config.ttft_target_ms)} (queue wait {_ms(queue_wait)})")
+        why.append(
+            f"{view.ttft.percentile} TTFT {_ms(ttft)} > {_ms(config.ttft_target_ms)} (queue wait {_ms(queue_wait)})"
+        )
     reason = ", ".join(why)
     if state.blocked:
         return desired, f"{reason}, but {state.blocked} replicas wait for a place on a node"

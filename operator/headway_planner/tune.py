@@ -127,7 +127,7 @@ def _settle(view: LoadView, config: TuneConfig, state: TuneState, guide: Guide |
         raised = _raised(limits.tokens, config)
         if _fits(itl, config, limits.tokens, raised):
             wanted, reason = min(raised, state.baseline.tokens), "there is room, token budget back towards the baseline"
-    seen = f"p95 TTFT {_ms(view.ttft.high_ms)}, ITL {_ms(itl)}, queue {view.waiting / view.reporting:.1f} per replica"
+    seen = f"{view.ttft.percentile} TTFT {_ms(view.ttft.high_ms)}, ITL {_ms(itl)}, queue {view.waiting / view.reporting:.1f} per replica"
     return BatchLimits(limits.seqs, wanted), f"{seen}: {reason}"
 
 
@@ -233,7 +233,7 @@ def _admit_more(
 def _speed_up_prefill(
     view: LoadView, config: TuneConfig, limits: BatchLimits, guide: Guide | None
 ) -> tuple[BatchLimits, str]:
-    late = f"p95 TTFT {_ms(view.ttft.high_ms)} > {_ms(config.ttft_target_ms)}"
+    late = f"{view.ttft.percentile} TTFT {_ms(view.ttft.high_ms)} > {_ms(config.ttft_target_ms)}"
     if _late_by_queue(view, config):
         return limits, f"{late}, queue wait {_ms(view.queue_wait.high_ms)} is most of it: capacity, not limits"
     prefill = view.prefill.high_ms or 0.0

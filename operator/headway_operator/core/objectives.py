@@ -152,5 +152,5 @@ def _judge(objective: ClassObjective, counts: ClassCounts) -> ClassLoad:
 
 
 def latency(pooled: Histogram, share: float) -> Latency:
-    """The percentile, the median and the count of a histogram."""
-    return Latency(histogram.quantile(pooled, share), histogram.quantile(pooled, 0.5), histogram.count(pooled))
+    """The percentile (`share`, 0..1), the median and the count of a histogram."""
+    return Latency(histogram.quantile(pooled, share), histogram.quantile(pooled, 0.5), histogram.count(pooled), share)

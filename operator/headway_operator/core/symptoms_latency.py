@@ -29,7 +29,7 @@ def prompts_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     least = _round_up(HEADROOM * prefill.high_ms)
     words = (
-        f"{_p95(evidence)} prefill{_of_length(evidence)} alone takes {_ms(prefill)} > TTFT target {target:.0f} ms on engines with "
+        f"{_whose(evidence)} prefill{_of_length(evidence)} alone takes {_ms(prefill)} > TTFT target {target:.0f} ms on engines with "
         f"nothing else to do ({evidence.load.busiest_mean:.1f} sequences on average, queue wait {queue:.0f} ms): the objective is infeasible, "
         "no count of replicas and no limit reaches it"
     )
@@ -52,7 +52,7 @@ def batch_wait_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None
         return None
     target = evidence.ttft_target_ms or 0.0
     head = (
-        f"{_p95(evidence)} TTFT {ttft:.0f} ms > {target:.0f} ms with tokens/s steady at {evidence.load.tokens_per_s:.0f}: "
+        f"{_whose(evidence)} TTFT {ttft:.0f} ms > {target:.0f} ms with tokens/s steady at {evidence.load.tokens_per_s:.0f}: "
         f"requests wait {queue.median_ms:.0f} ms (median) for company while {evidence.load.busiest_mean:.1f} of "
         f"{limits.max_num_seqs} sequences run"
     )
@@ -82,7 +82,7 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     if evidence.late(was) and above(evidence.queue_share, CLEAR_MAJORITY, was):
         words = (
-            f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is queue wait: {_ms(view.queue_wait)} "
+            f"{_whose(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is queue wait: {_ms(view.queue_wait)} "
             f"against {_ms(view.prefill)} of compute; {running}"
         )
     elif _will_be_late(evidence, was):
@@ -115,7 +115,7 @@ def prefill_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None:
         return None
     view, limits = evidence.view, evidence.limits
     words = (
-        f"{_p95(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is compute: {_ms(view.prefill)} of "
+        f"{_whose(evidence)} TTFT {_ms(view.ttft)} > {evidence.ttft_target_ms:.0f} ms is compute: {_ms(view.prefill)} of "
         f"prefill{_of_length(evidence)} against {_ms(view.queue_wait)} of queue wait, beside {evidence.load.busiest_mean:.1f} running sequences in the busiest "
         "engine; scaling on the queue does not see it"
     )
@@ -148,7 +148,7 @@ def steps_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     ):
         return None
     words = (
-        f"p{_itl_percentile(evidence)} time between tokens {_ms(itl)} > {target:.0f} ms: steps take {_ms(evidence.load.step)} "
+        f"{itl.percentile} time between tokens {_ms(itl)} > {target:.0f} ms: steps take {_ms(evidence.load.step)} "
         f"with {evidence.load.busiest_mean:.1f} sequences in the busiest engine, {view.prompt_share:.0%} of their tokens are prompt"
     )
     if below(evidence.load.busiest_mean, ALONE, was) and view.prompt_share < MOSTLY_PROMPTS:
@@ -169,14 +169,10 @@ def _of_length(evidence: Evidence) -> str:
     return "" if length is None else f" (prompts of {length:.0f} tokens on average)"
 
 
-def _p95(evidence: Evidence) -> str:
-    slo, judged = evidence.spec.slo, evidence.judged
-    return f"{judged.value + ' ' if judged is not None else ''}p{slo.ttft_target.percentile if slo else 95}"
-
-
-def _itl_percentile(evidence: Evidence) -> int:
-    slo = evidence.spec.slo
-    return slo.inter_token_latency_target.percentile if slo else 95
+def _whose(evidence: Evidence) -> str:
+    """The class that is judged, where there are several, and the percentile of its first tokens."""
+    judged = "" if evidence.judged is None else f"{evidence.judged.value} "
+    return f"{judged}{evidence.view.ttft.percentile}"
 
 
 def _ms(latency: Latency) -> str:

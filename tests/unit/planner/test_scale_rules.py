@@ -55,6 +55,8 @@ def test_long_queue_adds_replicas_in_proportion_and_says_why():
     decision = scale(replace(FLOODED, ttft=latency(1310), queue_wait=latency(900)))
     assert decision.replicas == 4
     assert decision.reason == "queue 9.5 per replica > 4, p95 TTFT 1310 ms > 800 ms (queue wait 900 ms)"
+    of_all_but_one = Latency(1310, 900, 118, share=0.99)
+    assert "p99 TTFT 1310 ms > 800 ms" in scale(replace(FLOODED, ttft=of_all_but_one)).reason
 
 
 def test_late_first_tokens_because_of_the_queue_add_a_replica():
