@@ -84,6 +84,6 @@ test-integration: .venv/.ready ## against a real API server on loopback
 	@# One process and one API server for each part: an operator that watches everything must not meet other parts' fleets.
 	@for part in tests/integration/api tests/integration/test_cli_fleet.py tests/integration/operator/test_{kube_client,life,process,crashes}.py; do \
 	  $(PY) -m pytest -q $$part; done
-test-cluster: .venv/.ready ## end to end on the real cluster: starts it, builds the images, stops it
+test-cluster: .venv/.ready prometheus ## end to end on the real cluster: starts it, builds the images, stops it
 	@$(PY) deploy/demo/testbed.py
 test: check prometheus test-unit test-integration test-cluster ## all of the above

@@ -119,7 +119,7 @@ def stop_cluster(cluster: Cluster) -> None:
 def build_images(cluster: Cluster) -> dict[str, str]:
     """Build both images; returns image name by repository ("headway-engine", "headway-operator")."""
     lines = run(
-        [sys.executable, str(ROOT / "deploy/images/build.py"), "--provider", cluster.provider], timeout_s=1200
+        [sys.executable, str(ROOT / "deploy/images/build.py"), "--provider", cluster.provider], timeout_s=3600
     ).splitlines()
     images = [json.loads(line)["name"] for line in lines if line.startswith("{")]
     return {image.rsplit("/", 1)[-1].rsplit(":", 1)[0]: image for image in images}
@@ -136,8 +136,8 @@ def install_chart(images: Mapping[str, str]) -> None:
     ]
     run(
         ["helm", "upgrade", "--install", RELEASE, str(ROOT / "charts/headway"), "--namespace", SYSTEM_NAMESPACE,
-         "--create-namespace", "--wait", "--timeout", "120s", *settings],
-        timeout_s=180,
+         "--create-namespace", "--wait", "--timeout", "300s", *settings],
+        timeout_s=330,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import steps
 from aftermath import aftermath
-from fleets import apply, manifest
+from fleets import DRAIN_S, apply, manifest
 from incidents import Incidents, incidents
 from prometheus import Prometheus
 from reference import Reference
@@ -45,8 +45,13 @@ class Removals:
 
 def _remove(namespace: str) -> None:
     # LLMDeployments first: their finalizer drains the pods, which needs the operator.
-    steps.run(["kubectl", "delete", "llmdep", "--all", "-n", namespace, "--timeout=90s"])
-    steps.run(["kubectl", "delete", "namespace", namespace, "--timeout=90s"])
+    patience_s = DRAIN_S + 60
+    for what in (["llmdep", "--all", "-n", namespace], ["namespace", namespace]):
+        try:
+            steps.run(["kubectl", "delete", *what, f"--timeout={patience_s}s"], timeout_s=patience_s + 30)
+        except steps.StepError as error:
+            error.add_note(aftermath(namespace))
+            raise
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,14 @@ from typing import Any
 
 import steps
 
+from headway_operator.core.decide import IDLE_S
+
 PACKED_MODEL = "/models/smollm2.gguf"
+
+# How long is waited before something counts as not happening. None of it is a promise of speed: the machine may be busy.
+SOON_S = 2 * IDLE_S  # for a pass of the operator: one comes each `IDLE_S` even if nothing asked for it
+SERVES_S = 300.0  # for a pod from its creation until it takes requests, or for one in the place of another
+DRAIN_S = 300  # for streams of a pod that leaves: what a drain cuts when its time is over is asked nowhere here
 
 
 def manifest(name: str, **spec: Any) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def manifest(name: str, **spec: Any) -> dict[str, Any]:
                 "ttft": {"targetMilliseconds": 1500},
                 "interTokenLatency": {"targetMilliseconds": 1000},
             },
-            "drain": {"timeoutSeconds": 60, "endpointRemovalDelaySeconds": 2},
+            "drain": {"timeoutSeconds": DRAIN_S, "endpointRemovalDelaySeconds": 2},
             **spec,
         },
     }
@@ -62,7 +69,7 @@ def uids(name: str, namespace: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
 
 
-def wait_condition(name: str, namespace: str, kind: str, status: str, *, timeout_s: float) -> dict[str, Any]:
+def wait_condition(name: str, namespace: str, kind: str, status: str, *, timeout_s: float = SOON_S) -> dict[str, Any]:
     """Wait until a condition has a status for the current generation; returns the condition."""
     seen: dict[str, Any] = {}
 
@@ -77,3 +84,22 @@ def wait_condition(name: str, namespace: str, kind: str, status: str, *, timeout
     except steps.StepError as error:
         raise AssertionError(f"{error}; last seen: {seen}") from error
     return dict(seen)
+
+
+def events(name: str, namespace: str, *reasons: str) -> dict[str, str]:
+    """Wait until the fleet has Events of these reasons; returns the newest note of each reason that it has.
+
+    A pass writes the status first and posts the Events about it afterwards: what shows in a status may be told a moment later.
+    """
+    found: dict[str, str] = {}
+
+    def posted() -> bool:
+        items = steps.get("events", "-n", namespace, "--sort-by=.metadata.creationTimestamp")["items"]
+        found.update({item["reason"]: item["message"] for item in items if item["involvedObject"]["name"] == name})
+        return set(reasons) <= found.keys()
+
+    try:
+        steps.wait_until(f"Events {', '.join(reasons)} about {name}", posted, timeout_s=SOON_S)
+    except steps.StepError as error:
+        raise AssertionError(f"{error}; there are: {sorted(found)}") from error
+    return found

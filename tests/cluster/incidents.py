@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import grpc
 import steps
-from fleets import apply, manifest
+from fleets import SOON_S, apply, manifest
 from prometheus import Prometheus
 
 from headway_rpc import EngineStub, pb
@@ -71,7 +71,7 @@ def incidents(namespace: str, prometheus: Prometheus) -> Iterator[Incidents]:
         "resources": {"requests": {"cpu": "50m", "memory": "700Mi"}, "limits": {"cpu": "250m", "memory": "2Gi"}},
     }
     apply(namespace, small)
-    address = f"{steps.wait_until('its Service', lambda: _cluster_ip(namespace), timeout_s=30)}:50051"
+    address = f"{steps.wait_until('its Service', lambda: _cluster_ip(namespace), timeout_s=SOON_S)}:50051"
     clients = [threading.Thread(target=_ask_for_ever, args=(address, ends)) for _ in range(CLIENTS)]
     for client in clients:
         client.start()

@@ -7,7 +7,7 @@ autoscaler would take that for bursts, and prepare for them.
 
 It does what a careful client does. It talks to the pods that the fleet's EndpointSlices list as ready, picks the one
 with the fewest requests of its own in flight (of several the one that it left alone for longest), and tries again elsewhere when an engine answers UNAVAILABLE before the
-first token (which means: not started). Anything else that ends a stream early is a failure.
+first token (which means: not started); where all listed ones have, it asks for a newer list. Anything else that ends a stream early is a failure.
 """
 
 import asyncio
@@ -16,17 +16,20 @@ import itertools
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 import grpc
 import steps
+from fleets import SOON_S
 
 from headway_rpc import EngineStub, pb
 
 ANSWERS_EACH = 2  # before one more client begins
 RESTS = 4  # pauses of a client that rests, as a multiple of the time that its answer took
+ANSWER_S = 600.0  # for an answer: nobody waits for one in vain
 LENGTHS = (0.5, 1.25, 0.75, 1.5, 1.0)  # of answers in turn, shares of `max_tokens`
 
 
@@ -67,6 +70,18 @@ def ready_addresses(fleet: str, namespace: str) -> list[str]:
     ]
 
 
+def endpoints(fleet: str, namespace: str, count: int = 1) -> list[str]:
+    """Wait until the fleet's Service routes to so many pods. Kubernetes lists a pod some time after it is ready."""
+    found: list[str] = []
+
+    def listed() -> bool:
+        found[:] = ready_addresses(fleet, namespace)
+        return len(found) == count
+
+    steps.wait_until(f"{count} endpoints of {fleet}", listed, timeout_s=SOON_S)
+    return found
+
+
 class Load:
     """A running load. Use as an async context manager: leaving it waits for every request that was started."""
 
@@ -88,7 +103,7 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._ready = await asyncio.to_thread(ready_addresses, self._fleet, self._namespace)
+        self._ready = await asyncio.to_thread(endpoints, self._fleet, self._namespace)
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._arrive())]
         return self
 
@@ -98,6 +113,20 @@ class Load:
         await self.finish()
         if error is not None:
             error.add_note(f"the load meanwhile: {self.outcome}")
+
+    async def until(self, what: str, check: Callable[[], bool], timeout_s: float) -> None:
+        """Wait beside the load. Where that has failed nothing else will come of it.
+
+        Raises:
+            StepError: the load failed, or not within `timeout_s`.
+        """
+
+        def holds() -> bool:
+            if self.outcome.failures:
+                raise steps.StepError(f"{what}: the load failed first")
+            return check()
+
+        await asyncio.to_thread(steps.wait_until, what, holds, timeout_s=timeout_s)
 
     async def finish(self) -> Outcome:
         """Send nothing more, wait for what is in flight, and return what became of all of it."""
@@ -110,9 +139,12 @@ class Load:
 
     async def _refresh(self) -> None:
         while not self._stop.is_set():
-            self._ready = await asyncio.to_thread(ready_addresses, self._fleet, self._namespace)
+            await self._list()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
+
+    async def _list(self) -> None:
+        self._ready = await asyncio.to_thread(ready_addresses, self._fleet, self._namespace)
 
     async def _arrive(self) -> None:
         answers = itertools.count(1)
@@ -133,12 +165,15 @@ class Load:
 
     async def _one(self) -> None:
         tried: set[str] = set()
-        wanted = next(self._max_tokens)
+        wanted, asked_s = next(self._max_tokens), time.monotonic()
         request = pb.GenerateRequest(
             text=self._prompt, sampling_params=pb.SamplingParams(max_tokens=wanted, temperature=0.0, ignore_eos=True)
         )
         while True:
-            candidates = [a for a in self._ready if a not in tried] or self._ready
+            if tried.issuperset(self._ready):
+                await self._list()
+                tried.clear()
+            candidates = [a for a in self._ready if a not in tried]
             if not candidates:
                 self.outcome.failures.append("no ready endpoint")
                 return
@@ -149,7 +184,7 @@ class Load:
             self._in_flight[address] += 1
             tokens = 0
             try:
-                async for message in EngineStub(self._channels[address]).Generate(request, timeout=300):
+                async for message in EngineStub(self._channels[address]).Generate(request, timeout=ANSWER_S):
                     tokens += len(message.chunk.token_ids)
                     if message.HasField("complete"):
                         self._check(address, wanted, message.complete)
@@ -157,7 +192,11 @@ class Load:
                 self.outcome.failures.append(f"{address}: the stream ended without `complete` after {tokens} tokens")
                 return
             except grpc.aio.AioRpcError as error:
-                if error.code() == grpc.StatusCode.UNAVAILABLE and tokens == 0 and len(tried) < 5:
+                if (
+                    error.code() == grpc.StatusCode.UNAVAILABLE
+                    and tokens == 0
+                    and time.monotonic() - asked_s < ANSWER_S
+                ):
                     tried.add(address)
                     self.outcome.retried += 1
                     continue

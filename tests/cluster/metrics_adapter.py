@@ -43,7 +43,7 @@ class MetricsAdapter:
         for manifest in self._manifests():
             steps.run(["kubectl", "apply", "-f", "-"], stdin=json.dumps(manifest))
         condition = f"apiservice/{VERSION}.{GROUP}"
-        steps.run(["kubectl", "wait", "--for=condition=Available", condition, "--timeout=60s"])
+        steps.run(["kubectl", "wait", "--for=condition=Available", condition, "--timeout=180s"])
         return self
 
     def __exit__(
@@ -136,7 +136,7 @@ def _values(namespace: str, metric: str, selector: str) -> dict[str, Any]:
 def _scraped(address: str, metric: str) -> int | None:
     """The engine's figure; None while it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://{address}:8080/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{address}:8080/metrics", timeout=10) as answer:
             text = str(answer.read(), "utf-8")
     except OSError:
         return None

@@ -54,7 +54,7 @@ class Prometheus:
 
     def __enter__(self) -> Self:
         command = [sys.executable, str(steps.ROOT / "deploy/local/cluster.py"), "prometheus"]
-        binary = Path(steps.run(command, timeout_s=900).strip()) / "prometheus"
+        binary = Path(steps.run(command, timeout_s=3600).strip()) / "prometheus"
         wanted = configuration()
         (rule_file,) = wanted["rule_files"]
         (self._folder / rule_file).write_text(json.dumps(rules()))
@@ -67,7 +67,7 @@ class Prometheus:
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
-        steps.wait_until("Prometheus to be ready", self._ready, timeout_s=30)
+        steps.wait_until("Prometheus to be ready", self._ready, timeout_s=180)
         return self
 
     def __exit__(
@@ -78,7 +78,7 @@ class Prometheus:
 
     def firing(self, **labels: str) -> dict[str, dict[str, Any]]:
         """Alerts that fire with these labels, by name, as `/api/v1/alerts` has them."""
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/alerts", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/alerts", timeout=30) as answer:
             alerts = json.load(answer)["data"]["alerts"]
         return {
             alert["labels"]["alertname"]: alert
@@ -90,7 +90,7 @@ class Prometheus:
         if self._process.poll() is not None:
             raise steps.StepError(f"Prometheus ended:\n{(self._folder / 'log').read_text()[-2000:]}")
         try:
-            with urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=5):
+            with urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=30):
                 return True
         except OSError:
             return False

@@ -5,20 +5,19 @@ import urllib.request
 
 import pytest
 import steps
-from fleets import apply, manifest, uids
-from load_client import Load, ready_addresses
+from fleets import DRAIN_S, SERVES_S, SOON_S, apply, manifest, uids
+from load_client import Load, endpoints, ready_addresses
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 NAME = "change"
-
-
+CHANGED = {"maxNumSeqs": 7, "maxNumBatchedTokens": 128}
 RULES = 'headway_engine_limit_rules{batching_mode="adaptive",model_name="smollm2",profile="low-tail"} 1.0'
 
 
 def engine_metrics(namespace: str) -> str:
     [pod] = steps.engine_pods(NAME, namespace)
-    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/metrics", timeout=SOON_S) as answer:
         return str(answer.read(), "utf-8")
 
 
@@ -37,49 +36,37 @@ async def _changes(namespace: str) -> None:
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     before = uids(NAME, namespace)
     async with Load(NAME, namespace, clients=4, prompt="Once upon a time", max_tokens=24) as load:
-        deployment["spec"]["engine"]["limits"] = {
-            "maxNumSeqs": 7,
-            "maxNumBatchedTokens": 128,
-            "batchingMode": "Adaptive",
-            "profile": "LowTail",
-        }
+        await load.until("an answer", lambda: load.outcome.completed > 0, SERVES_S)
+        deployment["spec"]["engine"]["limits"] = {**CHANGED, "batchingMode": "Adaptive", "profile": "LowTail"}
         await asyncio.to_thread(apply, namespace, deployment)
-        await asyncio.to_thread(
-            steps.wait_until,
-            "the new limits",
-            lambda: (effective(namespace)["maxNumSeqs"], effective(namespace)["maxNumBatchedTokens"]) == (7, 128),
-            timeout_s=20,
-        )
+        await load.until("the new limits", lambda: effective(namespace).items() >= CHANGED.items(), SOON_S)
         assert uids(NAME, namespace) == before
         told = await asyncio.to_thread(steps.run, ["headway", "explain", NAME, "--namespace", namespace])
         assert "maxNumSeqs 4 -> 7" in told
-        await asyncio.to_thread(
-            steps.wait_until, "the engine's own word", lambda: RULES in engine_metrics(namespace), timeout_s=5
-        )
+        await load.until("the engine's own word", lambda: RULES in engine_metrics(namespace), SOON_S)
+        answered = load.outcome.completed
+        await load.until("an answer under them", lambda: load.outcome.completed > answered, SERVES_S)
         deployment["spec"]["engine"]["capacity"] = {"maxNumSeqs": 24, "maxNumBatchedTokens": 256}
         await asyncio.to_thread(apply, namespace, deployment)
-        await asyncio.to_thread(
-            steps.wait_until,
-            "the rollout",
-            lambda: len(uids(NAME, namespace)) == 1 and not uids(NAME, namespace) & before,
-            timeout_s=240,
-        )
+        await load.until("another pod", lambda: bool(uids(NAME, namespace) - before), SERVES_S)
+        await load.until("answers of both", lambda: len(load.outcome.by_address) == 2, SERVES_S)
+        await load.until("the end of the old one", lambda: not uids(NAME, namespace) & before, DRAIN_S + SOON_S)
         await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     assert load.outcome.failures == []
-    assert load.outcome.completed > 10
+    assert len(uids(NAME, namespace)) == 1
     assert effective(namespace)["maxNumSeqs"] == 7
 
 
 def test_a_pod_that_lost_its_serving_label_is_soon_back_behind_the_service(served: tuple[str, str]) -> None:
     name, namespace = served
     [pod] = steps.engine_pods(name, namespace)
-    address = ready_addresses(name, namespace)
+    address = endpoints(name, namespace)
     label = "serving.headway.dev/serving"
     steps.run(["kubectl", "label", "pod", pod["metadata"]["name"], "-n", namespace, f"{label}-"])
     steps.wait_until(
         "the label",
         lambda: [one["metadata"]["labels"].get(label) for one in steps.engine_pods(name, namespace)] == ["true"],
-        timeout_s=10,
+        timeout_s=SOON_S,
     )
-    steps.wait_until("the endpoint", lambda: ready_addresses(name, namespace) == address, timeout_s=10)
+    steps.wait_until("the endpoint", lambda: ready_addresses(name, namespace) == address, timeout_s=SOON_S)
     assert [one["metadata"]["uid"] for one in steps.engine_pods(name, namespace)] == [pod["metadata"]["uid"]]

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import steps
-from fleets import apply, manifest
+from fleets import DRAIN_S, SERVES_S, SOON_S, apply, manifest
 from load_client import Load
 from metrics_adapter import MetricsAdapter
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 NAME = "outside"
 # One runs on each replica and the others wait: 7 for one, 3 for each of two, where the HPA's target is 2.
 CLIENTS = 8
+SCALES_S = 300.0  # for the autoscaler: it looks each 15 s, and the queue grows with the answers of a slow engine
 HPA = {
     "apiVersion": "autoscaling/v2",
     "kind": "HorizontalPodAutoscaler",
@@ -70,12 +71,12 @@ async def _story(namespace: str) -> None:
     await asyncio.to_thread(steps.wait_ready, NAME, namespace)
     await asyncio.to_thread(steps.run, ["kubectl", "apply", "-n", namespace, "-f", "-"], stdin=json.dumps(HPA))
     async with Load(NAME, namespace, clients=CLIENTS, prompt="Once upon a time", max_tokens=24) as load:
-        await _until("the HPA to order a second replica", lambda: replicas(namespace) == 2, 120)
-        await _until("two replicas that serve", lambda: _serving(namespace) == 2, 240)
-        await _until("both replicas to answer", lambda: len(load.outcome.by_address) == 2, 120)
+        await load.until("the HPA to order a second replica", lambda: replicas(namespace) == 2, SCALES_S)
+        await load.until("two replicas that serve", lambda: _serving(namespace) == 2, SERVES_S)
+        await load.until("both replicas to answer", lambda: len(load.outcome.by_address) == 2, SERVES_S)
     assert load.outcome.failures == []
-    await _until("the HPA to take one back", lambda: replicas(namespace) == 1, 120)
-    await _until("one replica", lambda: len(steps.engine_pods(NAME, namespace)) == 1, 60)
+    await _until("the HPA to take one back", lambda: replicas(namespace) == 1, SCALES_S)
+    await _until("one replica", lambda: len(steps.engine_pods(NAME, namespace)) == 1, DRAIN_S + SOON_S)
     assert ("kube-controller-manager", "scale") in owners_of_the_count(namespace)
     assert not any(manager.startswith("headway") for manager, _ in owners_of_the_count(namespace))
     assert "RivalWriter" not in json.dumps(steps.fleet(NAME, namespace)["status"])

@@ -9,8 +9,9 @@ import openai
 import pytest
 import steps
 import yaml
+from fleets import SERVES_S
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NAME = "smollm2"
 PAGE = steps.ROOT / "docs/how-to/use-an-openai-client.md"
@@ -29,7 +30,8 @@ def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(served: tuple[str,
     _, namespace = served
     for one in page_objects(namespace):
         steps.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(one))
-    steps.run(["kubectl", "rollout", "status", "deployment/openai", "-n", namespace, "--timeout=60s"])
+    rollout = ["kubectl", "rollout", "status", "deployment/openai", "-n", namespace, f"--timeout={SERVES_S:.0f}s"]
+    steps.run(rollout, timeout_s=SERVES_S + 30)
     [pod] = steps.get("pods", "-n", namespace, "-l", "app=openai")["items"]
     answer = asyncio.run(_ask(f"http://{pod['status']['podIP']}:8000/v1"))
     assert "Paris" in answer

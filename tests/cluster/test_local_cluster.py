@@ -17,7 +17,7 @@ BASE = images.reference(images.BASE)
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(300),  # the first pod of a fresh cluster also unpacks its image, on a busy disk
+    pytest.mark.timeout(900),  # the first pod of a fresh cluster also unpacks its image, on a busy disk
     pytest.mark.skipif(
         os.environ.get("KUBECONFIG", str(PATHS.kubeconfig)) != str(PATHS.kubeconfig),
         reason="these check the own local cluster, and KUBECONFIG names another",
@@ -33,7 +33,7 @@ def status(path):
     token = {"Authorization": "Bearer " + open(secrets + "token").read()}
     request = urllib.request.Request("https://kubernetes.default.svc" + path, headers=token)
     try:
-        return urllib.request.urlopen(request, context=context, timeout=5).status
+        return urllib.request.urlopen(request, context=context, timeout=60).status
     except urllib.error.HTTPError as err:
         return err.code
 print(json.dumps({
@@ -48,7 +48,7 @@ def kubectl(*arguments: str, stdin: object = None) -> str:
     """Runs kubectl on the own cluster; its words are in the failure."""
     argv = [str(build.bin_dir(PATHS) / "kubectl"), f"--kubeconfig={PATHS.kubeconfig}", *arguments]
     text = None if stdin is None else json.dumps(stdin)
-    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=150)
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=270)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
     return done.stdout
@@ -66,7 +66,7 @@ def restricted() -> Iterator[str]:
         stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
     )
     yield name
-    kubectl("delete", "namespace", name, "--timeout=90s")
+    kubectl("delete", "namespace", name, "--timeout=240s")
 
 
 def pod(name: str, command: list[str], **container: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_a_pod_finds_the_api_by_name_and_may_do_what_its_role_says(restricted: s
     kubectl("-n", restricted, "create", "rolebinding", "reader", "--role=reader", account)
     script = IN_POD.replace("NAMESPACE", restricted)
     kubectl("-n", restricted, "create", "-f", "-", stdin=pod("probe", ["python3", "-c", script]))
-    kubectl("-n", restricted, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/probe", "--timeout=120s")
+    kubectl("-n", restricted, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/probe", "--timeout=240s")
     said = json.loads(kubectl("-n", restricted, "logs", "probe"))
     assert said == {"names": [str(Addresses.from_env(os.environ).api_service)], "pods": 200, "secrets": 403}
 
@@ -114,7 +114,7 @@ def test_exec_and_an_image_as_a_read_only_volume(restricted: str) -> None:
     mounted = pod("volume", ["sleep", "600"], volumeMounts=[{"name": "v", "mountPath": "/v", "readOnly": True}])
     mounted["spec"]["volumes"] = [{"name": "v", "image": {"reference": images.reference(images.PAUSE)}}]
     kubectl("-n", restricted, "create", "-f", "-", stdin=mounted)
-    kubectl("-n", restricted, "wait", "--for=condition=Ready", "pod/volume", "--timeout=120s")
+    kubectl("-n", restricted, "wait", "--for=condition=Ready", "pod/volume", "--timeout=240s")
     assert kubectl("-n", restricted, "exec", "volume", "--", "ls", "/v").split() == ["pause"]
     with pytest.raises(RuntimeError, match="Read-only file system"):
         kubectl("-n", restricted, "exec", "volume", "--", "touch", "/v/x")
@@ -128,8 +128,8 @@ def test_the_third_of_three_pods_waits_when_the_node_has_two_gpus(restricted: st
             wanted = pod(f"gpu-{i}", ["sleep", "600"], resources={"limits": {gpus.RESOURCE: "1"}})
             kubectl("-n", restricted, "create", "-f", "-", stdin=wanted)
         # The scheduler takes them in the order of their creation.
-        kubectl("-n", restricted, "wait", "--for=condition=Ready", "pod/gpu-0", "pod/gpu-1", "--timeout=120s")
-        kubectl("-n", restricted, "wait", "--for=condition=PodScheduled=false", "pod/gpu-2", "--timeout=30s")
+        kubectl("-n", restricted, "wait", "--for=condition=Ready", "pod/gpu-0", "pod/gpu-1", "--timeout=240s")
+        kubectl("-n", restricted, "wait", "--for=condition=PodScheduled=false", "pod/gpu-2", "--timeout=240s")
         said = kubectl("-n", restricted, "get", "pod", "gpu-2", "-o", "jsonpath={.status.conditions[*].message}")
         assert "Insufficient nvidia.com/gpu" in said
     finally:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import steps
-from fleets import PACKED_MODEL, apply, manifest
+from fleets import PACKED_MODEL, SERVES_S, SOON_S, apply, manifest
 from reference import Reference
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 NAME = "source"
 
@@ -63,7 +63,7 @@ def test_a_directory_of_the_node_is_refused_where_pod_security_says_so_and_serve
         ready = steps.condition(steps.fleet(NAME, namespace), "Ready")
         return ready.get("reason") == "PodRefused" and "hostPath" in ready["message"]
 
-    steps.wait_until("Ready naming hostPath", refused, timeout_s=10)
+    steps.wait_until("Ready naming hostPath", refused, timeout_s=SOON_S)
     level = "pod-security.kubernetes.io/enforce=privileged"
     steps.run(["kubectl", "label", "namespace", namespace, "--overwrite", level])
     assert "Paris" in answer(namespace, source)
@@ -81,7 +81,7 @@ def test_an_image_that_holds_a_model_is_mounted(namespace: str) -> None:
     steps.wait_until(
         "a pod with the volume",
         lambda: len(steps.engine_pods(NAME, namespace)) == 1 and _mounts_image(namespace),
-        timeout_s=240,
+        timeout_s=SERVES_S,
     )
     assert "Paris" in answer(namespace, source)
 

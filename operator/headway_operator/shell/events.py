@@ -2,9 +2,9 @@
 
 An Event says what changed and why; the state is in the status. So losing one is harmless, and posting one must never delay
 or fail a pass. Two guards hold the number of writes down: the same sentence about the same object is posted once in ten
-minutes, and each object has a bucket of 25 Events that refills by one every 30 s. The last 5 of it are for warnings, so
-that a fleet whose limits change all day still has room for one. A sentence that was cut or refused was not said: it is
-posted when it comes again.
+minutes, and each object has a bucket of 25 Events that refills by one every 30 s. The last 5 of it are for warnings, and 5
+more are not for changed limits: a fleet that is retuned all day still has room for a change of its replicas, and for trouble.
+A sentence that was cut or refused was not said: it is posted when it comes again.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 REPEAT_S = 600.0
 BURST = 25
 KEPT_FOR_WARNINGS = 5
+FREQUENT, KEPT_FROM_FREQUENT = frozenset({"LimitsChanged"}), 5
 REFILL_S = 30.0
 NOTE_LIMIT = 1024  # bytes the API accepts
 REMEMBERED = 4096  # sentences and objects; the oldest are forgotten first
@@ -62,8 +63,9 @@ class EventRecorder:
         uid = text_at(manifest, "metadata", "uid")
         now_s = self._clock()
         digest = hashlib.sha256(f"{uid}\0{kind}\0{reason}\0{message}".encode()).hexdigest()[:16]
-        least = 1.0 if kind == "Warning" else 1.0 + KEPT_FOR_WARNINGS
-        if now_s - self._said.get(digest, -REPEAT_S) < REPEAT_S or not self._take_token(uid, now_s, least):
+        if now_s - self._said.get(digest, -REPEAT_S) < REPEAT_S or not self._take_token(
+            uid, now_s, _least(kind, reason)
+        ):
             return
         now = datetime.now(UTC)
         try:
@@ -108,6 +110,13 @@ class EventRecorder:
             return False
         bucket.tokens -= 1.0
         return True
+
+
+def _least(kind: str, reason: str) -> float:
+    """Tokens that must be there before an Event takes one of them."""
+    if kind == "Warning":
+        return 1.0
+    return 1.0 + KEPT_FOR_WARNINGS + (KEPT_FROM_FREQUENT if reason in FREQUENT else 0)
 
 
 def _trim(memory: "OrderedDict[str, float] | OrderedDict[str, _Bucket]") -> None:

@@ -5,7 +5,14 @@ from fake_kube import FakeKube, Request, no_fault
 from shell_harness import KEY
 
 from headway_operator.core.plan import Manifest
-from headway_operator.shell.events import BURST, KEPT_FOR_WARNINGS, REFILL_S, REPEAT_S, EventRecorder
+from headway_operator.shell.events import (
+    BURST,
+    KEPT_FOR_WARNINGS,
+    KEPT_FROM_FREQUENT,
+    REFILL_S,
+    REPEAT_S,
+    EventRecorder,
+)
 from headway_operator.shell.kube import Failure, KubeError
 
 
@@ -57,11 +64,14 @@ async def test_a_flood_is_cut_and_the_bucket_refills(
     assert len(kube.writes) == BURST + 1
 
 
-async def test_a_flood_of_news_leaves_room_for_warnings(
+async def test_a_fleet_that_is_retuned_all_day_has_room_for_news_and_for_warnings(
     recorder: EventRecorder, kube: FakeKube, fleet: Manifest
 ) -> None:
     for number in range(100):
         await recorder.emit(KEY.ref, fleet, "Normal", "LimitsChanged", f"change {number}")
+    assert len(kube.writes) == BURST - KEPT_FOR_WARNINGS - KEPT_FROM_FREQUENT
+    for number in range(100):
+        await recorder.emit(KEY.ref, fleet, "Normal", "ScaledUp", f"{number} replicas")
     assert len(kube.writes) == BURST - KEPT_FOR_WARNINGS
     for number in range(100):
         await recorder.emit(KEY.ref, fleet, "Warning", "Failed", f"trouble {number}")
