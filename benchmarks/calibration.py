@@ -17,7 +17,6 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from typing import Any
 import served
 
 from headway_cli.bench import predicted
+from headway_cli.bench.calibrate import FRONT
+from headway_cli.bench.front import Front
 from headway_cli.bench.workload import Workload, arrivals
 from headway_cli.simulate import engines
 from headway_engine.bench import report
@@ -50,20 +51,19 @@ def main(options: argparse.Namespace) -> None:
     print(f"{model.name}: {rate:.2f} requests/s when full", flush=True)
     engine = served.started(options.shape or str(options.model), options.device, flags(options))
     figures = [Figure("capacity", "req/s", rate, (rate,))]
-    fronts = []
+    fronts, eaches = [], []
     try:
         asyncio.run(served.ready(f"127.0.0.1:{options.port}", engine))
         for load in options.loads:
             found = online(file, round(load * rate, 3), f"{load:g}", options)
             fronts.append(found["against"]["front_ms"])
+            eaches.append(found["against"]["front_each_ms"])
             figures += errors(f"load {load:.0%}", found)
     finally:
         served.stop(engine)
     remarks = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
-    final = replace(model, first_token_ms=statistics.median(fronts))
-    engines.save(
-        options.folder / f"{model.name}.csv", final, [*remarks[:-1], "first_token_ms: lone prompts over gRPC."]
-    )
+    final = Front(statistics.median(fronts), statistics.median(eaches)).on(model)
+    engines.save(options.folder / f"{model.name}.csv", final, [*remarks[:-1], FRONT])
     save(final, figures, options)
 
 
@@ -117,10 +117,11 @@ def errors(name: str, found: dict[str, Any]) -> list[Figure]:
     """Measured, simulated and error of each figure."""
     against = found["against"]
     print(
-        f"{name}: {found['requests']} requests, {found['failed']} failed, front {against['front_ms']:.1f} ms",
+        f"{name}: {found['requests']} requests, {found['failed']} failed, front {against['front_ms']:.1f} + {against['front_each_ms']:.3f} ms",
         flush=True,
     )
-    figures = [Figure(f"{name} front", "ms", against["front_ms"], (against["front_ms"],))]
+    fronts = {"front": against["front_ms"], "front each": against["front_each_ms"]}
+    figures = [Figure(f"{name} {which}", "ms", ms, (ms,)) for which, ms in fronts.items()]
     for label, row in against["figures"].items():
         unit = "tok/s" if "tok/s" in label else "ms"
         print(f"  {label:<14}{row['measured']:>10.1f}{row['simulated']:>10.1f}{row['error']:>8.1%}", flush=True)

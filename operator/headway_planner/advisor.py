@@ -298,14 +298,15 @@ def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[tuple[Class
         running = demand.output_rate / replicas * step / 1000 / (1 - busy)
         batch = min(LIMITS.seqs, max(1.0, running))
     chunk = _common_chunk(demand, replicas, step / 1000 / (1 - busy))
-    itl = step + (model.chunk_ms(math.ceil(batch), chunk) if chunk else 0.0)
+    itl = step + (model.chunk_ms(math.ceil(batch), chunk) + model.prompt_end_ms if chunk else 0.0)
+    front = model.front_ms(math.ceil(batch)) - model.front_ms(0)  # `prefill_ms` has that of an idle engine
     rest_ms = 1000 * sum(rate * prefill**2 for rate, prefill in prefills) / 2
     rows, better, share = [], 0.0, 0.0
     for one, (rate, prefill) in zip(demand.classes, prefills, strict=True):
         better, share = share, min(0.99, share + rate * prefill)
         wait = _TAIL * rest_ms / ((1 - better) * (1 - share))
         beside = math.ceil(one.longest / LIMITS.tokens) * (step - model.decode_ms(0, 0))
-        ttft = model.prefill_ms(one.longest, LIMITS.tokens) + beside + itl + wait
+        ttft = model.prefill_ms(one.longest, LIMITS.tokens) + beside + itl + wait + front
         seen = ttft if one.deadline_s == math.inf else None
         rows.append(
             ClassRow(one.name, one.rate, one.mix.inputs, one.mix.outputs, seen, one.ttft_ms, one.itl_ms, one.deadline_s)

@@ -5,7 +5,7 @@ the weights are read, above it they are multiplied. Each split makes a problem o
 errors; the one whose model, with its maximum, explains the samples best is taken.
 
 `host_ms` and `a1_ms` are in every step together and are told apart only on an engine that runs ahead of its scheduler, where
-a prompt's chunk reads the weights a second time; on others `host_ms` is 0.
+a prompt's chunk reads the weights a second time; on others `host_ms` is 0. `prompt_end_ms` is found on those others only.
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from headway_planner import non_negative
-from headway_planner.steps import StepModel
+from headway_planner.steps import Chunks, StepModel
 
 _NEAR = 1.4  # times the floor
 _FLOORS = 8  # tried
@@ -32,6 +32,7 @@ class StepSample:
         squares: sum of chunk * (2 * before + chunk) over the chunks.
         apart: the prompt tokens were computed in a pass of their own.
         ms: what a step took, begin to begin.
+        ended: prompts whose last token was in the step.
     """
 
     cell: str
@@ -41,6 +42,7 @@ class StepSample:
     squares: float
     apart: bool
     ms: float
+    ended: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Engine:
 
 def step_ms(model: StepModel, sample: StepSample) -> float:
     """What the model says of a sample."""
-    return model.step_ms(sample.decodes, sample.context, sample.tokens, sample.squares, apart=sample.apart)
+    chunks = Chunks(sample.tokens, sample.squares, sample.ended)
+    return model.step_ms(sample.decodes, sample.context, chunks, apart=sample.apart)
 
 
 def error(model: StepModel, sample: StepSample) -> float:
@@ -107,7 +110,7 @@ def _fitted(engine: Engine, samples: Sequence[StepSample], split: int, floors: t
     # Steps near the floor say nothing of what lies below it.
     above = [one for one in samples if not one.tokens or one.ms > _NEAR * floors[one.decodes > 0]]
     rows = [[cell / one.ms for cell in _row(one, split, engine.ahead)] for one in above]
-    host, a1, b1, a2, b2, pf, dec0, seq, ctx = non_negative.solve(rows, [1.0] * len(rows))
+    host, a1, b1, a2, b2, pf, dec0, seq, ctx, end = non_negative.solve(rows, [1.0] * len(rows))
     return StepModel(
         name=engine.name,
         gpus=engine.gpus,
@@ -124,6 +127,7 @@ def _fitted(engine: Engine, samples: Sequence[StepSample], split: int, floors: t
         ahead=engine.ahead,
         prompt_step_ms=floors[0],
         prompt_step_beside_ms=floors[1],
+        prompt_end_ms=end,
     )
 
 
@@ -134,4 +138,6 @@ def _row(sample: StepSample, split: int, ahead: bool) -> list[float]:
     high = [count for count in passes if count > split]
     decodes = (float(sample.decodes > 0), float(sample.decodes), sample.context)
     lines = (float(len(low)), float(sum(low)), float(len(high)), float(sum(high)))
-    return [float(ahead), *lines, sample.squares, *decodes]
+    # Where the engine runs ahead, the least time of a step with a prompt has what its end costs: no sample tells them apart.
+    ended = 0.0 if ahead else float(sample.ended)
+    return [float(ahead), *lines, sample.squares, *decodes, ended]

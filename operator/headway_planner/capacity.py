@@ -63,7 +63,7 @@ def prefill_s(model: StepCost, mix: Mix, budget: int) -> float:
         chunk = min(budget, prompt - done)
         total += model.prefill_token_ms * chunk + model.prefill_square_ms * chunk * (2 * done + chunk)
         done += chunk
-    return total / 1000
+    return (total + model.prompt_end_ms) / 1000
 
 
 def sustained(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> Capacity:

@@ -69,6 +69,11 @@ class LearntSteps:
         """Inside of `token_ms`."""
         return 0.0
 
+    @property
+    def prompt_end_ms(self) -> float:
+        """Inside of `token_ms` too."""
+        return 0.0
+
     def decode_ms(self, sequences: int, context: float) -> float:
         """One step in which `sequences` decode; the context counts as it was on average."""
         del context

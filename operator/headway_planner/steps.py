@@ -4,7 +4,7 @@
     lin(n) = max(a1 + b1 * n, a2 + b2 * n)                                              weights read, or multiplied
     a chunk of c prompt tokens after o earlier ones adds
         prefill_factor * (lin(n + c) - lin(n) + att_pf * c * (2 * o + c))
-    An engine that runs ahead of its scheduler has the decodes of a step under way when it learns of a new prompt. The
+    and the last chunk of a prompt, from which its first token is drawn, prompt_end. An engine that runs ahead of its scheduler has the decodes of a step under way when it learns of a new prompt. The
     chunks of such a step are computed apart, in a second pass over the weights:
         prefill_factor * (lin(c) + att_pf * c * (2 * o + c))
     Where the kernels of such a step are launched one by one, or a graph computes it padded to a larger one, no step with a
@@ -17,6 +17,21 @@ k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`.
 import math
 from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The prompt tokens of a step.
+
+    Attributes:
+        tokens: of all chunks.
+        squares: sum of chunk * (2 * before + chunk).
+        ended: prompts whose last token is among them.
+    """
+
+    tokens: int
+    squares: float
+    ended: int = 0
 
 
 class StepCost(Protocol):
@@ -33,6 +48,10 @@ class StepCost(Protocol):
     @property
     def prefill_square_ms(self) -> float:
         """What a squared prompt token adds: prefill attention."""
+
+    @property
+    def prompt_end_ms(self) -> float:
+        """What the end of a prompt adds: its first token."""
 
     def decode_ms(self, sequences: int, context: float) -> float:
         """One step in which `sequences` decode over `context` tokens of KV together, and nothing is prefilled."""
@@ -53,8 +72,10 @@ class StepModel:
         kv_tokens: tokens that the KV cache holds.
         prefill_factor: measured over modelled prefill time.
         first_token_ms: server time of a first token outside of the steps.
+        first_token_each_ms: more of it for each sequence that decodes in the step, because all their tokens go the same way.
         ahead: the engine runs ahead of its scheduler, see the module.
         prompt_step_ms, prompt_step_beside_ms: the least that a step with prompt tokens takes, alone and beside decodes.
+        prompt_end_ms: per prompt that ends in a step.
     """
 
     name: str
@@ -74,6 +95,8 @@ class StepModel:
     ahead: bool = False
     prompt_step_ms: float = 0.0
     prompt_step_beside_ms: float = 0.0
+    prompt_end_ms: float = 0.0
+    first_token_each_ms: float = 0.0
 
     @property
     def prefill_token_ms(self) -> float:
@@ -98,29 +121,22 @@ class StepModel:
 
     def chunk_ms(self, sequences: int, chunk: int, before: int = 0) -> float:
         """What a chunk of a prompt adds to a step in which `sequences` decode."""
-        return self.prompts_ms(sequences, chunk, chunk * (2 * before + chunk))
+        return self.prompts_ms(sequences, Chunks(chunk, chunk * (2 * before + chunk)))
 
-    def prompts_ms(self, sequences: int, tokens: int, squares: float, *, apart: bool = False) -> float:
-        """What chunks add to a step in which `sequences` decode.
-
-        Args:
-            sequences: that decode.
-            tokens: of all chunks.
-            squares: sum of chunk * (2 * before + chunk).
-            apart: the decodes were under way before the chunks were known.
-        """
-        if not tokens:
+    def prompts_ms(self, sequences: int, chunks: Chunks, *, apart: bool = False) -> float:
+        """What chunks add to a step in which `sequences` decode. `apart`: the decodes were under way before the chunks were known."""
+        if not chunks.tokens:
             return 0.0
         if apart and sequences:
-            linear = self.linear_ms(tokens)
+            linear = self.linear_ms(chunks.tokens)
         else:
-            linear = self.linear_ms(sequences + tokens) - self.linear_ms(sequences)
-        return self.prefill_factor * (linear + self.att_pf_ms * squares)
+            linear = self.linear_ms(sequences + chunks.tokens) - self.linear_ms(sequences)
+        return self.prefill_factor * (linear + self.att_pf_ms * chunks.squares) + self.prompt_end_ms * chunks.ended
 
-    def step_ms(self, sequences: int, context: float, tokens: int, squares: float, *, apart: bool = False) -> float:
+    def step_ms(self, sequences: int, context: float, chunks: Chunks, *, apart: bool = False) -> float:
         """A whole step; see `decode_ms` and `prompts_ms`."""
-        total = self.decode_ms(sequences, context) + self.prompts_ms(sequences, tokens, squares, apart=apart)
-        if not tokens:
+        total = self.decode_ms(sequences, context) + self.prompts_ms(sequences, chunks, apart=apart)
+        if not chunks.tokens:
             return total
         return max(total, self.prompt_step_beside_ms if sequences else self.prompt_step_ms)
 
@@ -129,16 +145,20 @@ class StepModel:
         total, done = self.first_token_ms, 0
         while done < prompt:
             chunk = min(budget, prompt - done)
-            total += self.step_ms(0, 0, chunk, chunk * (2 * done + chunk))
+            total += self.step_ms(0, 0, Chunks(chunk, chunk * (2 * done + chunk), int(done + chunk == prompt)))
             done += chunk
         return total
+
+    def front_ms(self, sequences: int) -> float:
+        """What a token of a step in which `sequences` decode takes outside of the step."""
+        return self.first_token_ms + self.first_token_each_ms * sequences
 
     def least_work_ms(self, prompt: int, output: int) -> float:
         """Engine time that a request costs at the least, in steps so large that constants do not count."""
         linear = self.b2_ms * (self.prefill_factor * prompt + output)
         context = output * (prompt + output / 2)
         attention = self.prefill_factor * self.att_pf_ms * prompt * prompt + self.att_dec_ctx_ms * context
-        return linear + attention + self.att_dec_seq_ms * output
+        return linear + attention + self.att_dec_seq_ms * output + self.prompt_end_ms
 
 
 def run_time(first: float, growth: float, steps: int) -> float:

@@ -10,6 +10,7 @@ import pytest
 from fake_async_engine import FakeAsyncEngine
 from loopback import served
 
+from headway_cli.simulate import engines
 from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
 
 
@@ -30,6 +31,37 @@ async def headway(*arguments: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_front_of_a_served_engine_goes_into_its_step_model(address: str, tmp_path: Path) -> None:
+    engine = {"kind": "engine", "name": "tiny", "kv_tokens": 4096, "ahead": False, "dtype": "float32", "device": "cpu"}
+    shape = {"kind": "step", "context": 0, "tokens": 0, "squares": 0, "apart": False}
+    steps = [{**shape, "cell": f"decode {n}", "decodes": n, "ms": 5 + n} for n in (1, 2, 4, 8, 16)]
+    steps += [
+        {**shape, "cell": f"prompt {n}", "decodes": 0, "tokens": n, "squares": n * n, "ms": 5 + n}
+        for n in (16, 64, 256)
+    ]
+    kept, file = tmp_path / "samples.jsonl", tmp_path / "engine.csv"
+    kept.write_text("".join(json.dumps(row) + "\n" for row in (engine, *steps)))
+    code, _, err = await headway(
+        "bench", "calibrate", "--from", str(kept), "--output", str(file), "--front", address, "--mux"
+    )
+    assert (code, err.count("\n")) == (0, 1)
+    assert engines.load(file).first_token_ms > 0
+    assert (
+        "# first_token_ms, first_token_each_ms: single prompts over gRPC, alone and beside streams." in file.read_text()
+    )
+    code, out, _ = await headway(
+        *("bench", "online", "--address", address, "--rate", "20", "--duration", "1", "--max-output", "16"),
+        *("--max-input", "1000", "--json", "--against", str(file)),
+    )
+    assert code == 0
+    against = json.loads(out)["against"]
+    assert against["front_ms"] > 0 <= against["front_each_ms"]
+    code, _, err = await headway(
+        "bench", "calibrate", "--from", str(kept), "--output", str(file), "--front", "127.0.0.1:1"
+    )
+    assert (code, err) == (1, f"headway: --front 127.0.0.1:1: {err.partition(': --front 127.0.0.1:1: ')[2]}")
 
 
 async def test_generate_prints_the_answer_and_on_request_the_figures(address: str, engine: FakeAsyncEngine) -> None:

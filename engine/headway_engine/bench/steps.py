@@ -189,19 +189,19 @@ async def _read(stream: TokenStream, begun: asyncio.Event) -> None:
 
 
 def samples(cell: str, steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, object]]:
-    """The median of each kind of step that was seen often enough; a kind is its decodes and its chunks.
+    """The median of each kind of step that was seen often enough; a kind is its decodes, its chunks, and the prompts that end.
 
     Steps that did not wait for their chunks, and those after them, which did so too, say nothing of either.
     """
-    kinds: dict[tuple[int, tuple[tuple[int, int], ...], bool], list[Mapping[str, Any]]] = {}
+    kinds: dict[tuple[int, tuple[tuple[int, int], ...], int, bool], list[Mapping[str, Any]]] = {}
     blurred = False
     for step in steps:
         before, blurred = blurred, step["open"]
         if before or blurred:
             continue
         chunks = tuple((before, tokens) for before, tokens in step["chunks"])
-        kinds.setdefault((step["decodes"], chunks, step["apart"]), []).append(step)
-    for (decodes, chunks, apart), found in kinds.items():
+        kinds.setdefault((step["decodes"], chunks, step["ended"], step["apart"]), []).append(step)
+    for (decodes, chunks, ended, apart), found in kinds.items():
         if len(found) >= FEWEST:
             yield {
                 "kind": "step",
@@ -210,6 +210,7 @@ def samples(cell: str, steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
                 "context": statistics.mean(step["context"] for step in found),
                 "tokens": sum(tokens for _, tokens in chunks),
                 "squares": sum(tokens * (2 * before + tokens) for before, tokens in chunks),
+                "ended": ended,
                 "apart": apart,
                 "ms": statistics.median(step["ms"] for step in found),
                 "times_ms": [round(step["ms"], 4) for step in found],

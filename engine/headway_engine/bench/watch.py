@@ -59,6 +59,7 @@ class Watch:
             "decodes": len(decodes),
             "context": sum(chunk.start + 1 for chunk in decodes),
             "chunks": chunks,
+            "ended": sum(chunk.sample for chunk in prompts),
             "apart": apart,
             "ms": (now - (self._last_s if follows else began)) * 1000,
         }

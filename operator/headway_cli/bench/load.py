@@ -55,12 +55,12 @@ class LoadClient:
         self._share = share
         self._pool = EnginePool(share.timeout_s, share.mux)
         # Made beforehand: building a long prompt takes a millisecond that no request should wait for.
-        self._requests = [_request(share, arrival) for arrival in share.schedule]
+        self._requests = [request(share, arrival) for arrival in share.schedule]
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
         await self._pool.start(self._share.addresses)
-        await warm_up(self._pool.open, lambda: _request(self._share, WARMUP), self._share.warmup)
+        await warm_up(self._pool.open, lambda: request(self._share, WARMUP), self._share.warmup)
         return self
 
     async def __aexit__(
@@ -142,7 +142,8 @@ async def _listen(engine: Engine, request: pb.GenerateRequest, start_s: float) -
     return _Answer(times, tokens, status, problem)
 
 
-def _request(share: Share, arrival: Arrival) -> pb.GenerateRequest:
+def request(share: Share, arrival: Arrival) -> pb.GenerateRequest:
+    """What is sent for an arrival; its prompt is the share's seed's."""
     return pb.GenerateRequest(
         request_id=uuid.uuid4().hex,
         tokenized=pb.TokenizedInput(input_ids=prompt_ids(share.seed, arrival, share.vocab_size)),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from headway_cli import target
-from headway_cli.bench import arguments, predicted, report
+from headway_cli.bench import arguments, front, predicted, report
 from headway_cli.bench.load import LoadClient, Share
 from headway_cli.bench.worker import LINE_BYTES, decode_records, encode_share
 from headway_cli.bench.workload import Arrival, arrivals, fit
@@ -24,7 +24,6 @@ from headway_rpc.client import EngineClient, EngineError
 
 # From "everyone is connected" to the first possible arrival.
 START_DELAY_S = 0.2
-PROBES = 9
 FOLLOW_S = 1.0  # between two looks at which pods serve
 
 
@@ -102,24 +101,9 @@ async def _measure(options: argparse.Namespace, schedule: list[Arrival], step_mo
             warmup=options.warmup,
         )
         if step_model:
-            ttfts_ms = await _lone_ttfts_ms(everything)
-            step_model = predicted.with_front(step_model, ttfts_ms, predicted.PROBE_TOKENS, options.against_tokens)
+            step_model = (await front.measured(everything, model.max_model_len, seqs)).on(step_model)
         sent = await send(everything, options.clients, current)
         return _Run(schedule, sent.records, step_model, seqs)
-
-
-async def _lone_ttfts_ms(everything: Share) -> list[float]:
-    """First tokens of prompts that have the engine for themselves, after the warm-up."""
-    found = []
-    for number in range(PROBES):
-        # Arrivals before the schedule's: other prompts than any of them has.
-        lone = Arrival(index=-2 - number, at_s=0.0, input_tokens=predicted.PROBE_TOKENS, output_tokens=1)
-        async with LoadClient(replace(everything, schedule=(lone,), warmup=1)) as load:
-            (record,) = await load.run(time.monotonic())
-        if record.ttft_ms is None:
-            raise CliError(f"a lone request got no token: {record.status} {record.error}")
-        found.append(record.ttft_ms)
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Step models in files: the ones that come with Headway, or those of `headway bench calibrate`.
 
-CSV with a row for each engine; the columns are the fields of `StepModel`, lines that begin with # are remarks. The last ones,
-from `prefill_factor` on, may be left out.
+CSV with a row for each engine; the columns are the fields of `StepModel` and `format`, lines that begin with # are remarks. The
+last ones, from `prefill_factor` on, may be left out: they have their defaults. A file without `format` is of format 1, which
+had no `prompt_end_ms` and no `first_token_each_ms`.
 """
 
 import csv
@@ -15,6 +16,8 @@ from headway_cli.errors import CliError
 from headway_planner.steps import StepModel
 
 BUILT_IN = Path(__file__).parent / "data" / "engines.csv"
+FORMAT = 2
+_COLUMNS = tuple(field.name for field in fields(StepModel))
 _LEAST = {"gpus": 1, "kv_tokens": 1}  # of the others that are not signed: 0
 _SIGNED = ("a1_ms", "a2_ms")  # the constants of two lines of which the larger one holds
 _WHOLE = ("gpus", "kv_tokens", "ahead")
@@ -24,7 +27,8 @@ def load(path: Path, name: str | None = None) -> StepModel:
     """The named engine of a file, the first one without a name.
 
     Raises:
-        CliError: the file or the engine is not there, or a column is missing or out of its limits; the message names it.
+        CliError: the file or the engine is not there, its format is newer, or a column is missing, unknown or out of its
+            limits; the message names it.
     """
     rows = _rows(path)
     names = [row.get("name") or "" for row in rows]
@@ -60,12 +64,11 @@ def save(path: Path, model: StepModel, remarks: Sequence[str]) -> None:
     Raises:
         CliError: it cannot be written.
     """
-    columns = [field.name for field in fields(StepModel)]
     text = io.StringIO()
     text.writelines(f"# {line}\n" for line in remarks)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerow([_cell(getattr(model, column)) for column in columns])
+    writer.writerow(["format", *_COLUMNS])
+    writer.writerow([FORMAT, *(_cell(getattr(model, column)) for column in _COLUMNS)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.getvalue(), encoding="utf-8")
@@ -81,6 +84,7 @@ def _cell(value: str | float) -> str:
 
 def _model(row: dict[str, str], path: Path) -> StepModel:
     where = f"engine {row.get('name') or ''} in {path}"
+    _check_columns(row, where)
     values: dict[str, float] = {}
     for field in fields(StepModel):
         if field.name != "name" and not (row.get(field.name) is None and field.default is not MISSING):
@@ -89,6 +93,17 @@ def _model(row: dict[str, str], path: Path) -> StepModel:
     if values["a1_ms"] + values["b1_ms"] <= 0 and values["a2_ms"] + values["b2_ms"] <= 0:
         raise CliError(f"{where}: a1_ms + b1_ms or a2_ms + b2_ms must be above 0, or a step takes no time")
     return StepModel(row["name"], gpus, kv_tokens=kv_tokens, ahead=bool(ahead), **values)
+
+
+def _check_columns(row: dict[str, str], where: str) -> None:
+    known = [str(number) for number in range(1, FORMAT + 1)]
+    if (given := row.get("format", "1")) not in known:
+        raise CliError(f"{where}: format {given} is not known here; this version reads {' and '.join(known)}")
+    for column in row:
+        if column is None:
+            raise CliError(f"{where}: more values than columns")
+        if column not in ("format", *_COLUMNS):
+            raise CliError(f"{where}: there is no column {column}; the columns are format, {', '.join(_COLUMNS)}")
 
 
 def _number(row: dict[str, str], column: str, where: str) -> float:

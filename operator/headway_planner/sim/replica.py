@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from headway_planner.model import BatchLimits
 from headway_planner.sim.jobs import End, Job, Rank
 from headway_planner.sim.signals import Counters, Counts, DeferredGauges, bucket
-from headway_planner.steps import StepModel, run_time, steps_within
+from headway_planner.steps import Chunks, StepModel, run_time, steps_within
 
 MAX_RUN = 256  # decode steps of one segment: the counters of a long run must not arrive late
 _BATCH = int(Rank.BATCH)
@@ -169,7 +169,7 @@ class Replica:
             self._reserved -= job.need
             first = job.first_s < 0
             if first:
-                job.first_s = now_s + self._model.first_token_ms / 1000
+                job.first_s = now_s + self._model.front_ms(len(self._decoding)) / 1000
             job.made += 1
             self._count_first(counts, job, now_s, first)
             if job.deferrable and self._apart is not None:
@@ -201,7 +201,7 @@ class Replica:
 
     def _finish(self, job: Job, now_s: float) -> None:
         # The front hands a last token on as late as it does a first one.
-        job.close(End.FINISHED, now_s + self._model.first_token_ms / 1000)
+        job.close(End.FINISHED, now_s + self._model.front_ms(len(self._decoding)) / 1000)
         self.in_flight -= 1
         self.last_busy_s = now_s
         counts = self._counts
@@ -252,9 +252,12 @@ class Replica:
             self.wake_s = self._t0 + run_time(self._first_s, self._growth_s, steps)
 
     def _mixed_ms(self, chunks: list[tuple[Job, int]], apart: bool) -> float:
-        total = sum(chunk for _, chunk in chunks)
-        squares = sum(chunk * (2 * job.done + chunk) for job, chunk in chunks)
-        return self._model.step_ms(len(self._decoding), self._context, total, squares, apart=apart)
+        found = Chunks(
+            sum(chunk for _, chunk in chunks),
+            sum(chunk * (2 * job.done + chunk) for job, chunk in chunks),
+            sum(job.done + chunk == job.need for job, chunk in chunks),
+        )
+        return self._model.step_ms(len(self._decoding), self._context, found, apart=apart)
 
     def _admissible(self, job: Job) -> bool:
         if job.rank != _BATCH and self._batch_running:

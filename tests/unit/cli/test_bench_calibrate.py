@@ -9,6 +9,7 @@ import pytest
 
 from headway_cli import main as cli
 from headway_cli.bench import calibrate, predicted
+from headway_cli.bench.front import Front, Probe, front
 from headway_cli.bench.report import Record
 from headway_cli.bench.workload import Arrival, Workload, arrivals
 from headway_cli.errors import CliError
@@ -138,20 +139,33 @@ def test_requests_that_failed_are_not_compared() -> None:
     assert predicted.beside([replace(one, status="DEADLINE") for one in fates], fates) == []
 
 
-def test_the_front_is_what_a_lone_first_token_takes_beside_its_steps() -> None:
-    steps_ms = MODEL.prefill_ms(128, 2048)
-    assert predicted.with_front(MODEL, [steps_ms + 3, steps_ms + 90, steps_ms + 2], 128, 2048).first_token_ms == (
-        pytest.approx(3)
-    )
-    assert predicted.with_front(MODEL, [steps_ms - 1], 128, 2048).first_token_ms == 0
+def test_the_front_is_what_a_lone_first_token_takes_beside_its_steps_whatever_they_take() -> None:
+    lone = [Probe(step_ms + more, step_ms + 1, 1.0) for step_ms in (20, 50, 130) for more in (4, 90, 3)]
+    beside = [Probe(step_ms + 40, step_ms + 30, 9.0) for step_ms in (20, 50, 130)]
+    # Outside of the engine's own time it is 3 ms alone and 10 ms beside the streams.
+    assert front(lone, beside, 35) == Front(alone_ms=4, each_ms=pytest.approx(0.2))
+
+
+def test_a_front_is_never_negative() -> None:
+    slow, fast = [Probe(10.0, 5.0, 0.0)], [Probe(10.0, 9.0, 0.0)]
+    assert front(slow, fast, 8) == Front(5.0, 0.0)
+    assert front([Probe(1.0, 2.0, 0.0)], fast, 8).alone_ms == 0
 
 
 def test_the_front_delays_first_tokens_and_leaves_the_time_between_tokens() -> None:
-    late = predicted.records(replace(MODEL, first_token_ms=7.0), LIMITS, schedule())
+    late = predicted.records(Front(7.0, 0.0).on(MODEL), LIMITS, schedule())
     for one, other in zip(predicted.records(MODEL, LIMITS, schedule()), late, strict=True):
         assert one.ttft_ms is not None
         assert other.ttft_ms == pytest.approx(one.ttft_ms + 7)
         assert other.tpot_ms == pytest.approx(one.tpot_ms)
+
+
+def test_streams_delay_a_first_token_and_none_does_where_the_prompt_is_alone() -> None:
+    crowd = [Arrival(0, 0.0, 64, 1000), Arrival(1, 1.0, 64, 50), Arrival(2, 100.0, 64, 50)]
+    before = predicted.records(MODEL, LIMITS, crowd)
+    after = predicted.records(Front(0.0, 0.5).on(MODEL), LIMITS, crowd)
+    later = [(other.ttft_ms or 0) - (one.ttft_ms or 0) for one, other in zip(before, after, strict=True)]
+    assert later == pytest.approx([0.0, 0.5, 0.0])
 
 
 def test_capacity_is_where_a_queue_would_begin_to_grow() -> None:

@@ -44,6 +44,7 @@ def test_a_step_is_noted_by_what_it_held(tmp_path: Path) -> None:
     )
     assert (first["decodes"], first["context"], first["chunks"]) == (0, 0, [[0, 5], [0, 7]])
     assert (second["decodes"], second["context"], second["chunks"]) == (2, 14, [[0, 6]])
+    assert (first["ended"], second["ended"]) == (2, 1)
     assert isinstance(second["ms"], float)
     assert second["ms"] > 0
 
@@ -76,12 +77,13 @@ async def test_cells_run_and_their_steps_come_back(tmp_path: Path) -> None:
 
 def test_a_sample_is_the_median_of_equal_steps_seen_often_enough() -> None:
     same = [
-        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "apart": False, "open": False, "ms": ms}
+        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "ended": 1, "apart": False, "open": False, "ms": ms}
         for n, ms in enumerate((1, 9, 2))
     ]
-    rare = [{**same[0], "decodes": 1}, {**same[0], "chunks": [[0, 8]]}]
+    rare = [{**same[0], "decodes": 1}, {**same[0], "chunks": [[0, 8]]}, {**same[0], "ended": 0}]
     (found,) = samples("mixed", [*same, *rare])
     assert (found["ms"], found["context"], found["tokens"], found["squares"]) == (2, 11, 8, 8 * (2 * 4 + 8))
+    assert found["ended"] == 1
 
 
 def test_a_step_that_waits_for_nothing_of_its_own_blurs_the_next(tmp_path: Path) -> None:

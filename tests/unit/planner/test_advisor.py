@@ -14,7 +14,7 @@ from headway_cli import main as cli
 from headway_cli.errors import CliError
 from headway_cli.plan import claims, tables
 from headway_cli.simulate import engines
-from headway_planner.advisor import ClassDemand, Demand, Hardware, Row, assess
+from headway_planner.advisor import ClassDemand, Demand, Engine, Hardware, Row, assess, assess_engine
 from headway_planner.capacity import Mix
 from headway_planner.measured import POINTS, Kind, Point, computed_ms
 from headway_planner.roofline import GPUS, SHAPES, step_model
@@ -42,6 +42,20 @@ def test_more_rate_never_takes_fewer_replicas() -> None:
     counts = [assess(shape, Hardware(gpu, 1), one_class(rate, 1000, 200)).replicas for rate in (1, 5, 20, 80, 320)]
     assert counts == sorted(counts)
     assert counts[0] >= 1
+
+
+def test_a_front_that_streams_slow_down_delays_first_tokens_by_the_streams_of_the_batch() -> None:
+    model = step_model(SHAPES["llama8b"], GPUS["H100"], 1, "nvlink")
+    demand = one_class(8, 1000, 200)
+    before, after = (
+        assess_engine(Engine("mine", replace(model, first_token_each_ms=each)), demand) for each in (0.0, 0.5)
+    )
+    assert before.replicas == after.replicas == 1
+    assert before.ttft_p95_ms is not None
+    assert after.ttft_p95_ms is not None
+    streams = (after.ttft_p95_ms - before.ttft_p95_ms) / 0.5
+    assert streams == pytest.approx(round(streams)) > 5  # Little's law gives 8 requests/s * 200 tokens * 10 ms = 16
+    assert after.itl_p95_ms == before.itl_p95_ms
 
 
 def test_70b_needs_tensor_parallelism_and_8b_fits_one_l40s() -> None:

@@ -81,6 +81,17 @@ def test_known_coefficients_come_back() -> None:
     assert (found.name, found.gpus, found.kv_tokens, found.ahead) == ("made", 1, 100_000, True)
 
 
+def test_what_the_end_of_a_prompt_costs_is_found_where_nothing_runs_ahead() -> None:
+    made = replace(model((20.0, 0.2, 90.0, 0.1, 5e-4, 2.5, 0.5, 2e-3, 0.0), ahead=False), prompt_end_ms=3.0)
+    ended = [replace(one, ended=int(bool(one.tokens))) for one in grid(made)]
+    samples = [replace(one, ms=step_ms(made, one)) for one in (*grid(made), *ended)]
+    found = fit(ENGINE, samples)
+    assert found.prompt_end_ms == pytest.approx(3.0, rel=0.02)
+    assert max(abs(error(found, one)) for one in samples) < 0.01
+    assert fit(replace(ENGINE, ahead=True), samples).prompt_end_ms == 0
+    assert fit(ENGINE, grid(made)).prompt_end_ms == 0  # kept before samples said it
+
+
 def test_the_least_time_of_a_step_with_a_prompt_is_found() -> None:
     made = model((4.0, 0.005, 200.0, 0.017, 1e-6, 0.3, 0.003, 3e-5, 0.2), ahead=True)
     made = replace(made, prompt_step_ms=13.0, prompt_step_beside_ms=20.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headway_cli.errors import CliError
 from headway_cli.simulate import engines
-from headway_planner.steps import StepModel
+from headway_planner.steps import Chunks, StepModel
 
 MODEL = engines.load(engines.BUILT_IN)
 TIMES = (
@@ -22,6 +22,8 @@ TIMES = (
     "att_dec_seq_ms",
     "att_dec_ctx_ms",
     "first_token_ms",
+    "prompt_end_ms",
+    "first_token_each_ms",
 )
 
 
@@ -57,6 +59,10 @@ def written(tmp_path: Path, **changed: str) -> Path:
         ("kv_tokens", "0", "kv_tokens must be a finite number of at least 1, got 0"),
         ("gpus", "1.5", "gpus must be a whole number, got 1.5"),
         ("ahead", "2", "ahead must be 0 or 1, got 2"),
+        ("prompt_end_ms", "-0.5", "prompt_end_ms must be a finite number of at least 0, got -0.5"),
+        ("first_token_each_ms", "", "first_token_each_ms is missing or no number"),
+        ("format", "3", "format 3 is not known here; this version reads 1 and 2"),
+        ("first_tokn_ms", "4", "there is no column first_tokn_ms; the columns are format, name, gpus, "),
     ],
 )
 def test_a_wrong_column_is_named_with_its_limit(tmp_path: Path, column: str, value: str, problem: str) -> None:
@@ -72,19 +78,47 @@ def test_an_engine_whose_steps_take_no_time_is_refused(tmp_path: Path) -> None:
 def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
     file = written(tmp_path)
     names, values = (line.split(",") for line in file.read_text().splitlines())
-    last = ["prefill_factor", "first_token_ms", "ahead", "prompt_step_ms", "prompt_step_beside_ms"]
-    assert names[-5:] == last
-    file.write_text("\n".join((",".join(names[:-5]), ",".join(values[:-5]))))
+    last = [
+        *("prefill_factor", "first_token_ms", "ahead", "prompt_step_ms", "prompt_step_beside_ms"),
+        *("prompt_end_ms", "first_token_each_ms"),
+    ]
+    assert names[-7:] == last
+    file.write_text("\n".join((",".join(names[:-7]), ",".join(values[:-7]))))
     found = engines.load(file)
-    assert [getattr(found, name) for name in last] == [1.0, 0.0, False, 0.0, 0.0]
+    assert [getattr(found, name) for name in last] == [1.0, 0.0, False, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_file_of_the_first_format_has_no_format_and_is_read(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    names, values = (line.split(",") for line in file.read_text().splitlines())
+    assert (names[0], values[0]) == ("format", "2")
+    file.write_text("\n".join((",".join(names[1:-2]), ",".join(values[1:-2]))))
+    assert engines.load(file) == replace(MODEL, prompt_end_ms=0.0, first_token_each_ms=0.0)
+
+
+def test_more_values_than_columns_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    file.write_text(f"{file.read_text()},7")
+    with pytest.raises(CliError, match="more values than columns"):
+        engines.load(file)
 
 
 def test_a_step_with_a_prompt_takes_its_least_time_and_one_without_does_not() -> None:
     model = replace(MODEL, prompt_step_ms=50.0, prompt_step_beside_ms=70.0)
-    assert model.step_ms(0, 0, 16, 256.0) == 50
-    assert model.step_ms(4, 400, 16, 256.0) == 70
-    assert model.step_ms(4, 400, 0, 0.0) == model.decode_ms(4, 400)
-    assert model.step_ms(4, 400, 8192, 8192.0**2) == MODEL.step_ms(4, 400, 8192, 8192.0**2) > 70
+    short, none, long = Chunks(16, 256.0), Chunks(0, 0.0), Chunks(8192, 8192.0**2)
+    assert model.step_ms(0, 0, short) == 50
+    assert model.step_ms(4, 400, short) == 70
+    assert model.step_ms(4, 400, none) == model.decode_ms(4, 400)
+    assert model.step_ms(4, 400, long) == MODEL.step_ms(4, 400, long) > 70
+
+
+def test_each_prompt_that_ends_in_a_step_costs_its_end() -> None:
+    model = replace(MODEL, prompt_end_ms=3.0)
+    under_way, ended = Chunks(64, 4096.0), Chunks(64, 4096.0, ended=2)
+    assert model.step_ms(4, 400, under_way) == MODEL.step_ms(4, 400, ended)
+    assert model.step_ms(4, 400, ended) == pytest.approx(model.step_ms(4, 400, under_way) + 6)
+    # Of a prompt in three chunks only the last one is an end.
+    assert model.prefill_ms(300, 128) == pytest.approx(MODEL.prefill_ms(300, 128) + 3)
 
 
 def test_what_is_no_file_of_engines_is_named(tmp_path: Path) -> None:
@@ -101,6 +135,7 @@ def test_what_is_no_file_of_engines_is_named(tmp_path: Path) -> None:
 
 def test_a_chunk_apart_reads_the_weights_again() -> None:
     model: StepModel = replace(MODEL, prefill_factor=1.0)
-    joint, apart = model.prompts_ms(8, 64, 64.0**2), model.prompts_ms(8, 64, 64.0**2, apart=True)
+    chunks = Chunks(64, 64.0**2)
+    joint, apart = model.prompts_ms(8, chunks), model.prompts_ms(8, chunks, apart=True)
     assert apart - joint == pytest.approx(model.linear_ms(8) + model.linear_ms(64) - model.linear_ms(72))
-    assert model.prompts_ms(0, 64, 64.0**2, apart=True) == model.prompts_ms(0, 64, 64.0**2)
+    assert model.prompts_ms(0, chunks, apart=True) == model.prompts_ms(0, chunks)
