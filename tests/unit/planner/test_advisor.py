@@ -54,7 +54,9 @@ def test_a_front_that_streams_slow_down_delays_first_tokens_by_the_streams_of_th
     assert before.ttft_p95_ms is not None
     assert after.ttft_p95_ms is not None
     streams = (after.ttft_p95_ms - before.ttft_p95_ms) / 0.5
-    assert streams == pytest.approx(round(streams)) > 5  # Little's law gives 8 requests/s * 200 tokens * 10 ms = 16
+    # Little's law: 8 requests/s * 200 tokens * some 10 ms a step.
+    assert 10 < streams < 25
+    assert streams == pytest.approx(round(streams))
     assert after.itl_p95_ms == before.itl_p95_ms
 
 
