@@ -7,6 +7,7 @@ so all is done when the fullest of them has done its part. Late requests are tho
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from headway_operator.api.v1alpha1 import DeadlineStatus
 from headway_operator.core.observed import EngineSample
@@ -44,12 +45,17 @@ class Outlook:
         return self.spare_s is not None and self.spare_s < 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Windows:
     """First and newest sample of engines in the objective's window. `share`: engines that each one stands for."""
 
     ends: Sequence[tuple[EngineSample, EngineSample]]
     share: float = 1.0
+
+    @cached_property
+    def here(self) -> list[int]:
+        """Per engine, the requests with a deadline that are not finished."""
+        return [last.batch.here for _, last in self.ends]
 
 
 def counted(deadline_s: float, seen: Windows) -> Outlook:
@@ -57,22 +63,22 @@ def counted(deadline_s: float, seen: Windows) -> Outlook:
     ended = [_ended(first, last) for first, last in seen.ends]
     here, finished, late = (
         round(seen.share * sum(column))
-        for column in (_parts(seen), (all_of for all_of, _ in ended), (late for _, late in ended))
+        for column in (seen.here, (all_of for all_of, _ in ended), (late for _, late in ended))
     )
     return Outlook(deadline_s, here, finished=finished, late=late)
 
 
 def outlook(deadline_s: float, seen: Windows, asked: Asked | None, memory: Memory) -> Outlook:
     """The outlook of a pass."""
-    found, parts = counted(deadline_s, seen), _parts(seen)
+    found = counted(deadline_s, seen)
     if asked is None or memory.last is None:
         return found
     done_s = 0.0
     if found.waiting:
         recent = memory.work[-RECENT_S:]
-        online = sum(recent) / len(recent) / (seen.share * len(parts)) if recent else 0.0
+        online = sum(recent) / len(recent) / (seen.share * len(seen.here)) if recent else 0.0
         free = UTILIZATION - online
-        done_s = asked.left_s * max(parts) / found.waiting / free if free > 0 else math.inf
+        done_s = asked.left_s * max(seen.here) / found.waiting / free if free > 0 else math.inf
     spare = spare_s(memory.backlog, memory.last.at_s, deadline_s, done_s)
     return replace(found, done_s=done_s, spare_s=spare, replicas=asked.replicas)
 
@@ -91,13 +97,9 @@ def foretold(found: Outlook, said: DeadlineStatus | None) -> Outlook:
     )
 
 
-def _parts(seen: Windows) -> list[int]:
-    """Per engine, the requests with a deadline that are not finished."""
-    return [max(0, last.batch.admitted - last.batch.finished) for _, last in seen.ends]
-
-
 def _ended(first: EngineSample, last: EngineSample) -> tuple[int, int]:
     """Requests with a deadline that ended in an engine between two samples, and those that did after it."""
+    then, now = first.batch, last.batch
     if first.boot_id != last.boot_id:
-        return last.batch.finished, last.batch.late
-    return last.batch.finished - first.batch.finished, last.batch.late - first.batch.late
+        return now.finished, now.late
+    return now.finished - then.finished, now.late - then.late

@@ -89,7 +89,8 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         replicas = replace(replicas, reason=judgement.naming(replicas.reason))
     replicas = replace(replicas, reason=schedule.naming(replicas.reason, windows, "replicas", "scaling"))
     limits = tuning.decided(fleet, looped.control.tune)
-    samples = pods.fresh_samples(observed.samples, observed.pods, now_s)
+    others = (pod for pod in observed.pods if pod.name not in load.latest)
+    samples = {**load.latest, **pods.fresh_samples(observed.samples, others, now_s)}
     return Situation(
         observed=observed,
         fleet=fleet,

@@ -102,8 +102,11 @@ def _reason(pod: PodView) -> str:
 
 def _started(pod: PodView) -> datetime | None:
     """When the drain began; None for a pod without a mark, and for one whose mark somebody broke."""
+    mark = pod.annotations.get(names.ANNOTATION_DRAIN_STARTED)
+    if mark is None:
+        return None
     try:
-        started = datetime.fromisoformat(pod.annotations[names.ANNOTATION_DRAIN_STARTED])
-    except (KeyError, ValueError):
+        started = datetime.fromisoformat(mark)
+    except ValueError:
         return None
     return started if started.tzinfo is not None else None

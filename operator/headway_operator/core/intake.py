@@ -8,11 +8,9 @@ Of a large fleet `MOST` engines are counted, always the same ones while they are
 
 An engine counts a prompt when it begins with it, and tells how many prompt tokens still wait. A prompt that is under way is
 in both, so the sum of the two is followed by its highest value.
-
-First tokens are counted beside their class's target; in a fleet of one class those of all requests beside the only one.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import nlargest, nsmallest
@@ -20,9 +18,9 @@ from operator import sub
 from typing import TypeVar
 from zlib import crc32
 
-from headway_operator.core import histogram
 from headway_operator.core.memory import Counted
-from headway_operator.core.observed import ClassSample, EngineSample, PodView
+from headway_operator.core.observed import EngineSample, PodView
+from headway_operator.core.work import Work
 from headway_planner.budget import FirstTokens
 from headway_planner.coordinator import Intake, Totals
 from headway_planner.identify import StepsDone
@@ -30,23 +28,26 @@ from headway_planner.identify import StepsDone
 _Number = TypeVar("_Number", int, float)
 
 MOST = 512
-EVERY = ""
 STARTS = 20  # newest starts that the start time is taken from
 
 
 @dataclass(frozen=True)
 class Reports:
-    """The engines that answer.
+    """The engines that answer, and what is known of the fleet beside them.
 
     Attributes:
         serving: pods that should.
         samples: the latest per pod name, sound ones only.
         targets_ms: of the time to first token by class; `EVERY`: of a fleet of one class. Empty: there is no objective.
+        desired: replicas that are wanted.
+        starts: seconds that the newest starts took, newest last.
     """
 
     serving: int
     samples: Mapping[str, EngineSample]
     targets_ms: Mapping[str, float] = field(default_factory=dict)
+    desired: int = 1
+    starts: tuple[float, ...] = ()
 
     @cached_property
     def chosen(self) -> Mapping[str, EngineSample]:
@@ -59,32 +60,18 @@ class Reports:
 
 
 def intake(
-    reports: Reports, before: Mapping[str, Counted], totals: Totals, desired: int, starts: tuple[float, ...]
+    reports: Reports, work: Mapping[str, Work], before: Mapping[str, Counted], totals: Totals
 ) -> tuple[Intake, dict[str, Counted]]:
-    """The intake of this pass, and the counters to compare the next one with."""
+    """The demand of this pass, and the counters to compare the next one with. `work`: of each chosen engine."""
     chosen = reports.chosen
     share = reports.serving / len(chosen) if chosen else 1.0
-    counted = {name: _counted(sample, before.get(name), reports.targets_ms) for name, sample in chosen.items()}
-    grown: list[tuple[int, ...]] = []
-    first: list[tuple[float, ...]] = []
-    done: list[StepsDone] = []
-    for name, now in counted.items():
-        then = before.get(name)
-        if then is None or now.taken_s == then.taken_s:
-            continue
-        growth = _growth_of(_work, now, then)
-        grown.append(growth)
-        first.append(_growth_of(_first_tokens, now, then))
-        if growth[5] > 0 and min(growth) >= 0:
-            done.append(
-                StepsDone(growth[5], growth[4], growth[6], now.step_ms - (then.step_ms if _same(now, then) else 0))
-            )
-    sums = [share * max(0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 7
-    answered, late, queued = [share * max(0.0, sum(column)) for column in zip(*first, strict=True)] or [0.0] * 3
-    samples = chosen.values()
+    counted = {name: _counted(sample, work[name], before.get(name)) for name, sample in chosen.items()}
+    grown = [_growth(_requests, now, then) for now, then in _again(counted, before)]
+    sums = [share * max(0.0, sum(column)) for column in zip(*grown, strict=True)] or [0.0] * 8
+    samples, parts = chosen.values(), work.values()
     found = Intake(
         at_s=max((sample.taken_s for sample in samples), default=0.0),
-        desired=desired,
+        desired=reports.desired,
         serving=reports.serving,
         totals=Totals(
             arrivals=totals.arrivals + sums[0],
@@ -92,18 +79,29 @@ def intake(
             input_tokens=totals.input_tokens + sums[2],
             finished=totals.finished + sums[3],
             output_tokens=totals.output_tokens + sums[4],
-            first=FirstTokens(totals.first.answered + answered, totals.first.late + late, totals.first.queued + queued),
+            first=FirstTokens(
+                totals.first.answered + sums[5], totals.first.late + sums[6], totals.first.queued + sums[7]
+            ),
         ),
-        running=share * sum(sample.num_running for sample in samples),
-        waiting=share * sum(sample.num_waiting for sample in samples),
-        queued_tokens=share * sum(sample.waiting_prompt_tokens for sample in samples),
+        running=share * sum(part.running for part in parts),
+        waiting=share * sum(part.waiting for part in parts),
+        queued_tokens=share * sum(part.queued_tokens for part in parts),
         stale=2 * len(reports.samples) < reports.serving or not reports.samples,
         kv_tokens=max((sample.kv_tokens for sample in samples), default=0),
-        kv_used=share * sum(sample.kv_usage * sample.kv_tokens for sample in samples),
-        done=tuple(done),
-        starts=starts,
+        kv_used=share * sum(part.kv_used for part in parts),
+        starts=reports.starts,
     )
     return found, counted
+
+
+def steps_done(counted: Mapping[str, Counted], before: Mapping[str, Counted]) -> tuple[StepsDone, ...]:
+    """What the steps of each engine did between two looks, and how long they took; nothing of one that contradicts itself."""
+    pairs = [(now, then, _growth(_steps, now, then)) for now, then in _again(counted, before)]
+    return tuple(
+        StepsDone(steps, output, computed, now.step_ms - (then.step_ms if _same(now, then) else 0))
+        for now, then, (steps, output, computed) in pairs
+        if steps > 0 and output >= 0 and computed >= 0
+    )
 
 
 def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:
@@ -117,50 +115,58 @@ def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:
     return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in reversed(newest))
 
 
-def _counted(sample: EngineSample, before: Counted | None, targets_ms: Mapping[str, float]) -> Counted:
-    if before is not None and before.taken_s == sample.taken_s and before.boot_id == sample.boot_id:
+def _counted(sample: EngineSample, work: Work, before: Counted | None) -> Counted:
+    same = before is not None and before.boot_id == sample.boot_id
+    if before is not None and same and before.taken_s == sample.taken_s:
         return before
-    taken = sample.prompt_tokens - sample.cached_prompt_tokens + sample.waiting_prompt_tokens
-    if before is not None and before.boot_id == sample.boot_id:
-        taken = max(taken, before.taken)
+    taken = work.computed + work.queued_tokens
     return Counted(
         boot_id=sample.boot_id,
         taken_s=sample.taken_s,
-        received=sample.arrivals,
-        refused=sample.queue_full,
-        taken=taken,
-        computed=sample.prompt_tokens - sample.cached_prompt_tokens,
-        finished=sample.requests_finished,
-        output=sample.generation_tokens,
+        received=work.received,
+        refused=work.refused,
+        taken=max(taken, before.taken) if before is not None and same else taken,
+        computed=work.computed,
+        finished=work.finished,
+        output=work.output,
         steps=sample.steps,
         step_ms=sample.step_sum_ms,
-        first=_first(sample, targets_ms),
+        first=FirstTokens(work.answered, work.late, work.queued),
     )
 
 
-def _first(sample: EngineSample, targets_ms: Mapping[str, float]) -> FirstTokens:
-    answered = late = queued = 0.0
-    for kind, target_ms in targets_ms.items():
-        counts = sample if kind == EVERY else sample.classes.get(kind, ClassSample())
-        answered += histogram.count(counts.ttft)
-        late += histogram.above(counts.ttft, target_ms)
-        queued += histogram.above(counts.queue_wait, target_ms / 2)
-    return FirstTokens(answered, late, queued)
+def _again(counted: Mapping[str, Counted], before: Mapping[str, Counted]) -> Iterator[tuple[Counted, Counted]]:
+    """The engines that were looked at before and have answered since."""
+    for name, now in counted.items():
+        then = before.get(name)
+        if then is not None and now.taken_s != then.taken_s:
+            yield now, then
 
 
 def _same(now: Counted, then: Counted) -> bool:
     return now.boot_id == then.boot_id
 
 
-def _growth_of(counters: Callable[[Counted], tuple[_Number, ...]], now: Counted, then: Counted) -> tuple[_Number, ...]:
+def _growth(counters: Callable[[Counted], tuple[_Number, ...]], now: Counted, then: Counted) -> tuple[_Number, ...]:
     after = counters(now)
     return after if not _same(now, then) else tuple(map(sub, after, counters(then)))
 
 
-def _work(one: Counted) -> tuple[int, ...]:
-    """Requests received and refused, prompt tokens in, requests finished, tokens out, steps, prompt tokens computed."""
-    return (one.received, one.refused, one.taken, one.finished, one.output, one.steps, one.computed)
+def _requests(one: Counted) -> tuple[float, ...]:
+    """Requests received and refused, prompt tokens in, requests finished, tokens out; first tokens, late and queued ones."""
+    first = one.first
+    return (
+        one.received,
+        one.refused,
+        one.taken,
+        one.finished,
+        one.output,
+        first.answered,
+        first.late,
+        first.queued,
+    )
 
 
-def _first_tokens(one: Counted) -> tuple[float, ...]:
-    return (one.first.answered, one.first.late, one.first.queued)
+def _steps(one: Counted) -> tuple[int, ...]:
+    """Steps, tokens out, prompt tokens computed."""
+    return (one.steps, one.output, one.computed)

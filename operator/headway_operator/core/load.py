@@ -10,7 +10,7 @@ at for each.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -69,7 +69,7 @@ class FleetLoad:
     prompt_tokens: int  # computed or found in the prefix cache
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)  # by workload class
     waiting_batch: float = 0.0  # batch requests that wait
-    heard: tuple[str, ...] = ()  # serving pods that report
+    latest: Mapping[str, EngineSample] = field(default_factory=dict)  # of each serving pod that reports
     share: float = 1.0  # engines that each one stands for whose latencies are pooled; counts are of all
     running_batch: float = 0.0  # batch requests that run
 
@@ -123,18 +123,16 @@ def fleet_load(
     percentiles: tuple[float, float] = (0.95, 0.95),
 ) -> FleetLoad:
     """The serving pods pooled, all classes together. `percentiles`: of the times to first token and between tokens."""
-    answering = [name for name in serving if _answers(samples.get(name, ()), now_s)]
+    latest = {name: last for name in serving if (last := _answer(samples.get(name, ()), now_s)) is not None}
     span = _Span(now_s, window_s, percentiles)
-    windows = _windows(answering, samples, span)
-    refuted = {name for name, window in windows.items() if window is None}
-    heard = tuple(name for name in answering if name not in refuted)
-    known = frozenset(heard)
-    latest = [samples[name][-1] for name in heard]
+    windows = _windows(latest, samples, span)
+    for refuted in [name for name, window in windows.items() if window is None]:
+        del latest[refuted]
     engines = _Engines(
-        heard=heard,
-        silent=tuple(name for name in serving if name not in known),
-        queue_depth=sum(sample.num_waiting for sample in latest),
-        last_sample_s=max((sample.taken_s for sample in latest), default=None),
+        latest=latest,
+        silent=tuple(name for name in serving if name not in latest),
+        queue_depth=sum(sample.num_waiting for sample in latest.values()),
+        last_sample_s=max((sample.taken_s for sample in latest.values()), default=None),
     )
     return _load(windows, engines, span)
 
@@ -148,8 +146,8 @@ def shorter(
 ) -> FleetLoad:
     """A shorter window of the engines that a load was taken of: which ones answer is known."""
     span = _Span(now_s, window_s, percentiles)
-    engines = _Engines(load.heard, load.silent, load.queue_depth, load.last_sample_s)
-    return _load(_windows(load.heard, samples, span), engines, span)
+    engines = _Engines(load.latest, load.silent, load.queue_depth, load.last_sample_s)
+    return _load(_windows(load.latest, samples, span), engines, span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +161,21 @@ class _Span:
 class _Engines:
     """What is asked of every engine, not only of those whose windows are taken: see `FleetLoad`."""
 
-    heard: tuple[str, ...]
+    latest: Mapping[str, EngineSample]
     silent: tuple[str, ...]
     queue_depth: int
     last_sample_s: float | None
 
 
 def _windows(
-    names: Sequence[str], samples: Mapping[str, tuple[EngineSample, ...]], span: _Span
+    names: Collection[str], samples: Mapping[str, tuple[EngineSample, ...]], span: _Span
 ) -> dict[str, PodWindow | None]:
     return {name: pod_window(samples[name], span.now_s, span.window_s) for name in _spread(names)}
 
 
 def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Span) -> FleetLoad:
     found = [window for window in windows.values() if window is not None]
-    reporting, serving = len(engines.heard), len(engines.heard) + len(engines.silent)
+    reporting, serving = len(engines.latest), len(engines.latest) + len(engines.silent)
     share = reporting / len(found) if found else 1.0
     pooled = {name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS}
     counts = {name: round(share * sum(window.counts[name] for window in found)) for name in COUNTERS}
@@ -197,7 +195,7 @@ def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Spa
         classes=_merged(window.classes for window in found),
         waiting_batch=share * sum(window.waiting_batch for window in found),
         running_batch=share * sum(window.running_batch for window in found),
-        heard=engines.heard,
+        latest=engines.latest,
         share=share,
     )
 
@@ -236,21 +234,22 @@ def _thinned(samples: Sequence[EngineSample]) -> Sequence[EngineSample]:
     return samples if step == 1 else samples[::-step]
 
 
-def _spread(names: Sequence[str]) -> Sequence[str]:
+def _spread(names: Collection[str]) -> Collection[str]:
     """At most `MOST` of the names, evenly spread."""
     if len(names) <= MOST:
         return names
-    return [names[index * len(names) // MOST] for index in range(MOST)]
+    ordered = list(names)
+    return [ordered[index * len(ordered) // MOST] for index in range(MOST)]
 
 
-def _answers(series: Sequence[EngineSample], now_s: float) -> bool:
-    """The newest sample is fresh and does not contradict itself, nor the one before it."""
-    if not series or now_s - series[-1].taken_s > STALE_S or not _sane(series[-1]):
-        return False
-    if len(series) < 2 or series[-2].boot_id != series[-1].boot_id:
-        return True
-    before, last = series[-2], series[-1]
-    return last.requests_received >= before.requests_received and last.generation_tokens >= before.generation_tokens
+def _answer(series: Sequence[EngineSample], now_s: float) -> EngineSample | None:
+    """The newest sample if it is fresh and does not contradict itself, nor the one before it."""
+    last = series[-1] if series else None
+    if last is None or now_s - last.taken_s > STALE_S or not _sane(last):
+        return None
+    before = series[-2] if len(series) > 1 else last
+    grew = last.requests_received >= before.requests_received and last.generation_tokens >= before.generation_tokens
+    return last if grew or before.boot_id != last.boot_id else None
 
 
 def of_class(load: FleetLoad, kind: ClassLoad) -> FleetLoad:
@@ -291,7 +290,7 @@ def _classes(series: Sequence[EngineSample]) -> Mapping[str, ClassCounts] | None
                 return None
             grown[kind] = ClassCounts(*(difference or EMPTY for difference in differences))
         parts.append(grown)
-    return _merged(parts)
+    return parts[0] if len(parts) == 1 else _merged(parts)
 
 
 def _merged(parts: Iterable[Mapping[str, ClassCounts]]) -> dict[str, ClassCounts]:

@@ -13,12 +13,13 @@ from datetime import datetime
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, Slo
 from headway_operator.core import clock, drain, objectives, scaling, tuning
 from headway_operator.core.deadlines import Outlook, Windows, outlook
-from headway_operator.core.intake import EVERY, Reports, start_times
+from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter, without_first_tokens
 from headway_operator.core.memory import LoopMemory, Moment, carried, restored
 from headway_operator.core.objectives import Judgement
 from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.online import Apart, take_in
+from headway_operator.core.work import EVERY
 from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig, Memory, asked
 from headway_planner.model import LoadView
@@ -67,15 +68,14 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     joined = max((pod.ready_since for pod in facts.serving if pod.ready_since is not None), default=None)
     told = (*_stamps(fleet, joined), *drain.stamps(observed.pods, memory.stamps, observed.now))
     stamps = clock.placed(told, memory.stamps, observed.now, observed.monotonic_s, passed_s)
-    sound = {name: observed.samples[name][-1] for name in facts.load.heard}
-    reports = Reports(facts.load.view.serving, sound, _targets_ms(fleet.spec.slo))
-    taken = take_in(
-        reports,
-        memory,
+    reports = Reports(
+        facts.load.view.serving,
+        facts.load.latest,
+        _targets_ms(fleet.spec.slo),
         scaling.manual_replicas(fleet),
         start_times(facts.serving),
-        Apart(facts.judgement, deadline=objectives.has_deadline(fleet.spec.slo)),
     )
+    taken = take_in(reports, memory, Apart(facts.judgement, deadline=objectives.has_deadline(fleet.spec.slo)))
     seen = taken.intake
     tune_state = tuning.policy_state(fleet, stamps)
     config = _config(fleet.spec if facts.judgement is None else facts.judgement.spec(fleet.spec))
@@ -137,7 +137,11 @@ def _targets_ms(slo: Slo | None) -> dict[str, float]:
         return {}
     if not slo.classes:
         return {EVERY: slo.ttft_target.target_milliseconds}
-    return {one.workload_class.value: one.ttft_target.target_milliseconds for one in slo.objectives}
+    return {
+        one.workload_class.value: one.ttft_target.target_milliseconds
+        for one in slo.objectives
+        if one.deadline_seconds is None  # it takes the place of that target
+    }
 
 
 def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:

@@ -42,6 +42,11 @@ class ClassSample:
     cached_prompt_tokens: int = 0
 
     @property
+    def here(self) -> int:
+        """Requests that came in and have not ended."""
+        return max(0, self.admitted - self.finished)
+
+    @property
     def tokens_out(self) -> int:
         """Tokens of answers: each is its first one or follows another."""
         return histogram.count(self.ttft) + histogram.count(self.itl)
@@ -103,7 +108,7 @@ class EngineSample:
     @property
     def running_batch(self) -> int:
         """Batch requests that hold a slot: admitted, not finished, not waiting."""
-        return max(0, min(self.num_running, self.batch.admitted - self.batch.finished - self.num_waiting_batch))
+        return max(0, min(self.num_running, self.batch.here - self.num_waiting_batch))
 
     @property
     def queued_batch_tokens(self) -> int:

@@ -63,7 +63,7 @@ def next_steps(
     """The next step towards what is wanted. `samples`: the fresh ones only."""
     desired = wanted.replicas
     live = [pod for pod in all_pods if pods.live(pod)]
-    hopeless = [pod for pod in live if _hopeless(pod, wanted.image)]
+    hopeless = [pod for pod in live if not pod.ready and _hopeless(pod, wanted.image)]
     replicas = [pod for pod in live if pod not in hopeless] if hopeless else live
     old = [pod for pod in replicas if pods.revision_of(pod) != wanted.revision]
     swept = tuple(

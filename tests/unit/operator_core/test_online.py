@@ -13,10 +13,12 @@ from headway_operator.core.intake import Reports
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.objectives import ClassCounts, judge
 from headway_operator.core.observed import ClassSample, EngineSample
-from headway_operator.core.online import Apart, take_in, without_batch
+from headway_operator.core.online import Apart, take_in
+from headway_operator.core.work import EVERY, Work, all_work, batch_work
 
 SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
 
+TARGETS_MS = {EVERY: 1500.0}
 INVALID = 7  # requests that no engine could serve: of a class, but none of the demand
 
 
@@ -54,6 +56,11 @@ def engine(second: float, chats: int, batch: int, waiting_batch: int = 0, refuse
     )
 
 
+def online(one: EngineSample) -> Work:
+    """What the better classes did."""
+    return all_work(one, TARGETS_MS) - batch_work(one, TARGETS_MS)
+
+
 def alone(second: float, chats: int) -> EngineSample:
     """The same engine without batch work."""
     return replace(engine(second, chats, 0), classes={})
@@ -61,31 +68,27 @@ def alone(second: float, chats: int) -> EngineSample:
 
 @given(chats=st.integers(0, 20), batch=st.integers(0, 20), waiting=st.integers(0, 50), refused=st.integers(0, 50))
 def test_without_batch_an_engine_looks_as_if_none_had_come(chats: int, batch: int, waiting: int, refused: int) -> None:
-    found, expected = without_batch(engine(5.0, chats, batch, waiting, refused)), alone(5.0, chats)
-    for field in ("num_running", "num_waiting", "waiting_prompt_tokens", "requests_received", "requests_finished"):
-        assert getattr(found, field) == getattr(expected, field), field
-    for field in ("arrivals", "queue_full", "prompt_tokens", "cached_prompt_tokens", "generation_tokens"):
-        assert getattr(found, field) == getattr(expected, field), field
+    assert online(engine(5.0, chats, batch, waiting, refused)) == all_work(alone(5.0, chats), TARGETS_MS)
 
 
 def test_an_engine_that_had_no_batch_work_or_does_not_tell_is_taken_as_it_is() -> None:
     one = alone(5.0, 3)
-    assert without_batch(one) is one
+    assert online(one) == all_work(one, TARGETS_MS)
 
 
 def test_running_batch_work_is_what_came_and_neither_ended_nor_waits() -> None:
     one = replace(engine(1.0, 0, 2, 3), num_running=4)
     assert one.running_batch == 0
-    busy = replace(one, kv_usage=0.8, classes={"batch": replace(one.classes["batch"], admitted=7)})
+    busy = replace(one, kv_usage=0.8, kv_tokens=1000, classes={"batch": replace(one.classes["batch"], admitted=7)})
     assert busy.running_batch == 2
-    assert (without_batch(busy).num_running, without_batch(busy).kv_usage) == (2, pytest.approx(0.4))
+    assert (online(busy).running, online(busy).kv_used) == (2, pytest.approx(400))
 
 
 def totals(batch_ms: float, *series: EngineSample) -> Any:
     counts = {"interactive": ClassCounts(buckets(*[50.0] * 20)), "batch": ClassCounts(buckets(*[batch_ms] * 20))}
     memory, taken = LoopMemory(), None
     for one in series:
-        taken = take_in(Reports(1, {"a": one}), memory, 1, (), Apart(judge(SLO, counts)))
+        taken = take_in(Reports(1, {"a": one}), memory, Apart(judge(SLO, counts)))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     assert taken is not None
     return taken.intake
@@ -116,13 +119,13 @@ def test_demand_does_not_jump_when_batch_work_comes_to_count() -> None:
     fine = {**late, "batch": ClassCounts(buckets(*[900.0] * 20))}
     memory = LoopMemory()
     for one, counts in ((engine(0.0, 0, 0), fine), (first, fine), (engine(20.0, 6, 22), late)):
-        taken = take_in(Reports(1, {"a": one}), memory, 1, (), Apart(judge(SLO, counts)))
+        taken = take_in(Reports(1, {"a": one}), memory, Apart(judge(SLO, counts)))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     assert memory.totals.arrivals == 5 + 3
 
 
 def test_a_fleet_without_batch_keeps_one_count() -> None:
     pair = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "realtime"}]})
-    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), Apart(judge(pair, {})))
+    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Apart(judge(pair, {})))
     assert taken.online == {}
-    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), 1, (), Apart()).online == {}
+    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Apart()).online == {}
