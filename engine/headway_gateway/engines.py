@@ -2,23 +2,30 @@
 
 Every address that a given host name has is an engine: one for a Service, one for each pod of a headless Service. Names are
 looked up again and engines asked for their model every few seconds; one that answers and does not drain is up. A request goes
-to the one that is up and has the fewest of this gateway's requests in flight. An engine that refuses because it drains, is
-full or cannot be reached has started nothing, so the request goes to the next one, as long as no token of an answer has
-come; so it does when a drain ends before a request that waited has got one. When all that are known have refused and one of
-them is going away, its successor may have come since the last look, so names are looked up once more. An engine that is gone keeps its connection until the last answer on it has ended.
+to the one that is up and has the fewest of this gateway's requests in flight; batch work goes to one that has a slot for it,
+where there is one. An engine that refuses because it drains, is full or cannot be reached has started nothing, so the request
+goes to the next one, as long as no token of an answer has come; so it does when a drain ends before a request that waited has
+got one. When all that are known have refused and one of them is going away, its successor may have come since the last look,
+so names are looked up once more. An engine that is gone keeps its connection until the last answer on it has ended.
+
+Requests wait in the engines, where the operator sees them. When an engine has got room for batch work and some waits in
+another, the other is asked to give it back (`balance`), and the request begins anew where there is room.
 """
 
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import grpc
 
-from headway_gateway.errors import Failure, of_call, of_end, unavailable
+from headway_gateway.balance import STAY_S, GiveBack, give_backs
+from headway_gateway.engine import Engine, Waiting, Wanted, pick
+from headway_gateway.errors import Failure, of_call, unavailable
 from headway_rpc import pb
 from headway_rpc.client import EngineClient, EngineError, Message
 
@@ -30,33 +37,55 @@ PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
 MISSES = 3  # slow answers after which an engine is taken to be down
 _STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_NOT_BEGUN = (pb.ABORT, pb.GIVEN_BACK)
 
 
 @dataclass(slots=True)
-class Engine:
-    """One engine, or the address of a Service in front of several.
+class _Asked:
+    """A request on its way.
 
     Attributes:
-        client: its connection.
-        info: what it serves; None while it does not answer.
-        in_flight: this gateway's requests that it works on.
-        turn: when it was chosen last, to take turns among equals.
-        missed: probes without an answer since the last one with.
-        full_until_s: it refused a request and asked not to be tried before this moment; others come first.
+        request: as it came.
+        arrived_s: when.
+        until_s: when nobody waits for its answer any more.
+        tried: engines that did not take it.
+        refusals: why.
+        giver: the engine that gave it back last.
+        taken: an engine had taken it, so it waits since it came and is no new one to the next.
     """
 
-    client: EngineClient
-    info: pb.ModelInfo | None = None
-    in_flight: int = 0
-    turn: int = 0
-    missed: int = 0
-    full_until_s: float = 0.0
+    request: pb.GenerateRequest
+    arrived_s: float
+    until_s: float
+    tried: list[Engine] = field(default_factory=list)
+    refusals: list[Failure] = field(default_factory=list)
+    giver: Engine | None = None
+    taken: bool = False
 
+    @property
+    def wanted(self) -> Wanted:
+        """For the choice of an engine."""
+        return Wanted(self.request, moved=self.giver is not None, last=self.giver)
 
-def pick(engines: Iterable[Engine], tried: Sequence[Engine], now: float) -> Engine | None:
-    """The least busy engine that is up and not tried yet; among equals the one that was chosen longest ago."""
-    open_ = [engine for engine in engines if engine.info is not None and engine not in tried]
-    return min(open_, key=lambda engine: (now < engine.full_until_s, engine.in_flight, engine.turn), default=None)
+    def message(self, now: float) -> pb.GenerateRequest:
+        """What the next engine gets."""
+        message = pb.GenerateRequest()
+        message.CopyFrom(self.request)
+        message.request_id = uuid.uuid4().hex
+        message.waited_ms = max(1, round(1000 * (now - self.arrived_s))) if self.taken else 0
+        return message
+
+    def waiting(self, now: float) -> Waiting:
+        """How it waits in the next engine."""
+        return Waiting(self.arrived_s, now + STAY_S if self.giver is not None else now)
+
+    def came_back(self, engine: Engine, end: pb.GenerateComplete) -> None:
+        """The engine that had taken it did not begin it."""
+        self.taken = True
+        self.refusals.append(unavailable("the engine that had the request did not begin it"))
+        if end.finish_reason == pb.GIVEN_BACK:
+            # Somebody has room, and who refused may take it now; if nobody does, it goes back to where it was.
+            self.tried, self.giver = [], engine
 
 
 class Engines:
@@ -74,17 +103,22 @@ class Engines:
         self._members: dict[str, Engine] = {}
         self._leaving: list[Engine] = []
         self._turns = 0
+        self.moved = 0  # requests that an engine gave back for another one
         self._refreshing = asyncio.Lock()
+        self._stirred = asyncio.Event()  # an engine may have got room
         self._looked_s = float("-inf")  # when the last look began
 
     async def __aenter__(self) -> Self:
         await self.refresh()
         self._watcher = asyncio.create_task(self._watch())
+        self._balancer = asyncio.create_task(self._balance())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        tasks = self._watcher, self._balancer
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for engine in [*self._members.values(), *self._leaving]:
             await engine.client.close()
 
@@ -117,6 +151,7 @@ class Engines:
             self._leaving.remove(engine)
             await engine.client.close()
         await asyncio.gather(*map(_probe, self._members.values()))
+        self._stirred.set()
 
     def models(self) -> list[pb.ModelInfo]:
         """One for each served name."""
@@ -145,23 +180,24 @@ class Engines:
         Raises:
             Failure: nobody took the request, or the one who did broke off.
         """
-        tried: list[Engine] = []
-        refusals: list[Failure] = []
         clock = asyncio.get_running_loop().time
-        while (engine := await self._next(request.model, tried, refusals)) is not None:
-            tried.append(engine)
+        asked = _Asked(request, clock(), clock() + timeout_s)
+        while (engine := await self._next(asked)) is not None:
+            asked.tried.append(engine)
             self._turns += 1
             engine.turn = self._turns
-            engine.in_flight += 1
-            begun = False
+            message, begun = asked.message(clock()), False
+            engine.entrust(message, asked.waiting(clock()))
             try:
-                async with aclosing(engine.client.generate(request, timeout_s)) as answer:
-                    async for message in answer:
-                        if not begun and (cut := _cut_off(message)) is not None:
-                            refusals.append(cut)
+                async with aclosing(engine.client.generate(message, max(0.0, asked.until_s - clock()))) as answer:
+                    async for part in answer:
+                        if not begun and (end := _unbegun(part)) is not None:
+                            asked.came_back(engine, end)
+                            self.moved += end.finish_reason == pb.GIVEN_BACK
                             break
                         begun = True
-                        yield message
+                        engine.waiting.pop(message.request_id, None)
+                        yield part
                     else:
                         return
             except EngineError as error:
@@ -170,21 +206,40 @@ class Engines:
                 log.info("%s did not start a request: %s", engine.client.address, error)
                 refusal = of_call(error)
                 engine.full_until_s = clock() + refusal.retry_after_ms / 1000
-                refusals.append(refusal)
+                asked.refusals.append(refusal)
             finally:
-                engine.in_flight -= 1
+                engine.release(message)
+                self._stirred.set()
         # Full is the better news: it says when to come again.
-        full = [refusal for refusal in refusals if refusal.status == 429]
-        raise min(full or refusals or [unavailable("no engine answers")], key=lambda refusal: refusal.retry_after_ms)
+        full = [refusal for refusal in asked.refusals if refusal.status == 429]
+        refusals = full or asked.refusals or [unavailable("no engine answers")]
+        raise min(refusals, key=lambda refusal: refusal.retry_after_ms)
 
-    async def _next(self, model: str, tried: Sequence[Engine], refusals: Sequence[Failure]) -> Engine | None:
+    async def _next(self, asked: _Asked) -> Engine | None:
         """Whom to ask; None when there is nobody left."""
         clock = asyncio.get_running_loop().time
-        engine = pick(self._serving(model), tried, clock())
-        if engine is None and any(refusal.status == 503 for refusal in refusals):
+        model, wanted = asked.request.model, asked.wanted
+        engine = pick(self._serving(model), asked.tried, clock(), wanted)
+        if engine is None and any(refusal.status == 503 for refusal in asked.refusals):
             await self._look_again()
-            engine = pick(self._serving(model), tried, clock())
+            engine = pick(self._serving(model), asked.tried, clock(), wanted)
         return engine
+
+    async def _balance(self) -> None:
+        """Whenever an engine may have got room, ask the others to give back what waits there."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            asked = give_backs([*self._members.values(), *self._leaving], clock())
+            await asyncio.gather(*map(self._ask_back, asked))
+
+    async def _ask_back(self, asked: GiveBack) -> None:
+        client = asked.source.client
+        try:
+            await client.give_back(asked.request_ids, asked.most, PROBE_TIMEOUT_S)
+        except EngineError as error:  # what it has stays there
+            log.info("%s gives no request back: %s", client.address, error)
 
     async def _watch(self) -> None:
         while True:
@@ -198,10 +253,10 @@ class Engines:
         return [one for one in self._members.values() if one.info is not None and model in ("", one.info.model)]
 
 
-def _cut_off(first: Message) -> Failure | None:
-    """What the first message of an answer says when a drain ended it before it had a token."""
-    if isinstance(first, pb.GenerateComplete) and first.finish_reason == pb.ABORT and not first.completion_tokens:
-        return of_end(first)
+def _unbegun(first: Message) -> pb.GenerateComplete | None:
+    """The first message of an answer when it says that there will be none here: it was given back, or a drain cut it off."""
+    if isinstance(first, pb.GenerateComplete) and first.finish_reason in _NOT_BEGUN and not first.completion_tokens:
+        return first
     return None
 
 
@@ -220,7 +275,7 @@ async def _probe(engine: Engine) -> None:
     before = engine.info
     try:
         info = await engine.client.model_info(PROBE_TIMEOUT_S)
-        draining = (await engine.client.loads(PROBE_TIMEOUT_S)).draining
+        loads = await engine.client.loads(PROBE_TIMEOUT_S)
     except EngineError as error:
         engine.missed += 1
         # A busy engine may be slow once; one that cannot be reached is gone.
@@ -231,6 +286,8 @@ async def _probe(engine: Engine) -> None:
             log.warning("%s does not answer any more: %s", engine.client.address, error)
         return
     engine.missed = 0
-    engine.info = None if draining else info
-    if before is None and not draining:
+    engine.take_word(loads)
+    engine.model = info.model
+    engine.info = None if loads.draining else info
+    if before is None and not loads.draining:
         log.info("%s serves %s", engine.client.address, info.model)

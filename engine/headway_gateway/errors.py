@@ -83,7 +83,7 @@ def of_end(complete: pb.GenerateComplete) -> Failure | None:
             return None
         case pb.DEADLINE:
             return Failure(504, "timeout_error", f"the deadline passed after {complete.completion_tokens} tokens")
-        case pb.ABORT:
+        case pb.ABORT | pb.GIVEN_BACK:
             return unavailable("the engine ended the request: it is going away")
         case _:
             return Failure(500, "server_error", complete.error or "the engine failed on this request")

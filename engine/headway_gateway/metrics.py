@@ -1,15 +1,32 @@
 """Prometheus metrics of the gateway."""
 
+from collections.abc import Callable, Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 
 
-class Metrics:
-    """The families of one gateway."""
+class _Moved(Collector):
+    """What the engines' pool counts itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        """The family."""
+        text = "Batch requests that waited in an engine and were moved to another one with room"
+        yield CounterMetricFamily("headway_gateway_requests_moved", text, value=self._count())
+
+
+class Metrics:
+    """The families of one gateway; `moved`: how many requests changed their engine so far."""
+
+    def __init__(self, moved: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
+        self._registry.register(_Moved(moved))
         self.requests = Counter(
             "headway_gateway_requests",
             "Requests by route and HTTP status",

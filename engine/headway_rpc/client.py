@@ -6,7 +6,7 @@ raise the same `EngineError`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -113,6 +113,13 @@ class EngineClient:
         """The engine's gauges."""
         try:
             return await self._stub.GetLoads(pb.GetLoadsRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise readable(error) from None
+
+    async def give_back(self, request_ids: Sequence[str], most: int, timeout_s: float = 10.0) -> None:
+        """Have at most so many of these batch requests end that have not begun."""
+        try:
+            await self._stub.GiveBack(pb.GiveBackRequest(request_ids=request_ids, most=most), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise readable(error) from None
 

@@ -73,6 +73,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """the request's deadline passed"""
     ERROR: _FinishReason.ValueType  # 5
     """the engine failed on this request"""
+    GIVEN_BACK: _FinishReason.ValueType  # 6
+    """GiveBack RPC: nothing was computed, another engine can take it"""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -87,6 +89,8 @@ DEADLINE: FinishReason.ValueType  # 4
 """the request's deadline passed"""
 ERROR: FinishReason.ValueType  # 5
 """the engine failed on this request"""
+GIVEN_BACK: FinishReason.ValueType  # 6
+"""GiveBack RPC: nothing was computed, another engine can take it"""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _BatchingMode:
@@ -352,6 +356,7 @@ class GenerateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    WAITED_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """chosen by the client, unique among its requests in flight; empty: the engine chooses"""
     text: _builtins.str
@@ -363,6 +368,10 @@ class GenerateRequest(_message.Message):
     cache_salt: _builtins.str
     """The prefix cache is shared by requests of the same salt only: give each tenant one of its own, at most 256 characters,
     where a faster answer must not tell what others asked.
+    """
+    waited_ms: _builtins.int
+    """Above 0: another engine had taken it, and it waited there for so long, until it was given back or that engine went away.
+    It counts as having arrived so much earlier, is no new request to the counters, and no full queue refuses it.
     """
     @_builtins.property
     def tokenized(self) -> Global___TokenizedInput: ...
@@ -379,10 +388,11 @@ class GenerateRequest(_message.Message):
         model: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
+        waited_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "sampling_params", b"sampling_params", "text", b"text", "tokenized", b"tokenized"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "input", b"input", "model", b"model", "priority", b"priority", "request_id", b"request_id", "sampling_params", b"sampling_params", "text", b"text", "timeout_ms", b"timeout_ms", "tokenized", b"tokenized"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "input", b"input", "model", b"model", "priority", b"priority", "request_id", b"request_id", "sampling_params", b"sampling_params", "text", b"text", "timeout_ms", b"timeout_ms", "tokenized", b"tokenized", "waited_ms", b"waited_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["tokenized", "text"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -719,6 +729,44 @@ class AbortResponse(_message.Message):
 Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
 
 @_typing.final
+class GiveBackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    most: _builtins.int
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most", b"most", "request_ids", b"request_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveBackRequest: _TypeAlias = GiveBackRequest  # noqa: Y015
+
+@_typing.final
+class GiveBackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveBackResponse: _TypeAlias = GiveBackResponse  # noqa: Y015
+
+@_typing.final
 class GetModelInfoRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -812,6 +860,8 @@ class Loads(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     NUM_WAITING_BATCH_FIELD_NUMBER: _builtins.int
     WAITING_BATCH_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    ROOM_FOR_BATCH_FIELD_NUMBER: _builtins.int
+    DEFAULT_CLASS_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     num_waiting: _builtins.int
     num_total: _builtins.int
@@ -832,6 +882,10 @@ class Loads(_message.Message):
     """of num_waiting: requests of the batch class"""
     waiting_batch_prompt_tokens: _builtins.int
     """of waiting_prompt_tokens: of the batch class"""
+    room_for_batch: _builtins.int
+    """Batch requests that would find a slot at once; below 0: so many requests more wait than could begin."""
+    default_class: Global___Priority.ValueType
+    """the live limit: the class of requests that name none"""
     def __init__(
         self,
         *,
@@ -847,13 +901,20 @@ class Loads(_message.Message):
         draining: _builtins.bool = ...,
         num_waiting_batch: _builtins.int = ...,
         waiting_batch_prompt_tokens: _builtins.int | None = ...,
+        room_for_batch: _builtins.int | None = ...,
+        default_class: Global___Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch", "_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "room_for_batch", b"room_for_batch", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch", "_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "default_class", b"default_class", "draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "room_for_batch", b"room_for_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__room_for_batch: _TypeAlias = _typing.Literal["room_for_batch"]  # noqa: Y015
+    _WhichOneofArgType__room_for_batch: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch"]  # noqa: Y015
     _WhichOneofReturnType__waiting_batch_prompt_tokens: _TypeAlias = _typing.Literal["waiting_batch_prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__waiting_batch_prompt_tokens: _TypeAlias = _typing.Literal["_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__room_for_batch) -> _WhichOneofReturnType__room_for_batch | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_batch_prompt_tokens) -> _WhichOneofReturnType__waiting_batch_prompt_tokens | None: ...
 
 Global___Loads: _TypeAlias = Loads  # noqa: Y015
@@ -1066,6 +1127,8 @@ class ClassStats(_message.Message):
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     REQUESTS_LATE_FIELD_NUMBER: _builtins.int
     REQUESTS_REFUSED_FIELD_NUMBER: _builtins.int
+    REQUESTS_MOVED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_MOVED_FIELD_NUMBER: _builtins.int
     workload_class: Global___Priority.ValueType
     requests_finished: _builtins.int
     requests_admitted: _builtins.int
@@ -1080,6 +1143,12 @@ class ClassStats(_message.Message):
     """of requests_finished: after the deadline of the class"""
     requests_refused: _builtins.int
     """the queue was full for them; part of Stats.requests_rejected"""
+    requests_moved: _builtins.int
+    """Taken over from other engines (`waited_ms`) less given back to go to others. None of these is among the requests received,
+    admitted or finished, so what is here: admitted + moved - finished.
+    """
+    prompt_tokens_moved: _builtins.int
+    """of their prompts"""
     @_builtins.property
     def ttft(self) -> Global___Histogram: ...
     @_builtins.property
@@ -1100,10 +1169,12 @@ class ClassStats(_message.Message):
         cached_prompt_tokens: _builtins.int = ...,
         requests_late: _builtins.int = ...,
         requests_refused: _builtins.int = ...,
+        requests_moved: _builtins.int = ...,
+        prompt_tokens_moved: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "requests_refused", b"requests_refused", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "prompt_tokens_moved", b"prompt_tokens_moved", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "requests_moved", b"requests_moved", "requests_refused", b"requests_refused", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,11 @@ class EngineStub:
                 request_serializer=headway__rpc_dot_engine__pb2.AbortRequest.SerializeToString,
                 response_deserializer=headway__rpc_dot_engine__pb2.AbortResponse.FromString,
                 _registered_method=True)
+        self.GiveBack = channel.unary_unary(
+                '/headway.v1.Engine/GiveBack',
+                request_serializer=headway__rpc_dot_engine__pb2.GiveBackRequest.SerializeToString,
+                response_deserializer=headway__rpc_dot_engine__pb2.GiveBackResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/headway.v1.Engine/GetModelInfo',
                 request_serializer=headway__rpc_dot_engine__pb2.GetModelInfoRequest.SerializeToString,
@@ -87,6 +92,15 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GiveBack(self, request, context):
+        """Ends those of the named requests that are batch work and have not begun, at most so many of them, in the order in which
+        they would be served. Their streams end with finish_reason GIVEN_BACK; whoever sent them sends them to another engine,
+        with `waited_ms`. For routers; requests that are running, of better classes or unknown are left as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -117,6 +131,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Abort,
                     request_deserializer=headway__rpc_dot_engine__pb2.AbortRequest.FromString,
                     response_serializer=headway__rpc_dot_engine__pb2.AbortResponse.SerializeToString,
+            ),
+            'GiveBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveBack,
+                    request_deserializer=headway__rpc_dot_engine__pb2.GiveBackRequest.FromString,
+                    response_serializer=headway__rpc_dot_engine__pb2.GiveBackResponse.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -210,6 +229,33 @@ class Engine:
             '/headway.v1.Engine/Abort',
             headway__rpc_dot_engine__pb2.AbortRequest.SerializeToString,
             headway__rpc_dot_engine__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headway.v1.Engine/GiveBack',
+            headway__rpc_dot_engine__pb2.GiveBackRequest.SerializeToString,
+            headway__rpc_dot_engine__pb2.GiveBackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,11 @@ class EngineStub:
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_engine_pb2.AbortRequest, _engine_pb2.AbortResponse]
     """Ends requests by id; unknown ids are ignored. Their streams end with finish_reason ABORT."""
+    GiveBack: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GiveBackRequest, _engine_pb2.GiveBackResponse]
+    """Ends those of the named requests that are batch work and have not begun, at most so many of them, in the order in which
+    they would be served. Their streams end with finish_reason GIVEN_BACK; whoever sent them sends them to another engine,
+    with `waited_ms`. For routers; requests that are running, of better classes or unknown are left as they are.
+    """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GetModelInfoRequest, _engine_pb2.ModelInfo]
     GetLoads: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GetLoadsRequest, _engine_pb2.Loads]
     """A cheap snapshot for routers and load balancers."""
@@ -73,6 +78,11 @@ class EngineAsyncStub(EngineStub):
     """
     Abort: _aio.UnaryUnaryMultiCallable[_engine_pb2.AbortRequest, _engine_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends requests by id; unknown ids are ignored. Their streams end with finish_reason ABORT."""
+    GiveBack: _aio.UnaryUnaryMultiCallable[_engine_pb2.GiveBackRequest, _engine_pb2.GiveBackResponse]  # type: ignore[assignment]
+    """Ends those of the named requests that are batch work and have not begun, at most so many of them, in the order in which
+    they would be served. Their streams end with finish_reason GIVEN_BACK; whoever sent them sends them to another engine,
+    with `waited_ms`. For routers; requests that are running, of better classes or unknown are left as they are.
+    """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_engine_pb2.GetModelInfoRequest, _engine_pb2.ModelInfo]  # type: ignore[assignment]
     GetLoads: _aio.UnaryUnaryMultiCallable[_engine_pb2.GetLoadsRequest, _engine_pb2.Loads]  # type: ignore[assignment]
     """A cheap snapshot for routers and load balancers."""
@@ -105,6 +115,17 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.AbortResponse, _abc.Awaitable[_engine_pb2.AbortResponse]]:
         """Ends requests by id; unknown ids are ignored. Their streams end with finish_reason ABORT."""
+
+    @_abc_1.abstractmethod
+    def GiveBack(
+        self,
+        request: _engine_pb2.GiveBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.GiveBackResponse, _abc.Awaitable[_engine_pb2.GiveBackResponse]]:
+        """Ends those of the named requests that are batch work and have not begun, at most so many of them, in the order in which
+        they would be served. Their streams end with finish_reason GIVEN_BACK; whoever sent them sends them to another engine,
+        with `waited_ms`. For routers; requests that are running, of better classes or unknown are left as they are.
+        """
 
     @_abc_1.abstractmethod
     def GetModelInfo(

@@ -6,7 +6,7 @@ every open stream in one go, as the step thread does.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from headway_engine.core.admission import AdmissionBounds, validate
@@ -135,6 +135,9 @@ class FakeAsyncEngine:
             return False
         stream.queue.put_nowait(FakeItem(finished=stream.end(reason)))
         return True
+
+    def give_back(self, request_ids: Sequence[str], most: int) -> None:
+        """Nothing waits here: what is open is running."""
 
     def model_info(self) -> ModelInfo:
         return ModelInfo("fake", "llama", "float32", "cpu", MAX_MODEL_LEN, VOCAB_SIZE, (2,), "0.0", "")

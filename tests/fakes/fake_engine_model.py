@@ -5,6 +5,7 @@ sequence has overwritten fails, so a block given out twice is seen in the step w
 """
 
 import threading
+import time
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -118,6 +119,19 @@ class ScriptedExecutor:
             return StepFailure("logits are not finite")
         answer = self.answers[chunk.seed % len(self.answers)]
         return answer[chunk.num_sampled] if chunk.num_sampled < len(answer) else EOS
+
+
+class PacedExecutor(ScriptedExecutor):
+    """Steps that take their time, as a model's do."""
+
+    def run(self, batch: Batch) -> tuple[StepResult, ...]:
+        time.sleep(0.002)
+        return super().run(batch)
+
+
+def paced(_config: EngineConfig) -> LoadedModel:
+    """A model for a step process, which imports this."""
+    return loaded(PacedExecutor((b"a long answer of some 40 tokens, all bytes",)))
 
 
 def loaded(executor: ScriptedExecutor, max_model_len: int = 128) -> LoadedModel:

@@ -47,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.added = 0
         self.first_tokens = 0
+        self.given_back = 0
         self.answers: dict[RequestId, Answer] = {}
         self.batch: Batch | None = None
         # What each row of the KV cache was computed from: the tokens up to its own, and who may see it.
@@ -108,6 +109,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.add(request, seed=self.added)
         self.answers[request_id] = Answer(priority, max_tokens, deadline_s)
         self.added += 1
+
+    @precondition(lambda self: self.answers)
+    @rule(data=st.data(), most=st.integers(0, 3))
+    def give_back(self, data: st.DataObject, most: int) -> None:
+        wanted = data.draw(st.sets(st.sampled_from(sorted(self.answers))))
+        begun = {one.request.request_id for one in self.scheduler.running()}
+        events = self.scheduler.give_back(frozenset(wanted), most, self.now)
+        assert len(events) <= most
+        for event in events:
+            assert event.request_id in wanted - begun
+            answer = self.answers.pop(event.request_id)
+            assert (answer.priority, answer.tokens) == (Priority.BATCH, [])
+        self.given_back += len(events)
 
     @rule(delay=st.floats(0, 3))
     def time_passes(self, delay: float) -> None:
@@ -208,7 +222,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert {sequence.request.request_id for sequence in alive} == self.answers.keys()
         metrics = scheduler.metrics
         assert metrics.snapshot().ttft.count == metrics.prefill.snapshot().count == self.first_tokens
-        assert sum(metrics.finished.values()) == self.added - len(self.answers)
+        assert sum(metrics.finished.values()) == self.added - len(self.answers) - self.given_back
+        assert -metrics.snapshot().classes[Priority.BATCH].moved == self.given_back
         batch = [sequence for sequence in alive if sequence.workload_class is Priority.BATCH]
         assert scheduler.num_waiting_batch == sum(sequence in scheduler.waiting() for sequence in batch)
         finished = sum(one.finished for one in metrics.snapshot().classes)

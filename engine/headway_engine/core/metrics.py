@@ -5,6 +5,7 @@ publish one after each step and readers need no lock.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from headway_engine.core.histogram import Histogram, HistogramRecorder, total
@@ -15,7 +16,8 @@ from headway_engine.core.request import FinishReason, Priority
 class ClassSnapshot:
     """The requests of one workload class; histograms as in `MetricsSnapshot`.
 
-    The last three are counted before the scheduler knows of a request, and 0 in its own snapshots.
+    `moved`: requests taken over from other engines less those given back; they are among none of the others. The last three, and what
+    was taken over, are counted before the scheduler knows of a request, and 0 in its own snapshots.
     """
 
     ttft: Histogram
@@ -25,6 +27,8 @@ class ClassSnapshot:
     late: int
     prompt_tokens: int
     cached_prompt_tokens: int
+    moved: int = 0
+    prompt_tokens_moved: int = 0
     admitted: int = 0
     prompt_tokens_admitted: int = 0
     refused: int = 0  # by a full queue
@@ -41,6 +45,14 @@ class ClassMetrics:
     late: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+    given_back: int = 0
+    prompt_tokens_given_back: int = 0
+
+    def give_back(self, prompts: Iterable[int]) -> None:
+        """Requests that had not begun go to another engine; `prompts`: the tokens of each."""
+        for tokens in prompts:
+            self.given_back += 1
+            self.prompt_tokens_given_back += tokens
 
     def snapshot(self) -> ClassSnapshot:
         """The figures now."""
@@ -52,6 +64,8 @@ class ClassMetrics:
             late=self.late,
             prompt_tokens=self.prompt_tokens,
             cached_prompt_tokens=self.cached_prompt_tokens,
+            moved=-self.given_back,
+            prompt_tokens_moved=-self.prompt_tokens_given_back,
         )
 
 
@@ -108,6 +122,8 @@ class Metrics:
 
     def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float, batch_deadline_ms: int) -> None:
         """A request ended; batch work is late after its deadline, 0: it has none."""
+        if reason is FinishReason.GIVEN_BACK:  # it goes on elsewhere, and `give_back` has counted it
+            return
         self.finished[reason] += 1
         self.e2e.record(since_arrival_s * 1000)
         self.classes[kind].finished += 1

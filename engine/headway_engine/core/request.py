@@ -28,6 +28,7 @@ class FinishReason(StrEnum):
     ABORT = "abort"
     DEADLINE = "deadline"
     ERROR = "error"
+    GIVEN_BACK = "given_back"
 
 
 class Priority(IntEnum):
@@ -115,11 +116,12 @@ class Request:
         prompt_ids: the prompt's tokens; empty while `text` is set.
         sampling: see `SamplingParams`.
         priority: workload class; None is the engine's default.
-        arrival_s: monotonic time when the engine received it.
+        arrival_s: monotonic time when the engine received it, or would have received it had it waited here all the time.
         deadline_s: monotonic time after which nobody waits for the answer; None = no limit.
         cache_salt: the prefix cache is shared by requests of the same salt only.
         truncated_tokens: tokens that the prompt policy has cut out.
         constraint: the compiled form of `sampling.constraint`, with the state of this answer.
+        moved: another engine had admitted it, so it is no new one.
     """
 
     request_id: RequestId
@@ -132,6 +134,7 @@ class Request:
     cache_salt: str = ""
     truncated_tokens: int = 0
     constraint: Constraint | None = None
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

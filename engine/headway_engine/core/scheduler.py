@@ -152,6 +152,12 @@ class Scheduler:
         sequence = self._by_request.get(request_id)
         return None if sequence is None else self._end(sequence, reason, now)
 
+    def give_back(self, request_ids: frozenset[RequestId], most: int, now: float) -> list[StepEvent]:
+        """End batch requests among these that have not begun, in order of service, so that another engine can take them."""
+        named = [one for one in self._waiting if one.request.request_id in request_ids and one.movable][:most]
+        self.metrics.classes[Priority.BATCH].give_back(len(one.request.prompt_ids) for one in named)
+        return [self._end(one, FinishReason.GIVEN_BACK, now) for one in named]
+
     def expire(self, now: float) -> list[StepEvent]:
         """End the requests whose deadline has passed."""
         return [self._end(sequence, FinishReason.DEADLINE, now) for sequence in self._deadlines.pop_due(now)]
@@ -347,14 +353,13 @@ class Scheduler:
 
     def _take_token(self, sequence: Sequence, result: int | TokenLogprobs, now: float) -> StepEvent:
         token, logprobs = (result, None) if isinstance(result, int) else (result.chosen.token_id, result)
-        metrics = self.metrics
-        metrics.generation_tokens += 1
+        self.metrics.generation_tokens += 1
         if sequence.first_token_s is None:
             sequence.first_token_s = now
             started = now if sequence.started_s is None else sequence.started_s
-            metrics.first_token(sequence.workload_class, now - sequence.request.arrival_s, now - started)
+            self.metrics.first_token(sequence.workload_class, now - sequence.request.arrival_s, now - started)
         else:
-            metrics.next_token(sequence.workload_class, now - sequence.last_token_s)
+            self.metrics.next_token(sequence.workload_class, now - sequence.last_token_s)
         sequence.last_token_s = now
         try:
             reason, problem = sequence.accept(token), ""

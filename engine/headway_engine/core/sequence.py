@@ -37,7 +37,7 @@ class Sequence:
     """The scheduler's record of a request.
 
     Attributes:
-        sequence_id: also the order of arrival.
+        sequence_id: also the order in which they came here.
         request: as admitted, with `prompt_ids`.
         seed: of its random stream.
         stop_ids: token ids that end it.
@@ -99,9 +99,9 @@ class Sequence:
         )
 
     @property
-    def rank(self) -> tuple[int, int]:
+    def rank(self) -> tuple[int, float, int]:
         """The order of service: class first, then arrival. The highest rank is preempted first."""
-        return (self.priority, self.sequence_id)
+        return (self.priority, self.request.arrival_s, self.sequence_id)
 
     @property
     def decoding(self) -> bool:
@@ -112,6 +112,11 @@ class Sequence:
     def backlog(self) -> int:
         """Tokens still to be prefilled."""
         return max(0, self.prefill_end - self.num_computed)
+
+    @property
+    def movable(self) -> bool:
+        """Whether another engine may have it: batch work of which nothing was computed."""
+        return self.workload_class is Priority.BATCH and self.started_s is None
 
     @property
     def in_slack(self) -> bool:

@@ -14,8 +14,9 @@ from headway_engine.core.sequence import Sequence
 AGEING_S = 10.0
 
 
-def _arrival(sequence: Sequence) -> int:
-    return sequence.sequence_id
+def _arrival(sequence: Sequence) -> tuple[float, int]:
+    """What another engine gave back arrived earlier than what came here before it."""
+    return sequence.request.arrival_s, sequence.sequence_id
 
 
 class WaitingQueue:

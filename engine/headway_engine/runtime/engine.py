@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
+from headway_engine.core import slack
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
 from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
@@ -25,7 +26,7 @@ from headway_engine.core.request import FinishReason, Priority, Rejected, Reques
 from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loaded import LoadedModel, ModelInfo
-from headway_engine.runtime.loop import Abort, Submit
+from headway_engine.runtime.loop import Abort, GiveBack, Submit
 from headway_engine.runtime.remote_steps import RemoteSteps
 from headway_engine.runtime.stats import Health, Intake, Loads, RejectReason, StatsSnapshot, ThroughputWindow
 from headway_engine.runtime.step_wire import LoadModel
@@ -39,6 +40,7 @@ class _Entering:
     """A request in tokenization; `ended`: the reason of an abort that came meanwhile."""
 
     kind: Priority
+    moved: bool
     ended: FinishReason | None = None
 
 
@@ -108,7 +110,12 @@ class AsyncEngine:
 
     async def submit(self, request: Request) -> TokenStream | Rejected:
         """Queue a request; what cannot be served is refused here and costs no step."""
-        self._intake.received += 1
+        self._intake.received += not request.moved
+        answer = await self._take(request)
+        self._intake.received += request.moved and isinstance(answer, Rejected)
+        return answer
+
+    async def _take(self, request: Request) -> TokenStream | Rejected:
         kind = self._steps.state.limits.effective.default_class if request.priority is None else request.priority
         # Named from here on: what is counted by class here, and what the scheduler does, must not differ.
         request = fit(replace(request, priority=kind), self._bounds)
@@ -116,7 +123,7 @@ class AsyncEngine:
         if refused is not None:
             return refused
         request_id = request.request_id
-        self._entering[request_id] = _Entering(kind)
+        self._entering[request_id] = _Entering(kind, request.moved)
         self._idle.clear()
         try:
             if request.text is not None:
@@ -145,6 +152,11 @@ class AsyncEngine:
         self._steps.send(Abort(key, reason))
         return True
 
+    def give_back(self, request_ids: Sequence[str], most: int) -> None:
+        """End at most so many batch requests among these that have not begun, each with reason GIVEN_BACK."""
+        known = frozenset(map(RequestId, request_ids))
+        self._steps.send(GiveBack(known, most))
+
     def model_info(self) -> ModelInfo:
         """What is served."""
         return self._model_info
@@ -165,6 +177,8 @@ class AsyncEngine:
             draining=self._draining,
             num_waiting_batch=self._num_waiting_batch(),
             waiting_batch_prompt_tokens=state.batch_backlog_tokens + self._unseen_prompt_tokens(Priority.BATCH),
+            room_for_batch=self._room_for_batch(),
+            default_class=state.limits.effective.default_class,
         )
 
     def stats(self) -> StatsSnapshot:
@@ -194,16 +208,20 @@ class AsyncEngine:
 
     def _classes(self, metrics: MetricsSnapshot) -> dict[Priority, ClassSnapshot]:
         """The classes that had requests; with what the step thread does not know, or not yet."""
-        intake, coming = self._intake, Counter(entering.kind for entering in self._entering.values())
+        intake, entering = self._intake, self._entering.values()
+        coming = Counter(one.kind for one in entering if not one.moved)
+        moving = Counter(one.kind for one in entering if one.moved)
         return {
             kind: replace(
                 one,
                 admitted=intake.admitted[kind] + coming[kind],
                 prompt_tokens_admitted=intake.prompt_tokens_admitted[kind],
                 refused=intake.queue_full[kind],
+                moved=one.moved + intake.taken_over[kind] + moving[kind],
+                prompt_tokens_moved=one.prompt_tokens_moved + intake.prompt_tokens_taken_over[kind],
             )
             for kind, one in zip(Priority, metrics.classes, strict=True)
-            if intake.admitted[kind] + coming[kind] or intake.queue_full[kind]
+            if intake.admitted[kind] + coming[kind] + intake.taken_over[kind] + moving[kind] or intake.queue_full[kind]
         }
 
     def runtime_config(self) -> RuntimeConfigState:
@@ -256,7 +274,7 @@ class AsyncEngine:
         if request.request_id in self._entering or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
-        full = self._queue_full(kind)
+        full = None if request.moved else self._queue_full(kind)
         if full is None:
             return None
         self._intake.queue_full[kind] += 1
@@ -280,6 +298,13 @@ class AsyncEngine:
         message = f"{queued - starting} requests wait for a slot, {name} is {bound}"
         return Rejected(StatusCode.RESOURCE_EXHAUSTED, message, int(min(max(wait_ms, 100.0), 10_000.0)))
 
+    def _room_for_batch(self) -> int:
+        """Slots that batch work may take, less all that is in flight. Where somebody waits for blocks, a slot alone does not help."""
+        state, total = self._steps.state, self._num_in_flight()
+        limits = state.limits.effective
+        slots = limits.max_num_seqs - slack.kept_free(limits.max_num_seqs, limits)
+        return slots - total if state.open_slots else min(slots - total, state.num_running - total)
+
     def _refuse(self, reason: RejectReason, rejected: Rejected) -> Rejected:
         self._intake.rejected[reason] += 1
         return rejected
@@ -293,8 +318,7 @@ class AsyncEngine:
         self._unseen.append(request)
         self._forget_seen()  # also where nobody ever asks for loads
         entering = self._entering[request.request_id]
-        self._intake.admitted[entering.kind] += 1
-        self._intake.prompt_tokens_admitted[entering.kind] += len(request.prompt_ids)
+        self._intake.take(entering.kind, len(request.prompt_ids), moved=request.moved)
         stream = TokenStream(request, self._tokenizer, self.abort)
         self._streams.add(stream)
         if entering.ended is not None:

@@ -49,6 +49,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveBack:
+    """End at most so many of these batch requests that have not begun; unknown ids are ignored."""
+
+    request_ids: frozenset[RequestId]
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateLimits:
     """Change the live limits; `reply` is called in the step thread, exactly once."""
 
@@ -58,7 +66,7 @@ class UpdateLimits:
     reply: Callable[[RuntimeConfigState | Rejected], None]
 
 
-Command = Submit | Abort | UpdateLimits
+Command = Submit | Abort | GiveBack | UpdateLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +213,8 @@ class StepLoop:
                     event = self.scheduler.abort(request_id, reason, now)
                     if event is not None:
                         events.append(event)
+                case GiveBack(request_ids, most):
+                    events += self.scheduler.give_back(request_ids, most, now)
                 case UpdateLimits():
                     self._update_limits(command, now)
         return events

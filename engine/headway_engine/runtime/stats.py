@@ -33,6 +33,8 @@ class Loads:
         draining: admission has stopped.
         num_waiting_batch: of num_waiting, requests of the batch class.
         waiting_batch_prompt_tokens: of waiting_prompt_tokens, of the batch class.
+        room_for_batch: batch requests that would find a slot at once; below 0: so many more wait than could begin.
+        default_class: of requests that name none.
     """
 
     num_running: int
@@ -47,6 +49,8 @@ class Loads:
     draining: bool
     num_waiting_batch: int = 0
     waiting_batch_prompt_tokens: int = 0
+    room_for_batch: int = 0
+    default_class: Priority = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class Intake:
         queue_full: of `rejected`, those that found the queue full, by class.
         admitted: sent to the step thread, by class.
         prompt_tokens_admitted: of their prompts.
+        taken_over: likewise, but another engine had admitted them.
+        prompt_tokens_taken_over: of their prompts.
     """
 
     received: int = 0
@@ -106,6 +112,15 @@ class Intake:
     queue_full: Counter[Priority] = field(default_factory=Counter)
     admitted: Counter[Priority] = field(default_factory=Counter)
     prompt_tokens_admitted: Counter[Priority] = field(default_factory=Counter)
+    taken_over: Counter[Priority] = field(default_factory=Counter)
+    prompt_tokens_taken_over: Counter[Priority] = field(default_factory=Counter)
+
+    def take(self, kind: Priority, prompt_tokens: int, *, moved: bool) -> None:
+        """Count a request that goes to the step thread."""
+        requests = self.taken_over if moved else self.admitted
+        tokens = self.prompt_tokens_taken_over if moved else self.prompt_tokens_admitted
+        requests[kind] += 1
+        tokens[kind] += prompt_tokens
 
 
 class ThroughputWindow:

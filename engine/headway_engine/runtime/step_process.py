@@ -31,7 +31,7 @@ from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import ModelLoadError
 from headway_engine.runtime.grammar import GrammarCompiler
 from headway_engine.runtime.loaded import LoadedModel
-from headway_engine.runtime.loop import Abort, EventSink, StepLoop, Submit, UpdateLimits
+from headway_engine.runtime.loop import Abort, EventSink, GiveBack, StepLoop, Submit, UpdateLimits
 from headway_engine.runtime.step_wire import (
     HEARTBEAT_S,
     LENGTH,
@@ -98,7 +98,7 @@ class _StepProcess:
 
     def _command(self, message: ToSteps, model: "_Model") -> None:
         match message:
-            case Submit() | Abort():
+            case Submit() | Abort() | GiveBack():
                 # A loop that has ended has told so, or is about to.
                 model.loop.send(with_constraint(message, model.grammars))
             case ChangeLimits(number, change):

@@ -31,12 +31,14 @@ CLASSES = {
     pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     pb.PRIORITY_BATCH: Priority.BATCH,
 }
+CLASS_NUMBERS = {kind: number for number, kind in CLASSES.items()}
 _FINISH_REASONS = {
     FinishReason.STOP: pb.STOP,
     FinishReason.LENGTH: pb.LENGTH,
     FinishReason.ABORT: pb.ABORT,
     FinishReason.DEADLINE: pb.DEADLINE,
     FinishReason.ERROR: pb.ERROR,
+    FinishReason.GIVEN_BACK: pb.GIVEN_BACK,
 }
 
 
@@ -70,13 +72,14 @@ def to_request(message: pb.GenerateRequest, arrival: Arrival, served_model: str)
         timeout_s = min(message.timeout_ms / 1000, math.inf if timeout_s is None else timeout_s)
     return Request(
         request_id=RequestId(message.request_id or arrival.fallback_id),
-        arrival_s=arrival.now_s,
+        arrival_s=arrival.now_s - message.waited_ms / 1000,
         text=text,
         prompt_ids=prompt_ids,
         sampling=_sampling(message.sampling_params),
         priority=CLASSES.get(message.priority),
         deadline_s=None if timeout_s is None else arrival.now_s + timeout_s,
         cache_salt=message.cache_salt,
+        moved=message.waited_ms > 0,
     )
 
 
@@ -140,6 +143,8 @@ def to_loads(loads: Loads) -> pb.Loads:
         draining=loads.draining,
         num_waiting_batch=loads.num_waiting_batch,
         waiting_batch_prompt_tokens=loads.waiting_batch_prompt_tokens,
+        room_for_batch=loads.room_for_batch,
+        default_class=CLASS_NUMBERS[loads.default_class],
     )
 
 

@@ -15,7 +15,7 @@ from headway_engine.core.limits import (
 from headway_engine.core.metrics import ClassSnapshot
 from headway_engine.core.request import Priority, Rejected, StatusCode
 from headway_engine.runtime.stats import StatsSnapshot
-from headway_engine.server.convert import CLASSES, to_loads
+from headway_engine.server.convert import CLASS_NUMBERS, CLASSES, to_loads
 from headway_rpc import pb
 
 _MODES = {
@@ -28,7 +28,6 @@ _PROFILES = {
     pb.PROFILE_THROUGHPUT: Profile.THROUGHPUT,
     pb.PROFILE_LOW_TAIL: Profile.LOW_TAIL,
 }
-_CLASS_NUMBERS = {kind: number for number, kind in CLASSES.items()}
 _MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
 _PROFILE_NUMBERS = {profile: number for number, profile in _PROFILES.items()}
 
@@ -60,7 +59,7 @@ def to_stats(stats: StatsSnapshot) -> pb.Stats:
 
 def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
     return pb.ClassStats(
-        workload_class=_CLASS_NUMBERS[kind],
+        workload_class=CLASS_NUMBERS[kind],
         ttft=to_histogram(one.ttft),
         queue_wait=to_histogram(one.queue_wait),
         itl=to_histogram(one.itl),
@@ -71,6 +70,8 @@ def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
         prompt_tokens_admitted=one.prompt_tokens_admitted,
         prompt_tokens=one.prompt_tokens,
         cached_prompt_tokens=one.cached_prompt_tokens,
+        requests_moved=one.moved,
+        prompt_tokens_moved=one.prompt_tokens_moved,
     )
 
 
@@ -131,7 +132,7 @@ def _to_limits(limits: Limits) -> pb.Limits:
         profile=_PROFILE_NUMBERS[limits.profile],
         itl_target_ms=limits.itl_target_ms,
         reserved_percent=limits.reserved_percent,
-        default_class=_CLASS_NUMBERS[limits.default_class],
+        default_class=CLASS_NUMBERS[limits.default_class],
         max_queued_batch_requests=limits.max_queued_batch_requests,
         batch_deadline_ms=limits.batch_deadline_ms,
     )

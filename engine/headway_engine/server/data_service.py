@@ -84,6 +84,10 @@ class DataService(EngineServicer):
         engine = await self._engine(context)
         return pb.AbortResponse(aborted=sum(engine.abort(request_id) for request_id in request.request_ids))
 
+    async def GiveBack(self, request: pb.GiveBackRequest, context: "_ServicerContext") -> pb.GiveBackResponse:
+        (await self._engine(context)).give_back(request.request_ids, request.most)
+        return pb.GiveBackResponse()
+
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: "_ServicerContext") -> pb.ModelInfo:
         return convert.to_model_info((await self._engine(context)).model_info())
 

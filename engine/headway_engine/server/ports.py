@@ -53,6 +53,9 @@ class EnginePort(Protocol):
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> bool:
         """End a request; False when none has this id."""
 
+    def give_back(self, request_ids: Sequence[str], most: int) -> None:
+        """End at most so many batch requests among these that have not begun, so that another engine can take them."""
+
     def model_info(self) -> ModelInfo:
         """The loaded model."""
 

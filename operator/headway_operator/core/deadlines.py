@@ -1,7 +1,8 @@
 """The work with a deadline as users see it: how much waits, when it is done at this size, and what was late.
 
-An engine works off one second of work a second, less what the other classes need of it. What is in one engine stays there,
-so all is done when the fullest of them has done its part. Late requests are those that the engines counted.
+An engine works off one second of work a second, less what the other classes need of it. What is in one engine is taken to stay
+there, so all is done when the fullest of them has done its part; sooner where a gateway moves what waits. Late requests are
+those that the engines counted.
 """
 
 import math

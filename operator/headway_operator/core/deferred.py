@@ -4,7 +4,8 @@ The policy works from two figures: how many requests had come by some moment, an
 difference is what must be done by that moment's deadline. Pods come and go with what waits in them, so neither is a sum of
 the engines' counters. What an engine has admitted since the look before is added to `came`, and all that is in it when it is
 seen for the first time or restarted; finished is what came and is in no engine any more. So whatever is lost with a pod, and
-whatever ends without an answer, is not waited for.
+whatever ends without an answer, is not waited for. A request that a gateway moved from one engine to another came once, to the
+first one, and keeps its age.
 
 Lengths are those of all requests that the engines counted since their boot.
 """
@@ -45,12 +46,14 @@ def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
 
 def _running(sample: EngineSample) -> int:
     """Requests that hold a slot, or are on their way into the queue."""
-    return max(0, sample.batch.admitted - sample.batch.finished - sample.num_waiting_batch)
+    return max(0, sample.batch.here - sample.num_waiting_batch)
 
 
-def _grown(sample: EngineSample, before: Admitted | None) -> int:
+def _grown(sample: EngineSample, before: Admitted | None) -> float:
     if before is None or before.boot_id != sample.boot_id:
-        return max(0, sample.batch.admitted - sample.batch.finished)
+        # Those that were moved came elsewhere; which of what it had they are is not told.
+        batch = sample.batch
+        return batch.here * batch.admitted / max(1, batch.admitted + max(0, batch.moved))
     return max(0, sample.batch.admitted - before.admitted)
 
 

@@ -119,7 +119,7 @@ def _counted(sample: EngineSample, work: Work, before: Counted | None) -> Counte
     same = before is not None and before.boot_id == sample.boot_id
     if before is not None and same and before.taken_s == sample.taken_s:
         return before
-    taken = work.computed + work.queued_tokens
+    taken = work.computed + work.queued_tokens - work.moved_tokens
     return Counted(
         boot_id=sample.boot_id,
         taken_s=sample.taken_s,

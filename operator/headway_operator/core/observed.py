@@ -28,6 +28,8 @@ class ClassSample:
         prompt_tokens_admitted: prompt tokens of the admitted ones.
         prompt_tokens: of those whose prefill began.
         cached_prompt_tokens: of these, found in the prefix cache.
+        moved: requests that a router brought from another engine less those that it took to one; among none of the above.
+        prompt_tokens_moved: of their prompts.
     """
 
     ttft: Histogram = ()
@@ -40,11 +42,13 @@ class ClassSample:
     prompt_tokens_admitted: int = 0
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+    moved: int = 0
+    prompt_tokens_moved: int = 0
 
     @property
     def here(self) -> int:
         """Requests that came in and have not ended."""
-        return max(0, self.admitted - self.finished)
+        return max(0, self.admitted + self.moved - self.finished)
 
     @property
     def tokens_out(self) -> int:

@@ -28,6 +28,7 @@ class Work:
         output: tokens of answers.
         answered, late, queued: first tokens, see `FirstTokens`.
         queued_tokens: prompt tokens yet to compute.
+        moved_tokens: prompt tokens of requests that came from other engines, less those that went to others.
         kv_used: tokens in the KV cache.
     """
 
@@ -42,6 +43,7 @@ class Work:
     running: int
     waiting: int
     queued_tokens: int
+    moved_tokens: int
     kv_used: float
 
     def __sub__(self, other: "Work") -> "Work":
@@ -58,6 +60,7 @@ class Work:
             max(0, self.running - other.running),
             max(0, self.waiting - other.waiting),
             max(0, self.queued_tokens - other.queued_tokens),
+            self.moved_tokens - other.moved_tokens,
             max(0.0, self.kv_used - other.kv_used),
         )
 
@@ -80,6 +83,7 @@ def all_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
         running=sample.num_running,
         waiting=sample.num_waiting,
         queued_tokens=sample.waiting_prompt_tokens,
+        moved_tokens=sum(one.prompt_tokens_moved for one in sample.classes.values()),
         kv_used=sample.kv_usage * sample.kv_tokens,
     )
 
@@ -102,6 +106,7 @@ def batch_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
         running=running,
         waiting=sample.num_waiting_batch,
         queued_tokens=sample.queued_batch_tokens,
+        moved_tokens=batch.prompt_tokens_moved,
         kv_used=sample.kv_usage * sample.kv_tokens * running / max(1, sample.num_running),
     )
 

@@ -140,6 +140,8 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
         prompt_tokens_admitted=one.prompt_tokens_admitted,
         prompt_tokens=one.prompt_tokens,
         cached_prompt_tokens=one.cached_prompt_tokens,
+        moved=one.requests_moved,
+        prompt_tokens_moved=one.prompt_tokens_moved,
     )
 
 

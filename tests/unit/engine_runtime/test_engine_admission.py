@@ -282,3 +282,64 @@ async def test_a_long_prompt_is_cut_where_the_policy_says_and_the_answer_says_by
         assert text == "ok"
         assert finished.prompt_tokens + finished.truncated_tokens == longest + 8
         assert finished.truncated_tokens > 0
+
+
+async def test_what_another_engine_had_taken_is_taken_over_by_a_full_queue_and_is_no_new_request() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor, config(max_num_seqs=1, max_queued_requests=1)) as engine:
+        first = await submitted(engine, request("a"))
+        await eventually(lambda: engine.loads().num_running == 1)
+        second = await submitted(engine, request("b"))
+        assert isinstance(await engine.submit(request("c")), Rejected)
+        over = replace(request("d"), priority=Priority.BATCH, arrival_s=time.monotonic() - 60, moved=True)
+        third = await submitted(engine, over)
+        assert engine.loads().room_for_batch == -2
+        executor.release(100)
+        ends = [(await read(stream))[2] for stream in (first, second, third)]
+        assert ends[2].queue_ms > 60_000
+        stats = engine.stats()
+        batch = stats.classes[Priority.BATCH]
+        assert (batch.admitted, batch.moved, batch.prompt_tokens_moved, batch.finished) == (0, 1, 2, 1)
+        assert stats.requests_received == 3
+
+
+async def test_what_was_moved_and_cannot_be_served_counts_as_one_that_came_and_was_refused() -> None:
+    async with running(ScriptedExecutor()) as engine:
+        engine.begin_drain()
+        assert isinstance(await engine.submit(replace(request("a"), moved=True)), Rejected)
+        stats = engine.stats()
+        assert (stats.requests_received, stats.requests_rejected, stats.classes) == (1, {"draining": 1}, {})
+
+
+async def test_room_for_batch_leaves_what_is_reserved_and_is_none_while_somebody_waits_for_blocks() -> None:
+    executor = ScriptedExecutor((b"x",), num_blocks=8)
+    executor.hold()
+    async with running(executor, config(max_num_seqs=4)) as engine:
+        assert engine.loads().room_for_batch == 4
+        await engine.update_limits(LimitsPatch(reserved_percent=25), 0, None)
+        assert engine.loads().room_for_batch == 3
+        streams = [await submitted(engine, request(name, ids=(7,) * 25)) for name in "ab"]
+        await eventually(lambda: executor.batches == [] and engine.loads().num_running == 1)
+        executor.release(1)
+        await eventually(lambda: engine.loads().room_for_batch == -1)
+        executor.release(100)
+        for stream in streams:
+            await read(stream)
+        assert engine.loads().room_for_batch == 3
+
+
+async def test_only_what_has_not_begun_is_given_back() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor, config(max_num_seqs=1)) as engine:
+        streams = [await submitted(engine, replace(request(name), priority=Priority.BATCH)) for name in "abc"]
+        await eventually(lambda: engine.loads().num_running == 1)
+        engine.give_back(["a", "b", "c", "unknown"], 1)
+        executor.release(100)
+        reasons = [(await read(stream))[2].reason for stream in streams]
+        assert reasons == [FinishReason.STOP, FinishReason.GIVEN_BACK, FinishReason.STOP]
+        batch = engine.stats().classes[Priority.BATCH]
+        assert (batch.admitted, batch.finished, batch.moved) == (3, 2, -1)
+        assert engine.stats().requests_finished == {"stop": 2}
+        assert nothing_left(engine)

@@ -65,6 +65,30 @@ def test_an_engine_that_joins_adds_what_is_in_it_and_not_what_it_did_before() ->
     assert (found.arrivals, found.finished) == (25, 0)
 
 
+def moved(before: EngineSample, requests: int) -> EngineSample:
+    """The engine after so many of its waiting requests came from another one, or (below 0) went to one."""
+    batch = replace(before.batch, moved=before.batch.moved + requests, prompt_tokens_moved=100 * requests)
+    return replace(before, num_waiting_batch=before.num_waiting_batch + requests, classes={"batch": batch})
+
+
+def test_requests_that_change_their_engine_came_once_and_keep_their_age() -> None:
+    first, arrived = seen(Arrived(), a=engine(20, 5, 11))
+    for new in (engine(0, 0), engine(3, 1, 2)):  # one that starts, and one that was there with work of its own
+        _, known = seen(arrived, a=engine(20, 5, 11), b=new)
+        here = new.batch.here
+        for before in (arrived, known):
+            found, _ = seen(before, a=moved(engine(20, 5, 11), -8), b=moved(new, 8))
+            assert found.running + found.waiting == first.running + first.waiting + here
+            assert found.arrivals == pytest.approx(first.arrivals + here, abs=1.0)
+            assert found.finished == pytest.approx(first.finished, abs=1.0)
+
+
+def test_lengths_are_those_of_requests_that_ended_wherever_they_came_first() -> None:
+    before, _ = seen(Arrived(), a=engine(40, 36, 4), b=engine(0, 0))
+    after, _ = seen(Arrived(), a=moved(engine(40, 36, 4), -4), b=moved(engine(0, 0), 4))
+    assert Backlog(after).mix == Backlog(before).mix
+
+
 def test_silent_engines_are_taken_to_be_like_those_that_answer() -> None:
     found, _ = take(Reports(4, {"a": engine(20, 5, 11), "b": engine(20, 5, 11)}), Arrived())
     assert found is not None

@@ -129,3 +129,24 @@ def test_a_fleet_without_batch_keeps_one_count() -> None:
     taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Apart(judge(pair, {})))
     assert taken.online == {}
     assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Apart()).online == {}
+
+
+def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
+    """Ten requests wait in one engine; the other one takes eight of them over and finishes them."""
+
+    def moved(one: EngineSample, requests: int) -> EngineSample:
+        batch = replace(one.classes["batch"], moved=requests, prompt_tokens_moved=100 * requests)
+        return replace(one, classes={**one.classes, "batch": batch})
+
+    giver = engine(0.0, 0, 0, waiting_batch=10), moved(engine(10.0, 0, 0, waiting_batch=2), -8)
+    giver = giver[0], replace(giver[1], requests_received=giver[0].requests_received)
+    worked = engine(20.0, 0, 8)
+    taker = engine(0.0, 0, 0), moved(engine(10.0, 0, 0, waiting_batch=8), 8), moved(worked, 8)
+    taker = taker[0], *(replace(one, requests_received=INVALID) for one in taker[1:])
+    looks = zip((*giver, replace(giver[1], taken_s=20.0)), taker, strict=True)
+    memory = LoopMemory()
+    for old, new in looks:
+        taken = take_in(Reports(2, {"a": old, "b": new}), memory, Apart())
+        memory = LoopMemory(engines=taken.engines, totals=taken.intake.totals)
+    assert (memory.totals.arrivals, memory.totals.input_tokens) == (0, 0)
+    assert (memory.totals.finished, memory.totals.output_tokens) == (8, 80)
