@@ -195,6 +195,8 @@ class DemandStatus(ApiModel):
         description="Requests with a deadline that are not finished, by when they came: one count for each twentieth of the "
         "deadline, newest last.",
     )
+    deferred_input_tokens: Int32 | None = Field(default=None, description="Mean prompt of those, in tokens.")
+    deferred_output_tokens: Int32 | None = Field(default=None, description="Mean answer of those, in tokens.")
     step_microseconds: Int64 | None = Field(default=None, description="Constant part of an engine step.")
     sequence_microseconds: Int64 | None = Field(default=None, description="What each running sequence adds to a step.")
     prompt_token_microseconds: Int64 | None = Field(default=None, description="What each prompt token adds to a step.")

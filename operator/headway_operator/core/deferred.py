@@ -7,15 +7,25 @@ seen for the first time or restarted; finished is what came and is in no engine 
 whatever ends without an answer, is not waited for. A request that a gateway moved from one engine to another came once, to the
 first one, and keeps its age.
 
-Lengths are those of all requests that the engines counted since their boot.
+Lengths are means over the newest requests, as if so many of them were known: what comes in a look takes the place of as many
+of those before, mixed. So an engine that had short requests for a month mis-sizes a heap of long ones no longer than it takes
+to answer some hundred. The first look of a process has the means from the status, or from all that the engines counted since
+their boot. Tokens are counted when they are made and answers when they end, so one that is under way counts as half of one;
+when all slots are filled at once that is a poor guess, and the requests that are remembered are more than they can hold.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from headway_operator.core.intake import Reports
-from headway_operator.core.memory import Admitted, Arrived
+from headway_operator.core.memory import Admitted, Arrived, Lengths
 from headway_operator.core.observed import EngineSample
 from headway_planner.deferred import Deferred
+
+NEWEST = 64.0  # requests that lengths rest on
+PER_SLOT = 2.0  # and at least so many for each that may run
+
+Pairs: TypeAlias = Sequence[tuple[Admitted, Admitted | None]]  # of each engine: now, and when it was last looked at
 
 
 def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
@@ -23,14 +33,18 @@ def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
     samples = reports.chosen
     if not samples:
         return None, before
+    seen = {name: _admitted(sample) for name, sample in samples.items()}
+    pairs = [(now, before.engines.get(name)) for name, now in seen.items()]
     share = reports.serving / len(samples)  # the others are taken to be like those that are counted
-    running = share * sum(_running(sample) for sample in samples.values())
+    running = share * sum(now.running for now in seen.values())
     waiting = share * sum(sample.num_waiting_batch for sample in samples.values())
-    grown = share * sum(_grown(sample, before.engines.get(name)) for name, sample in samples.items())
+    grown = share * sum(_grown(now, then) for now, then in pairs)
     # The first look of a process: what is here is among what the status remembers.
     came = max(before.came + (grown if before.engines else 0.0), running + waiting)
     finished = came - running - waiting
-    inputs, outputs = _lengths(samples.values())
+    slots = sum(sample.effective.max_num_seqs or 0 for sample in samples.values())
+    lengths = _lengths(pairs, before, max(NEWEST, PER_SLOT * slots))
+    inputs, outputs = lengths.means
     found = Deferred(
         arrivals=came,
         input_tokens=came * inputs,
@@ -40,27 +54,60 @@ def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
         waiting=waiting,
         queued_tokens=share * sum(sample.queued_batch_tokens for sample in samples.values()),
     )
-    seen = {name: Admitted(sample.boot_id, sample.batch.admitted) for name, sample in samples.items()}
-    return found, Arrived(came, seen)
+    return found, Arrived(came, seen, lengths)
 
 
-def _running(sample: EngineSample) -> int:
-    """Requests that hold a slot, or are on their way into the queue."""
-    return max(0, sample.batch.here - sample.num_waiting_batch)
+def _admitted(sample: EngineSample) -> Admitted:
+    batch = sample.batch
+    return Admitted(
+        boot_id=sample.boot_id,
+        admitted=batch.admitted,
+        prompt_tokens=batch.prompt_tokens_admitted,
+        # Those that were moved came elsewhere; which of what is here they are is not told.
+        first=batch.here * batch.admitted / max(1, batch.admitted + max(0, batch.moved)),
+        finished=batch.finished,
+        running=max(0, batch.here - sample.num_waiting_batch),  # they hold a slot, or are on their way into the queue
+        output_tokens=batch.tokens_out,
+    )
 
 
-def _grown(sample: EngineSample, before: Admitted | None) -> float:
-    if before is None or before.boot_id != sample.boot_id:
-        # Those that were moved came elsewhere; which of what it had they are is not told.
-        batch = sample.batch
-        return batch.here * batch.admitted / max(1, batch.admitted + max(0, batch.moved))
-    return max(0, sample.batch.admitted - before.admitted)
+def _grown(now: Admitted, then: Admitted | None) -> float:
+    """Requests that came, and those that are here in an engine that was not known."""
+    if then is None or then.boot_id != now.boot_id:
+        return now.first
+    return max(0, now.admitted - then.admitted)
 
 
-def _lengths(samples: Iterable[EngineSample]) -> tuple[float, float]:
-    """Mean tokens of a prompt and of an answer; a request that runs has made half of its answer."""
-    pairs = [(sample.batch, _running(sample)) for sample in samples]
-    admitted = sum(batch.admitted for batch, _ in pairs)
-    answers = sum(batch.finished + running / 2 for batch, running in pairs)
-    made = sum(batch.tokens_out for batch, _ in pairs)
-    return sum(batch.prompt_tokens_admitted for batch, _ in pairs) / max(1, admitted), made / max(1.0, answers)
+def _lengths(pairs: Pairs, before: Arrived, newest: float) -> Lengths:
+    # What an engine counted before it was seen may be old; for want of anything else it counts.
+    since_boot = not before.engines and before.lengths == Lengths()
+    grown = [growth for now, then in pairs if (growth := _growth(now, then, since_boot)) is not None]
+    admitted, prompts, answered, outputs = [sum(column) for column in zip(*grown, strict=True)] or [0.0] * 4
+    old = before.lengths
+    came, ended = _kept(old.admitted, newest - admitted), _kept(old.answered, newest - answered)
+    return Lengths(
+        came * old.admitted + admitted,
+        came * old.prompt_tokens + prompts,
+        ended * old.answered + answered,
+        ended * old.output_tokens + outputs,
+    )
+
+
+def _growth(now: Admitted, then: Admitted | None, since_boot: bool) -> tuple[float, float, float, float] | None:
+    """Requests, prompt tokens, answers and their tokens; None: nothing that is known to be new."""
+    answered = now.finished + now.running / 2
+    if then is None and not since_boot:
+        return None
+    if then is None or then.boot_id != now.boot_id:
+        return now.admitted, now.prompt_tokens, answered, now.output_tokens
+    return (
+        now.admitted - then.admitted,
+        now.prompt_tokens - then.prompt_tokens,
+        answered - then.finished - then.running / 2,
+        now.output_tokens - then.output_tokens,
+    )
+
+
+def _kept(requests: float, room: float) -> float:
+    """The share of so many requests that there is room for; 0..1."""
+    return min(1.0, max(0.0, room) / requests) if requests > 0 else 1.0

@@ -20,6 +20,7 @@ from headway_planner.identify import LearntSteps, learnt
 
 MINUTE_S = 60
 MINUTES = 60
+MANY = 1e6  # requests that the status's mean lengths stand for: as many as there is room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +46,50 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Lengths:
+    """Requests with a deadline and their tokens: sums over those that came, and over those that were answered, of late.
+
+    Attributes:
+        answered: a request that runs is half of one.
+        output_tokens: of answers, unfinished ones too.
+    """
+
+    admitted: float = 0.0
+    prompt_tokens: float = 0.0
+    answered: float = 0.0
+    output_tokens: float = 0.0
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Tokens of a prompt and of an answer."""
+        return self.prompt_tokens / max(1.0, self.admitted), self.output_tokens / max(1.0, self.answered)
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
-    """Requests with a deadline that one engine had admitted when it was last looked at."""
+    """Requests with a deadline in one engine when it was last looked at: counters since its boot, and gauges.
+
+    Attributes:
+        first: requests that are in it, and were in no other one before.
+        running: that hold a slot.
+    """
 
     boot_id: str
     admitted: int
+    first: float
+    prompt_tokens: int
+    finished: int
+    running: int
+    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Requests with a deadline: how many came since any start, and what each engine had admitted by then."""
+    """Requests with a deadline: how many came since any start, what each engine had counted by then, how long they are."""
 
     came: float = 0.0
     engines: Mapping[str, Admitted] = field(default_factory=dict)
+    lengths: Lengths = field(default_factory=Lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +140,7 @@ def restored(before: DemandStatus | None, revision: str, moment: Moment) -> Loop
         mix = Mix(float(before.input_tokens), float(before.output_tokens))
     marks = ages.marks_of(before.deferred_by_age, moment.deadline_s, moment.at_s - gap_s)
     demand = Memory(prior=_steps(before), work=tuple(work[-HISTORY_S:]), mix=mix, backlog=Backlog(marks=marks))
-    arrived = Arrived(came=marks[-1][1] if marks else 0.0)
+    arrived = Arrived(came=marks[-1][1] if marks else 0.0, lengths=_lengths(before))
     return LoopMemory(control=ControlMemory(demand=demand), revision=revision, arrived=arrived)
 
 
@@ -134,6 +166,7 @@ def remembered(
     if quiet and not any(minutes[-1:]) and not waits:
         return kept
     steps = learnt(demand.fit, 0) or demand.prior
+    inputs, outputs = (round(mean) or None for mean in memory.arrived.lengths.means)
     return DemandStatus(
         time=now,
         revision=memory.revision,
@@ -141,6 +174,8 @@ def remembered(
         input_tokens=None if demand.mix is None else round(demand.mix.inputs),
         output_tokens=None if demand.mix is None else round(demand.mix.outputs),
         deferred_by_age=waits,
+        deferred_input_tokens=inputs,
+        deferred_output_tokens=outputs,
         step_microseconds=None if steps is None else round(1000 * steps.step_ms),
         sequence_microseconds=None if steps is None else round(1000 * steps.sequence_ms),
         prompt_token_microseconds=None if steps is None else round(1000 * steps.token_ms),
@@ -153,6 +188,13 @@ def _minutes(work: tuple[float, ...]) -> tuple[int, ...]:
     begin = len(work) - count * MINUTE_S
     parts = (work[at : at + MINUTE_S] for at in range(begin, len(work), MINUTE_S))
     return tuple(round(1000 * sum(part) / MINUTE_S) for part in parts)
+
+
+def _lengths(before: DemandStatus) -> Lengths:
+    if before.deferred_input_tokens is None or before.deferred_output_tokens is None:
+        return Lengths()
+    inputs, outputs = MANY * before.deferred_input_tokens, MANY * before.deferred_output_tokens
+    return Lengths(MANY, inputs, MANY, outputs)
 
 
 def _steps(before: DemandStatus) -> LearntSteps | None:

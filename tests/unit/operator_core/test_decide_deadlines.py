@@ -124,11 +124,16 @@ def test_a_new_operator_knows_how_old_the_work_is() -> None:
     assert kept[-2:] == [0, 0], "what waits came more than two twentieths ago"
     before = world.memory
     assert before is not None
+    means = [round(mean) for mean in before.arrived.lengths.means]
+    assert [world.status["demand"][f"deferred{name}Tokens"] for name in ("Input", "Output")] == pytest.approx(
+        means, rel=0.1
+    )
     world.memory = None
     world.samples = {name: [] for name in world.samples}
     for _ in range(12):
         traffic.second()
     assert world.memory is not None
+    assert world.memory.arrived.lengths.means == pytest.approx(means, rel=0.1)
     old, new = (one.control.demand.backlog for one in (before, world.memory))
     oldest = next(at_s for at_s, came in new.marks if came > 0)
     assert oldest == pytest.approx(old.marks[0][0], abs=60), (

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway_operator.core.ages import PARTS, by_age, marks_of
-from headway_operator.core.deferred import take
+from headway_operator.core.deferred import NEWEST, take
 from headway_operator.core.intake import Reports
-from headway_operator.core.memory import Arrived
+from headway_operator.core.memory import Arrived, Lengths
 from headway_operator.core.observed import ClassSample, EngineSample
+from headway_operator.core.plan import LimitsPatch
 from headway_planner.deferred import Backlog, Deferred, noted
 
 
@@ -49,6 +50,59 @@ def test_lengths_are_those_that_the_engines_counted() -> None:
     mix = Backlog(found).mix
     assert mix is not None
     assert (mix.inputs, mix.outputs) == (100, pytest.approx(10, rel=0.1))
+
+
+def counted(*done: tuple[int, int, int], running: int = 0, boot: str = "a") -> EngineSample:
+    """An engine that has finished `done`: requests, tokens of a prompt, tokens of an answer; and just began with `running`."""
+    finished = sum(count for count, _, _ in done)
+    batch = ClassSample(
+        itl=(sum(count * outputs for count, _, outputs in done),),
+        admitted=finished + running,
+        finished=finished,
+        prompt_tokens_admitted=sum(count * inputs for count, inputs, _ in done),
+    )
+    return sample(running, boot_id=boot, classes={"batch": batch})
+
+
+@given(
+    old=st.integers(1, 10**6),
+    lengths=st.tuples(st.integers(100, 1000), st.integers(100, 1000)),
+    each=st.integers(1, 400),
+)
+def test_lengths_follow_after_some_hundred_requests_whatever_an_engine_did_before(
+    old: int, lengths: tuple[int, int], each: int
+) -> None:
+    was, now = lengths
+    found, arrived = seen(Arrived(), a=counted((old, was, was)))
+    assert arrived.lengths.means == (was, was), "for want of anything newer"
+    new = 0
+    while new < 5 * NEWEST:
+        new += each
+        found, arrived = seen(arrived, a=counted((old, was, was), (new, now, now)))
+    assert arrived.lengths.means == (pytest.approx(now, rel=0.1), pytest.approx(now, rel=0.1))
+    assert found.input_tokens == pytest.approx(found.arrivals * arrived.lengths.means[0])
+
+
+@pytest.mark.parametrize("slots", [4, 400])
+def test_lengths_hold_while_the_slots_are_filled_at_once(slots: int) -> None:
+    limits = LimitsPatch(max_num_seqs=slots)
+    _, arrived = seen(Arrived(), a=replace(counted((1000, 100, 50)), effective=limits))
+    _, after = seen(arrived, a=replace(counted((1000, 100, 50), running=slots), effective=limits))
+    assert after.lengths.means[1] == pytest.approx(50, rel=0.26)
+
+
+def test_what_an_engine_did_before_it_was_known_says_nothing_of_lengths() -> None:
+    _, arrived = seen(Arrived(), a=counted((9, 100, 10)))
+    _, arrived = seen(arrived, a=counted((9, 100, 10)), b=counted((10**6, 7, 7)))
+    assert arrived.lengths.means == (100, 10)
+    _, arrived = seen(arrived, a=counted((9, 100, 10)), b=counted((63, 400, 40), boot="new"))
+    assert arrived.lengths.means == ((100 + 63 * 400) / 64, (10 + 63 * 40) / 64), "room for one of those before"
+
+
+def test_the_first_look_believes_the_status_before_what_was_counted_since_boot() -> None:
+    told = Arrived(lengths=Lengths(64.0, 6400.0, 64.0, 640.0))
+    _, arrived = seen(told, a=counted((10**6, 7, 7)))
+    assert arrived.lengths.means == (100, 10)
 
 
 def test_a_pod_that_is_lost_takes_its_work_along_and_one_that_restarts_begins_anew() -> None:
