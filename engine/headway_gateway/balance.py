@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from headway_gateway.engine import Engine
 
 STAY_S = 10.0
+BEGUN = 256  # of the oldest that have no token, so many at most may be computing their prompts: they are named too
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def _of_model(engines: Collection[Engine], now: float) -> list[GiveBack]:
         ids = tuple(name for name, one in source.waiting.items() if one.stays_until_s <= now)
         most = min(left, source.queued, len(ids))
         if most:
-            asked.append(GiveBack(source, ids, most))
+            asked.append(GiveBack(source, ids[: most + BEGUN], most))
             left -= most
     _promise(targets, sum(one.most for one in asked))
     return asked

@@ -22,7 +22,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class Engine:
-    """One engine, or the address of a Service in front of several.
+    """One engine.
 
     Attributes:
         client: its connection.

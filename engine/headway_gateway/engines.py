@@ -1,12 +1,13 @@
 """The engines behind the gateway, and which of them gets a request.
 
-Every address that a given host name has is an engine: one for a Service, one for each pod of a headless Service. Names are
-looked up again and engines asked for their model every few seconds; one that answers and does not drain is up. A request goes
-to the one that is up and has the fewest of this gateway's requests in flight; batch work goes to one that has a slot for it,
-where there is one. An engine that refuses because it drains, is full or cannot be reached has started nothing, so the request
-goes to the next one, as long as no token of an answer has come; so it does when a drain ends before a request that waited has
-got one. When all that are known have refused and one of them is going away, its successor may have come since the last look,
-so names are looked up once more. An engine that is gone keeps its connection until the last answer on it has ended.
+Every address that a given host name has is an engine, as the addresses of a headless Service are; where one has several
+behind it, as that of any other Service has, users are warned (`virtual`). Names are looked up again and engines asked for
+their model every few seconds; one that answers and does not drain is up. A request goes to the one that is up and has the
+fewest of this gateway's requests in flight; batch work goes to one that has a slot for it, where there is one. An engine that
+refuses because it drains, is full or cannot be reached has started nothing, so the request goes to the next one, as long as no
+token of an answer has come; so it does when a drain ends before a request that waited has got one. When all that are known
+have refused and one of them is going away, its successor may have come since the last look, so names are looked up once more.
+An engine that is gone keeps its connection until the last answer on it has ended.
 
 Requests wait in the engines, where the operator sees them. When an engine has got room for batch work and some waits in
 another, the other is asked to give it back (`balance`), and the request begins anew where there is room.
@@ -15,17 +16,17 @@ another, the other is asked to give it back (`balance`), and the request begins 
 import asyncio
 import logging
 import socket
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Self
 
 import grpc
 
-from headway_gateway.balance import STAY_S, GiveBack, give_backs
-from headway_gateway.engine import Engine, Waiting, Wanted, pick
+from headway_gateway.asked import Asked
+from headway_gateway.balance import GiveBack, give_backs
+from headway_gateway.engine import Engine, pick
 from headway_gateway.errors import Failure, of_call, unavailable
+from headway_gateway.virtual import other_engine_behind
 from headway_rpc import pb
 from headway_rpc.client import EngineClient, EngineError, Message
 
@@ -35,57 +36,14 @@ log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
+SUSPECT_EVERY = 5  # looks, after which an address that stands alone behind a name is tried with a second connection
 MISSES = 3  # slow answers after which an engine is taken to be down
+VIRTUAL = (
+    "--engine %s has one address, %s, and several engines behind it: this gateway's requests go to one of them at a time. Name the"
+    " engines themselves: the headless Service FLEET-engines has the address of each"
+)
 _STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _NOT_BEGUN = (pb.ABORT, pb.GIVEN_BACK)
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request on its way.
-
-    Attributes:
-        request: as it came.
-        arrived_s: when.
-        until_s: when nobody waits for its answer any more.
-        tried: engines that did not take it.
-        refusals: why.
-        giver: the engine that gave it back last.
-        taken: an engine had taken it, so it waits since it came and is no new one to the next.
-    """
-
-    request: pb.GenerateRequest
-    arrived_s: float
-    until_s: float
-    tried: list[Engine] = field(default_factory=list)
-    refusals: list[Failure] = field(default_factory=list)
-    giver: Engine | None = None
-    taken: bool = False
-
-    @property
-    def wanted(self) -> Wanted:
-        """For the choice of an engine."""
-        return Wanted(self.request, moved=self.giver is not None, last=self.giver)
-
-    def message(self, now: float) -> pb.GenerateRequest:
-        """What the next engine gets."""
-        message = pb.GenerateRequest()
-        message.CopyFrom(self.request)
-        message.request_id = uuid.uuid4().hex
-        message.waited_ms = max(1, round(1000 * (now - self.arrived_s))) if self.taken else 0
-        return message
-
-    def waiting(self, now: float) -> Waiting:
-        """How it waits in the next engine."""
-        return Waiting(self.arrived_s, now + STAY_S if self.giver is not None else now)
-
-    def came_back(self, engine: Engine, end: pb.GenerateComplete) -> None:
-        """The engine that had taken it did not begin it."""
-        self.taken = True
-        self.refusals.append(unavailable("the engine that had the request did not begin it"))
-        if end.finish_reason == pb.GIVEN_BACK:
-            # Somebody has room, and who refused may take it now; if nobody does, it goes back to where it was.
-            self.tried, self.giver = [], engine
 
 
 class Engines:
@@ -107,6 +65,8 @@ class Engines:
         self._refreshing = asyncio.Lock()
         self._stirred = asyncio.Event()  # an engine may have got room
         self._looked_s = float("-inf")  # when the last look began
+        self._looks = 0
+        self._virtual: set[str] = set()  # names that have been warned of
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -181,7 +141,7 @@ class Engines:
             Failure: nobody took the request, or the one who did broke off.
         """
         clock = asyncio.get_running_loop().time
-        asked = _Asked(request, clock(), clock() + timeout_s)
+        asked = Asked(request, clock(), clock() + timeout_s)
         while (engine := await self._next(asked)) is not None:
             asked.tried.append(engine)
             self._turns += 1
@@ -215,7 +175,7 @@ class Engines:
         refusals = full or asked.refusals or [unavailable("no engine answers")]
         raise min(refusals, key=lambda refusal: refusal.retry_after_ms)
 
-    async def _next(self, asked: _Asked) -> Engine | None:
+    async def _next(self, asked: Asked) -> Engine | None:
         """Whom to ask; None when there is nobody left."""
         clock = asyncio.get_running_loop().time
         model, wanted = asked.request.model, asked.wanted
@@ -246,8 +206,22 @@ class Engines:
             await asyncio.sleep(PROBE_INTERVAL_S)
             try:
                 await self.refresh()
+                self._looks += 1
+                if self._looks % SUSPECT_EVERY == 0:
+                    await self.suspect()
             except Exception:  # a gateway that follows its fleet no more would answer 503 for ever
                 log.exception("looking after the engines failed; trying again in %g s", PROBE_INTERVAL_S)
+
+    async def suspect(self) -> None:
+        """Warn, once for each name, of a name whose only address has several engines behind it."""
+        alone = {name: min(found) for name, found in self._behind.items() if len(found) == 1}
+        for name, address in alone.items():
+            member = self._members.get(address)
+            if member is None or name in self._virtual:
+                continue
+            if await other_engine_behind(member.client, PROBE_TIMEOUT_S):
+                self._virtual.add(name)
+                log.warning(VIRTUAL, name, address)
 
     def _serving(self, model: str) -> list[Engine]:
         return [one for one in self._members.values() if one.info is not None and model in ("", one.info.model)]

@@ -861,6 +861,7 @@ class Loads(_message.Message):
     NUM_WAITING_BATCH_FIELD_NUMBER: _builtins.int
     WAITING_BATCH_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     ROOM_FOR_BATCH_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
     DEFAULT_CLASS_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     num_waiting: _builtins.int
@@ -884,6 +885,8 @@ class Loads(_message.Message):
     """of waiting_prompt_tokens: of the batch class"""
     room_for_batch: _builtins.int
     """Batch requests that would find a slot at once; below 0: so many requests more wait than could begin."""
+    boot_id: _builtins.str
+    """of the process, as in Stats"""
     default_class: Global___Priority.ValueType
     """the live limit: the class of requests that name none"""
     def __init__(
@@ -902,11 +905,12 @@ class Loads(_message.Message):
         num_waiting_batch: _builtins.int = ...,
         waiting_batch_prompt_tokens: _builtins.int | None = ...,
         room_for_batch: _builtins.int | None = ...,
+        boot_id: _builtins.str = ...,
         default_class: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch", "_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "room_for_batch", b"room_for_batch", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch", "_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "default_class", b"default_class", "draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "room_for_batch", b"room_for_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch", "_waiting_batch_prompt_tokens", b"_waiting_batch_prompt_tokens", "boot_id", b"boot_id", "default_class", b"default_class", "draining", b"draining", "gen_throughput", b"gen_throughput", "max_running_requests", b"max_running_requests", "max_total_num_tokens", b"max_total_num_tokens", "num_running", b"num_running", "num_total", b"num_total", "num_waiting", b"num_waiting", "num_waiting_batch", b"num_waiting_batch", "room_for_batch", b"room_for_batch", "token_usage", b"token_usage", "used_tokens", b"used_tokens", "waiting_batch_prompt_tokens", b"waiting_batch_prompt_tokens", "waiting_prompt_tokens", b"waiting_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__room_for_batch: _TypeAlias = _typing.Literal["room_for_batch"]  # noqa: Y015
     _WhichOneofArgType__room_for_batch: _TypeAlias = _typing.Literal["_room_for_batch", b"_room_for_batch"]  # noqa: Y015

@@ -79,6 +79,7 @@ class FakeAsyncEngine:
     """With `auto` the steps run by themselves as long as a stream is open."""
 
     def __init__(self, auto: bool = False, queue_bound: int = 10_000) -> None:
+        self.boot_id = "boot-1"
         self.open: dict[str, FakeStream] = {}
         self.submits = 0
         self.submitted: list[Request] = []
@@ -144,12 +145,14 @@ class FakeAsyncEngine:
 
     def loads(self) -> Loads:
         running = len(self.open)
-        return Loads(running, 0, running, 10 * running, 1000, running / 100, 12.5, 64, 0, self.draining)
+        return Loads(
+            running, 0, running, 10 * running, 1000, running / 100, 12.5, 64, 0, self.draining, boot_id=self.boot_id
+        )
 
     def stats(self) -> StatsSnapshot:
         empty = HistogramRecorder().snapshot()
         return StatsSnapshot(
-            boot_id="boot-1",
+            boot_id=self.boot_id,
             uptime_seconds=3.0,
             loads=self.loads(),
             ttft=self.ttft.snapshot(),

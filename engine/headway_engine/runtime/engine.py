@@ -179,6 +179,7 @@ class AsyncEngine:
             waiting_batch_prompt_tokens=state.batch_backlog_tokens + self._unseen_prompt_tokens(Priority.BATCH),
             room_for_batch=self._room_for_batch(),
             default_class=state.limits.effective.default_class,
+            boot_id=self._boot_id,
         )
 
     def stats(self) -> StatsSnapshot:

@@ -35,6 +35,7 @@ class Loads:
         waiting_batch_prompt_tokens: of waiting_prompt_tokens, of the batch class.
         room_for_batch: batch requests that would find a slot at once; below 0: so many more wait than could begin.
         default_class: of requests that name none.
+        boot_id: of the process, as in `StatsSnapshot`.
     """
 
     num_running: int
@@ -51,6 +52,7 @@ class Loads:
     waiting_batch_prompt_tokens: int = 0
     room_for_batch: int = 0
     default_class: Priority = Priority.INTERACTIVE
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

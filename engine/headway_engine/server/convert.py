@@ -145,6 +145,7 @@ def to_loads(loads: Loads) -> pb.Loads:
         waiting_batch_prompt_tokens=loads.waiting_batch_prompt_tokens,
         room_for_batch=loads.room_for_batch,
         default_class=CLASS_NUMBERS[loads.default_class],
+        boot_id=loads.boot_id,
     )
 
 
