@@ -79,11 +79,12 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     shares = objectives.shares(slo)
     window_s = float(slo.window_seconds) if slo else DEFAULT_WINDOW_S
     load = fleet_load(serving, observed.samples, now_s, window_s, shares)
-    judgement = objectives.judge(slo, load.classes)
+    verdict = objectives.verdict(slo, load.classes)
+    judgement = verdict.judgement
     if judgement is not None and slo is not None:
         load = of_class(load, judgement.own(slo))
     revision = podspec.revision(spec)
-    looped = decide_loop(observed, fleet, Facts(load, takers, shares, revision, window_s, judgement))
+    looped = decide_loop(observed, fleet, Facts(load, takers, shares, revision, window_s, verdict))
     replicas = scaling.decided(fleet, looped.control.scale)
     if judgement is not None and replicas.decision is not None:
         replicas = replace(replicas, reason=judgement.naming(replicas.reason))

@@ -187,15 +187,14 @@ def gather(
 ) -> Evidence:
     """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
     found = supply(observed)
-    judgement = objectives.judge(fleet.spec.slo, load.classes)
-    deadline = objectives.has_deadline(fleet.spec.slo)
+    verdict = objectives.verdict(fleet.spec.slo, load.classes)
     return Evidence(
-        spec=fleet.spec if judgement is None else judgement.spec(fleet.spec),
+        spec=verdict.spec(fleet.spec),
         limits=limits,
-        load=replace(load, view=deciding_view(load, judgement, deadline=deadline)),
+        load=replace(load, view=deciding_view(load, verdict)),
         supply=found,
         growth=growth(observed, load) if found.warming else None,
         rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),
         set_aside=windows.set_aside if windows is not None else (),
-        judged=None if judgement is None else judgement.decides.kind,
+        judged=None if verdict.judgement is None else verdict.judgement.decides.kind,
     )

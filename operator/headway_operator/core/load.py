@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from headway_operator.core import histogram
 from headway_operator.core.histogram import EMPTY, Histogram
-from headway_operator.core.objectives import ClassCounts, ClassLoad, Judgement, latency
+from headway_operator.core.objectives import ClassCounts, ClassLoad, Verdict, latency
 from headway_operator.core.observed import ClassSample, EngineSample
 from headway_operator.core.pods import STALE_S
 from headway_planner.model import Latency, LoadView
@@ -257,17 +257,17 @@ def of_class(load: FleetLoad, kind: ClassLoad) -> FleetLoad:
     return replace(load, view=replace(load.view, ttft=kind.ttft, queue_wait=kind.queue_wait, itl=kind.itl))
 
 
-def deciding_view(load: FleetLoad, judgement: Judgement | None, *, deadline: bool = False) -> LoadView:
+def deciding_view(load: FleetLoad, verdict: Verdict) -> LoadView:
     """The view of a window with what decides, in a fleet of several classes and in one with a deadline.
 
     Batch work that waits, and the KV cache that it holds, count only when its own objective is missed: until then it fills
     slack, as it should. Its part of the cache is taken to be its part of the running sequences. With a deadline they never
     count, and nor do the first tokens of a fleet that has nothing else.
     """
-    view = load.view if judgement is None else judgement.view(load.view, load.classes)
-    if judgement is None and deadline:
+    view = load.view if verdict.judgement is None else verdict.judgement.view(load.view, load.classes)
+    if verdict.only_deferred:
         view = without_first_tokens(view)
-    elif judgement is None or judgement.counts_batch or not judgement.shares_slack:
+    if verdict.counts_batch or not verdict.apart:
         return view
     online = 1 - min(1.0, load.running_batch / view.running) if view.running else 1.0
     return replace(view, waiting=max(0.0, view.waiting - load.waiting_batch), kv_usage=view.kv_usage * online)

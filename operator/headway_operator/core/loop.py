@@ -16,9 +16,9 @@ from headway_operator.core.deadlines import Outlook, Windows, outlook
 from headway_operator.core.intake import Reports, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter, without_first_tokens
 from headway_operator.core.memory import LoopMemory, Moment, carried, restored
-from headway_operator.core.objectives import Judgement
+from headway_operator.core.objectives import Verdict
 from headway_operator.core.observed import EngineSample, Observed, PodView
-from headway_operator.core.online import Apart, take_in
+from headway_operator.core.online import take_in
 from headway_operator.core.work import EVERY
 from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Sight, control
 from headway_planner.coordinator import CoordinatorConfig, Memory, asked
@@ -46,7 +46,7 @@ class Facts:
         shares: the percentiles of TTFT and ITL, 0..1.
         revision: that pods should have.
         window_s: of the objective.
-        judgement: the classes of a fleet of several.
+        verdict: whose figures decide.
     """
 
     load: FleetLoad
@@ -54,7 +54,7 @@ class Facts:
     shares: tuple[float, float]
     revision: str
     window_s: float
-    judgement: Judgement | None = None
+    verdict: Verdict
 
 
 def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Looped:
@@ -75,10 +75,10 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         scaling.manual_replicas(fleet),
         start_times(facts.serving),
     )
-    taken = take_in(reports, memory, Apart(facts.judgement, deadline=objectives.has_deadline(fleet.spec.slo)))
+    taken = take_in(reports, memory, facts.verdict)
     seen = taken.intake
     tune_state = tuning.policy_state(fleet, stamps)
-    config = _config(fleet.spec if facts.judgement is None else facts.judgement.spec(fleet.spec))
+    config = _config(facts.verdict.spec(fleet.spec))
     found, remembered = control(
         Sight(seen, *_views(observed, fleet, facts)),
         config,
@@ -146,7 +146,6 @@ def _targets_ms(slo: Slo | None) -> dict[str, float]:
 
 def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:
     """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
-    deadline = objectives.has_deadline(fleet.spec.slo)
 
     def load(window_s: float) -> FleetLoad:
         found = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)
@@ -155,11 +154,11 @@ def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[Load
     long = load(CONTROL_WINDOW_S)
     cooldown_s = float(fleet.spec.tuning.cooldown_seconds)
     short = long if cooldown_s >= CONTROL_WINDOW_S else load(cooldown_s)
-    scale, tune = deciding_view(long, facts.judgement, deadline=deadline), short.view
-    if facts.judgement is None and deadline:
+    scale = deciding_view(long, facts.verdict)
+    if facts.verdict.only_deferred:
         # Larger batches serve work that waits, if nobody else is there.
-        return scale, without_first_tokens(tune)
-    return scale, scale if short is long else deciding_view(short, facts.judgement, deadline=deadline)
+        return scale, without_first_tokens(short.view)
+    return scale, scale if short is long else deciding_view(short, facts.verdict)
 
 
 def _stamps(fleet: LLMDeployment, joined: datetime | None) -> Iterable[datetime]:

@@ -107,6 +107,43 @@ class Judgement:
         return replace(view, ttft=first.ttft, queue_wait=first.queue_wait, itl=between.itl)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whose figures decide in a pass, and whether batch work is demand.
+
+    Attributes:
+        judgement: of a fleet of several classes; None: of one, whose figures are those of all requests.
+        deadline: batch work has one. It is judged by that alone, and never is demand.
+    """
+
+    judgement: Judgement | None = None
+    deadline: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether batch work may be none of the demand, and is counted apart."""
+        return self.deadline or (self.judgement is not None and self.judgement.shares_slack)
+
+    @property
+    def counts_batch(self) -> bool:
+        """Whether batch work that is counted apart is demand now."""
+        return self.judgement is not None and self.judgement.counts_batch
+
+    @property
+    def only_deferred(self) -> bool:
+        """Whether the fleet has nothing but work with a deadline: nobody judges first tokens."""
+        return self.deadline and self.judgement is None
+
+    def spec(self, spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
+        """The spec with the targets that decisions work for."""
+        return spec if self.judgement is None else self.judgement.spec(spec)
+
+
+def verdict(slo: Slo | None, counts: Mapping[str, ClassCounts]) -> Verdict:
+    """The verdict over a window. `counts`: by class."""
+    return Verdict(judge(slo, counts), deadline=has_deadline(slo))
+
+
 def deadline_s(slo: Slo | None) -> float:
     """In which batch work should be finished, from its arrival; infinite when it has no deadline."""
     seconds = slo.batch_deadline_seconds if slo is not None else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from headway_operator.core import deferred
 from headway_operator.core.intake import Reports, intake, steps_done
 from headway_operator.core.memory import Arrived, Counted, LoopMemory
-from headway_operator.core.objectives import Judgement
+from headway_operator.core.objectives import Verdict
 from headway_operator.core.work import all_work, batch_work
 from headway_planner.coordinator import Intake
 
@@ -27,37 +27,19 @@ class Taken:
     arrived: Arrived
 
 
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """Whether batch work is taken out of the demand. `deadline`: it has one, and is never in it."""
-
-    judgement: Judgement | None = None
-    deadline: bool = False
-
-    @property
-    def counted(self) -> bool:
-        """Whether it counts as demand in this pass."""
-        return not self.deadline and self.judgement is not None and self.judgement.counts_batch
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether it may be none of the demand."""
-        return self.deadline or (self.judgement is not None and self.judgement.shares_slack)
-
-
-def take_in(reports: Reports, memory: LoopMemory, apart: Apart) -> Taken:
+def take_in(reports: Reports, memory: LoopMemory, verdict: Verdict) -> Taken:
     """What the coordinator takes in: the demand that replicas are ordered for, and what all work showed of the steps."""
     chosen, targets_ms = reports.chosen, reports.targets_ms
     every = {name: all_work(sample, targets_ms) for name, sample in chosen.items()}
     full, engines = intake(reports, every, memory.engines, memory.totals)
     full = replace(full, done=steps_done(engines, memory.engines))
-    if not apart.told_apart:
+    if not verdict.apart:
         return Taken(full, engines, {}, Arrived())
     better = {name: every[name] - batch_work(sample, targets_ms) for name, sample in chosen.items()}
     seen, online = intake(reports, better, memory.online, memory.totals)
     # Both are counted in each pass, so that the demand does not jump when batch work comes to count.
-    found = full if apart.counted else replace(seen, done=full.done)
-    if not apart.deadline:
+    found = full if verdict.counts_batch else replace(seen, done=full.done)
+    if not verdict.deadline:
         return Taken(found, engines, online, Arrived())
     backlog, arrived = deferred.take(reports, memory.arrived)
     return Taken(replace(found, deferred=backlog), engines, online, arrived)

@@ -10,9 +10,9 @@ from headway_operator.api.v1alpha1 import Slo
 from headway_operator.core.histogram import above
 from headway_operator.core.intake import Reports
 from headway_operator.core.memory import LoopMemory
-from headway_operator.core.objectives import judge
+from headway_operator.core.objectives import Verdict, judge
 from headway_operator.core.observed import ClassSample, EngineSample
-from headway_operator.core.online import Apart, take_in
+from headway_operator.core.online import take_in
 from headway_operator.core.work import EVERY
 
 SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
@@ -25,7 +25,7 @@ def engine(second: float, boot: str, ttft: tuple[int, ...], queue_wait: tuple[in
 def counted(series: list[EngineSample], targets_ms: Mapping[str, float], slo: Slo | None = None) -> tuple[float, ...]:
     memory = LoopMemory()
     for one in series:
-        taken = take_in(Reports(1, {"a": one}, targets_ms), memory, Apart(judge(slo, {})))
+        taken = take_in(Reports(1, {"a": one}, targets_ms), memory, Verdict(judge(slo, {})))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     first = memory.totals.first
     return (first.answered, round(first.late, 6), round(first.queued, 6))

@@ -8,7 +8,7 @@ from fleet_world import spec
 
 from headway_operator.api.v1alpha1 import LLMDeploymentSpec, Slo, WorkloadClass
 from headway_operator.core.load import deciding_view, fleet_load
-from headway_operator.core.objectives import ClassCounts, judge
+from headway_operator.core.objectives import ClassCounts, judge, verdict
 from headway_operator.core.observed import ClassSample
 
 SLO = Slo.model_validate(
@@ -82,9 +82,7 @@ def test_batch_work_that_waits_for_slack_is_no_queue_until_its_own_target_is_mis
     gauges = {"num_waiting": 9, "num_waiting_batch": 7}
     samples = {"a": (sample(taken_s=0.0, **gauges), sample(taken_s=10.0, classes=classes, **gauges))}
     load = fleet_load(["a"], samples, 10.0, 60.0)
-    judgement = judge(SLO, load.classes)
-    assert judgement is not None
-    view = deciding_view(load, judgement)
+    view = deciding_view(load, verdict(SLO, load.classes))
     assert view.waiting == waiting
     assert view.itl.high_ms == pytest.approx(20, rel=0.1)
     assert view.ttft.high_ms == pytest.approx(300.0 if waiting == 2 else batch_ms, rel=0.1)

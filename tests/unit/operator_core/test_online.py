@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from headway_operator.api.v1alpha1 import Slo
 from headway_operator.core.intake import Reports
 from headway_operator.core.memory import LoopMemory
-from headway_operator.core.objectives import ClassCounts, judge
+from headway_operator.core.objectives import ClassCounts, Verdict, judge
 from headway_operator.core.observed import ClassSample, EngineSample
-from headway_operator.core.online import Apart, take_in
+from headway_operator.core.online import take_in
 from headway_operator.core.work import EVERY, Work, all_work, batch_work
 
 SLO = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "batch"}]})
@@ -88,7 +88,7 @@ def totals(batch_ms: float, *series: EngineSample) -> Any:
     counts = {"interactive": ClassCounts(buckets(*[50.0] * 20)), "batch": ClassCounts(buckets(*[batch_ms] * 20))}
     memory, taken = LoopMemory(), None
     for one in series:
-        taken = take_in(Reports(1, {"a": one}), memory, Apart(judge(SLO, counts)))
+        taken = take_in(Reports(1, {"a": one}), memory, Verdict(judge(SLO, counts)))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     assert taken is not None
     return taken.intake
@@ -119,16 +119,16 @@ def test_demand_does_not_jump_when_batch_work_comes_to_count() -> None:
     fine = {**late, "batch": ClassCounts(buckets(*[900.0] * 20))}
     memory = LoopMemory()
     for one, counts in ((engine(0.0, 0, 0), fine), (first, fine), (engine(20.0, 6, 22), late)):
-        taken = take_in(Reports(1, {"a": one}), memory, Apart(judge(SLO, counts)))
+        taken = take_in(Reports(1, {"a": one}), memory, Verdict(judge(SLO, counts)))
         memory = LoopMemory(engines=taken.engines, online=taken.online, totals=taken.intake.totals)
     assert memory.totals.arrivals == 5 + 3
 
 
 def test_a_fleet_without_batch_keeps_one_count() -> None:
     pair = Slo.model_validate({"workloadClass": "interactive", "classes": [{"workloadClass": "realtime"}]})
-    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Apart(judge(pair, {})))
+    taken = take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Verdict(judge(pair, {})))
     assert taken.online == {}
-    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Apart()).online == {}
+    assert take_in(Reports(1, {"a": engine(1.0, 2, 3)}), LoopMemory(), Verdict()).online == {}
 
 
 def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
@@ -146,7 +146,7 @@ def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
     looks = zip((*giver, replace(giver[1], taken_s=20.0)), taker, strict=True)
     memory = LoopMemory()
     for old, new in looks:
-        taken = take_in(Reports(2, {"a": old, "b": new}), memory, Apart())
+        taken = take_in(Reports(2, {"a": old, "b": new}), memory, Verdict())
         memory = LoopMemory(engines=taken.engines, totals=taken.intake.totals)
     assert (memory.totals.arrivals, memory.totals.input_tokens) == (0, 0)
     assert (memory.totals.finished, memory.totals.output_tokens) == (8, 80)
