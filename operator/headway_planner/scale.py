@@ -8,7 +8,7 @@ late because of the queue, with nothing starting, order replicas by the measured
 wait, first tokens are late, or the KV cache of the rest would be full.
 
 When the demand is not known, the measured queue and latencies decide. Up, when more requests wait per replica than
-`queue_per_replica`, or first tokens are late because of the queue. The size is proportional: replicas that serve the
+`queue_per_replica`, in the mean of some seconds at the least, or first tokens are late because of the queue. The size is proportional: replicas that serve the
 arrivals of the window and work the backlog off in a minute, at the rate that the serving replicas finish requests; at most
 twice the supply at once. Down, to the fewest replicas that still fit: with n of s replicas each runs (s/n)^2 times the
 sequences (more requests, each of them slower) and takes s/n times as long; both must leave slack. Limits that were tuned
@@ -36,6 +36,7 @@ UTILIZATION = 0.9  # share of the measured service rate that is planned with
 MAX_GROWTH = 2  # most growth of one recommendation, as a multiple of the supply
 SETTLE_S = 10.0  # a raise of the limits gets this long to empty a queue that fits into it
 JOIN_S = 20.0  # a new replica gets this long before late first tokens count: until then they show the time without it
+QUEUE_SEEN_S = 4.0  # a queue is no moment: an engine that is seen for the first time may be about to take all of it in
 MIN_SPAN_S = 8.0  # shorter windows say too little to shrink on
 KV_FULL = 0.9  # share of the KV cache that may be in use after a removal
 RUNNING_SLACK = 0.7  # share of maxNumSeqs that may be in use after a removal
@@ -141,7 +142,7 @@ def _measured_up(measured: _Measured) -> tuple[int, str]:
     ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
     queue_wait = view.queue_wait.high_ms or 0.0
     calm = f"queue {queue:.1f} per replica, {view.ttft.percentile} TTFT {_ms(ttft)}"
-    long_queue = queue > config.queue_per_replica
+    long_queue = queue > config.queue_per_replica and view.span_s >= QUEUE_SEEN_S
     late = _late(measured)
     if not (long_queue or late):
         return desired, calm

@@ -163,11 +163,13 @@ class AsyncEngine:
 
     def loads(self) -> Loads:
         """Figures of this moment."""
-        state, total = self._steps.state, self._num_in_flight()
+        state = self._steps.state
+        running = min(state.num_running, self._num_in_flight())  # none of a step loop that has died
+        waiting = self._num_waiting()
         return Loads(
-            num_running=min(state.num_running, total),
-            num_waiting=max(0, total - state.num_running),
-            num_total=total,
+            num_running=running,
+            num_waiting=waiting,
+            num_total=running + waiting,
             used_tokens=state.kv_tokens,
             max_total_num_tokens=self._kv_capacity,
             token_usage=state.kv_tokens / self._kv_capacity,
@@ -284,7 +286,7 @@ class AsyncEngine:
     def _queue_full(self, kind: Priority) -> Rejected | None:
         """Why there is no room in the queue. Batch work that waits takes none from better classes."""
         state = self._steps.state
-        limits, queued = state.limits.effective, self._num_in_flight() - state.num_running
+        limits, queued = state.limits.effective, self._num_waiting()
         apart = limits.max_queued_batch_requests > 0
         if apart and kind is Priority.BATCH:
             name, bound = "limits.max_queued_batch_requests", limits.max_queued_batch_requests
@@ -325,6 +327,15 @@ class AsyncEngine:
         if entering.ended is not None:
             self._steps.send(Abort(request.request_id, entering.ended))
         return stream
+
+    def _num_waiting(self) -> int:
+        """Requests that hold no slot: in the scheduler's queue, not seen by it yet, or in tokenization.
+
+        Not the streams less those that run: a stream hears of its end when the step loop has given its slot to the next one.
+        """
+        self._forget_seen()
+        known = self._steps.state.num_waiting + len(self._unseen) + len(self._entering)
+        return min(known, self._num_in_flight())  # none of a step loop that has died
 
     def _num_waiting_batch(self) -> int:
         """Batch requests that hold no slot: in the scheduler's queue, and those that it has not seen yet."""

@@ -74,7 +74,8 @@ class LoopState:
     """Figures of the step thread at a step boundary; `requests_taken` counts the `Submit`s that they include."""
 
     num_running: int
-    num_waiting_batch: int  # requests of the batch class among those that wait
+    num_waiting: int
+    num_waiting_batch: int  # of those, requests of the batch class
     open_slots: int
     kv_tokens: int
     backlog_tokens: int
@@ -286,6 +287,7 @@ class StepLoop:
         scheduler = self.scheduler
         return LoopState(
             num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
             num_waiting_batch=scheduler.num_waiting_batch,
             open_slots=scheduler.open_slots,
             kv_tokens=scheduler.kv_tokens,

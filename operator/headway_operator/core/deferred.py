@@ -5,7 +5,7 @@ difference is what must be done by that moment's deadline. Pods come and go with
 the engines' counters. What an engine has admitted since the look before is added to `came`, and all that is in it when it is
 seen for the first time or restarted; finished is what came and is in no engine any more. So whatever is lost with a pod, and
 whatever ends without an answer, is not waited for. A request that a gateway moved from one engine to another came once, to the
-first one, and keeps its age.
+first one, and keeps its age. An engine that is silent for a while still has what it had.
 
 Lengths are means over the newest requests, as if so many of them were known: what comes in a look takes the place of as many
 of those before, mixed. So an engine that had short requests for a month mis-sizes a heap of long ones no longer than it takes
@@ -33,11 +33,12 @@ def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
     samples = reports.chosen
     if not samples:
         return None, before
-    seen = {name: _admitted(sample) for name, sample in samples.items()}
-    pairs = [(now, before.engines.get(name)) for name, now in seen.items()]
-    share = reports.serving / len(samples)  # the others are taken to be like those that are counted
+    answering = {name: _admitted(sample) for name, sample in samples.items()}
+    seen = {**{name: before.engines[name] for name in reports.silent if name in before.engines}, **answering}
+    pairs = [(now, before.engines.get(name)) for name, now in answering.items()]
+    share = reports.serving / len(seen)  # the others are taken to be like those that are counted
     running = share * sum(now.running for now in seen.values())
-    waiting = share * sum(sample.num_waiting_batch for sample in samples.values())
+    waiting = share * sum(now.waiting for now in seen.values())
     grown = share * sum(_grown(now, then) for now, then in pairs)
     # The first look of a process: what is here is among what the status remembers.
     came = max(before.came + (grown if before.engines else 0.0), running + waiting)
@@ -52,7 +53,7 @@ def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
         output_tokens=max(1.0, finished + running / 2) * outputs,
         running=running,
         waiting=waiting,
-        queued_tokens=share * sum(sample.queued_batch_tokens for sample in samples.values()),
+        queued_tokens=share * sum(one.queued_tokens for one in seen.values()),
     )
     return found, Arrived(came, seen, lengths)
 
@@ -68,6 +69,8 @@ def _admitted(sample: EngineSample) -> Admitted:
         finished=batch.finished,
         running=max(0, batch.here - sample.num_waiting_batch),  # they hold a slot, or are on their way into the queue
         output_tokens=batch.tokens_out,
+        waiting=sample.num_waiting_batch,
+        queued_tokens=sample.queued_batch_tokens,
     )
 
 

@@ -2,7 +2,8 @@
 
 Counters run since an engine's boot, and pods come and go; so each engine's growth since the last look is added to totals of
 the fleet. An engine that is seen for the first time adds nothing, because what it counted may be old; one that restarted adds
-all that its new process counted. Engines that do not answer are taken to be like those that do.
+all that its new process counted. Engines that do not answer are taken to be like those that do; while most of them are silent
+nothing is counted (`online.py`).
 
 Of a large fleet `MOST` engines are counted, always the same ones while they are there, and stand for the others.
 
@@ -41,6 +42,7 @@ class Reports:
         targets_ms: of the time to first token by class; `EVERY`: of a fleet of one class. Empty: there is no objective.
         desired: replicas that are wanted.
         starts: seconds that the newest starts took, newest last.
+        silent: serving pods that do not answer.
     """
 
     serving: int
@@ -48,6 +50,7 @@ class Reports:
     targets_ms: Mapping[str, float] = field(default_factory=dict)
     desired: int = 1
     starts: tuple[float, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @cached_property
     def chosen(self) -> Mapping[str, EngineSample]:

@@ -24,6 +24,7 @@ from headway_planner.control import CONTROL_WINDOW_S, Control, ControlConfig, Si
 from headway_planner.coordinator import CoordinatorConfig, Memory, asked
 from headway_planner.model import LoadView
 
+WINDOW_SEEN = 0.9  # share of the objective's window that must have been seen without traffic; old samples are thinned
 UNBOUNDED = 10_000  # replicas of a fleet whose count somebody else decides
 
 
@@ -74,6 +75,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         _targets_ms(fleet.spec.slo),
         scaling.manual_replicas(fleet),
         start_times(facts.serving),
+        facts.load.silent,
     )
     taken = take_in(reports, memory, facts.verdict)
     seen = taken.intake
@@ -146,10 +148,12 @@ def _targets_ms(slo: Slo | None) -> dict[str, float]:
 
 def _views(observed: Observed, fleet: LLMDeployment, facts: Facts) -> tuple[LoadView, LoadView]:
     """What decisions look at. The tuner's window is no longer than its cooldown: nothing from before its last change."""
+    # A new operator has seen some seconds: a lull in them is no end of the traffic.
+    quiet = facts.load.view.quiet and facts.load.view.span_s >= WINDOW_SEEN * facts.window_s
 
     def load(window_s: float) -> FleetLoad:
         found = shorter(facts.load, observed.samples, observed.monotonic_s, window_s, facts.shares)
-        return replace(found, view=replace(found.view, quiet=facts.load.view.quiet))
+        return replace(found, view=replace(found.view, quiet=quiet))
 
     long = load(CONTROL_WINDOW_S)
     cooldown_s = float(fleet.spec.tuning.cooldown_seconds)

@@ -81,6 +81,8 @@ class Admitted:
     finished: int
     running: int
     output_tokens: int
+    waiting: int
+    queued_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

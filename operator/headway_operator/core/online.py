@@ -33,6 +33,9 @@ def take_in(reports: Reports, memory: LoopMemory, verdict: Verdict) -> Taken:
     every = {name: all_work(sample, targets_ms) for name, sample in chosen.items()}
     full, engines = intake(reports, every, memory.engines, memory.totals)
     full = replace(full, done=steps_done(engines, memory.engines))
+    if full.stale:
+        # Nothing is decided on it. What came meanwhile is in the counters of the engines when they answer again.
+        return Taken(replace(full, totals=memory.totals), memory.engines, memory.online, memory.arrived)
     if not verdict.apart:
         return Taken(full, engines, {}, Arrived())
     better = {name: every[name] - batch_work(sample, targets_ms) for name, sample in chosen.items()}

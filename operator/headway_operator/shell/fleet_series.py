@@ -1,10 +1,11 @@
 """What alerts need of a fleet: its objective beside what was observed, its queue beside the bound, its conditions.
 
 Everything is read from the LLMDeployment, so the series say what its status says. A figure that the status lost (no
-traffic, no objective) loses its series in the same pass: an alert must not burn on the last number of a quiet fleet.
+traffic, no objective) loses its series in the same pass: an alert must not burn on the last number of a quiet fleet. Those that
+stay are never gone in between: another thread answers scrapes, at any moment of a pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -15,6 +16,7 @@ from headway_operator.shell.kube import FleetKey, at
 _FLEET = ("namespace", "fleet")
 _CLASSED = (*_FLEET, "workload_class")
 _STATUS_VALUE = {"True": 1.0, "False": 0.0}
+_Series = tuple[Gauge, tuple[str, ...]]  # and the values of its labels
 UNKNOWN = -1.0
 
 
@@ -56,44 +58,48 @@ class FleetSeries:
         self._condition = gauge(
             "condition", "A condition: 1 True, 0 False, -1 Unknown.", (*_FLEET, "condition", "reason")
         )
-        self._all = (
-            *(self._ttft, self._ttft_target, self._itl, self._itl_target),
-            *(self._waiting, self._queue_limit, self._condition, *self._deadline.values()),
-        )
+        self._shown: dict[FleetKey, frozenset[_Series]] = {}
 
     def show(self, key: FleetKey, manifest: Manifest) -> None:
         """Replace the fleet's series by what the manifest says."""
-        self.forget(key)
-        self._show_objective(key, manifest)
-        fleet = (key.namespace, key.name)
-        waiting = at(manifest, "status", "slo", "queueDepth")
-        if isinstance(waiting, int):
-            self._waiting.labels(*fleet).set(waiting)
-        for field, gauge in self._deadline.items():
-            value = at(manifest, "status", "slo", "deadline", field)
-            if isinstance(value, int):
-                gauge.labels(*fleet).set(value)
-        ready, each = at(manifest, "status", "readyReplicas"), at(manifest, "status", "tuning", "effective")
-        bound = _queue_bound(each) if isinstance(each, dict) else None
-        if isinstance(ready, int) and isinstance(bound, int):
-            self._queue_limit.labels(*fleet).set(ready * bound)
-        conditions = at(manifest, "status", "conditions")
-        for one in conditions if isinstance(conditions, list) else []:
-            if isinstance(one, dict):
-                value = _STATUS_VALUE.get(str(one.get("status")), UNKNOWN)
-                self._condition.labels(*fleet, str(one.get("type")), str(one.get("reason"))).set(value)
+        values = dict(self._values(key, manifest))
+        for (gauge, labels), value in values.items():
+            gauge.labels(*labels).set(value)
+        for gauge, labels in self._shown.get(key, frozenset()) - values.keys():
+            gauge.remove(*labels)
+        self._shown[key] = frozenset(values)
 
     def forget(self, key: FleetKey) -> None:
         """Remove the fleet's series."""
-        for metric in self._all:
-            metric.remove_by_labels({"namespace": key.namespace, "fleet": key.name})
+        for gauge, labels in self._shown.pop(key, frozenset()):
+            gauge.remove(*labels)
 
-    def _show_objective(self, key: FleetKey, manifest: Manifest) -> None:
+    def _values(self, key: FleetKey, manifest: Manifest) -> Iterator[tuple[_Series, float]]:
+        fleet = (key.namespace, key.name)
+        yield from self._objective(key, manifest)
+        waiting = at(manifest, "status", "slo", "queueDepth")
+        if isinstance(waiting, int):
+            yield (self._waiting, fleet), waiting
+        for field, gauge in self._deadline.items():
+            value = at(manifest, "status", "slo", "deadline", field)
+            if isinstance(value, int):
+                yield (gauge, fleet), value
+        ready, each = at(manifest, "status", "readyReplicas"), at(manifest, "status", "tuning", "effective")
+        bound = _queue_bound(each) if isinstance(each, dict) else None
+        if isinstance(ready, int) and isinstance(bound, int):
+            yield (self._queue_limit, fleet), ready * bound
+        conditions = at(manifest, "status", "conditions")
+        for one in conditions if isinstance(conditions, list) else []:
+            if isinstance(one, dict):
+                labels = (*fleet, str(one.get("type")), str(one.get("reason")))
+                yield (self._condition, labels), _STATUS_VALUE.get(str(one.get("status")), UNKNOWN)
+
+    def _objective(self, key: FleetKey, manifest: Manifest) -> Iterator[tuple[_Series, float]]:
         several = at(manifest, "status", "slo", "classes")
         if isinstance(several, list) and several:
             for one in several:
                 if isinstance(one, dict):
-                    self._show_class(key, one)
+                    yield from self._class(key, one)
             return
         name = at(manifest, "spec", "slo", "workloadClass")
         if not isinstance(name, str) or name not in set(WorkloadClass):
@@ -103,7 +109,7 @@ class FleetSeries:
         itl = at(manifest, "spec", "slo", "interTokenLatency", "targetMilliseconds")
         deferred = at(manifest, "spec", "slo", "deadlineSeconds") is not None
         observed = at(manifest, "status", "slo")
-        self._show_class(
+        yield from self._class(
             key,
             {
                 **(observed if isinstance(observed, dict) else {}),
@@ -113,7 +119,7 @@ class FleetSeries:
             },
         )
 
-    def _show_class(self, key: FleetKey, one: Mapping[str, Json]) -> None:
+    def _class(self, key: FleetKey, one: Mapping[str, Json]) -> Iterator[tuple[_Series, float]]:
         """The figures of one class, as `status.slo.classes` has them."""
         labels = (key.namespace, key.name, str(one.get("workloadClass")))
         for gauge, field in (
@@ -124,4 +130,4 @@ class FleetSeries:
         ):
             value = one.get(field)
             if isinstance(value, int):
-                gauge.labels(*labels).set(value / 1000)
+                yield (gauge, labels), value / 1000

@@ -54,6 +54,15 @@ class History:
     def add(self, sample: EngineSample) -> None:
         """Append a sample, forget those beyond the window and thin the older ones."""
         latest = self.latest
+        if latest is not None and latest.boot_id == sample.boot_id and latest.revision > sample.revision:
+            # It was on its way when an update was answered. The limits that it tells are those of before.
+            sample = replace(
+                sample,
+                revision=latest.revision,
+                effective=latest.effective,
+                baseline=latest.baseline,
+                lease_remaining_s=latest.lease_remaining_s,
+            )
         self._samples.append(_sharing(sample, latest) if latest is not None else sample)
         while self._samples[0].taken_s < sample.taken_s - self.window_s - MARGIN_S:
             self._samples.popleft()

@@ -14,6 +14,7 @@ from fake_async_engine import FakeAsyncEngine
 from localcluster import build
 from localcluster.settings import Paths
 from localcluster.versions import WATCHERS
+from prometheus_client import Gauge
 
 from headway_engine.server.metrics import StatsCollector
 from headway_operator.shell.kube import FleetKey
@@ -163,3 +164,28 @@ def test_work_with_a_deadline_has_its_own_series_and_no_target_for_its_first_tok
     assert value("headway_fleet_deadline_late_requests", fleet) == 1
     metrics.fleet(KEY, {**manifest, "status": {}}, None)  # type: ignore[dict-item]
     assert value("headway_fleet_deadline_late_requests", fleet) is None
+
+
+def test_a_scrape_beside_a_pass_misses_none_of_the_series_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scrapes are answered by a thread of their own, at any moment of a pass."""
+    metrics, manifest = Metrics(), full_manifest()
+
+    def shown() -> set[str]:
+        return {
+            one.name
+            for family in metrics.registry.collect()
+            for one in family.samples
+            if KEY.name in one.labels.values()
+        }
+
+    metrics.fleet(KEY, manifest, 1.0)
+    before, scraped, real = shown(), list[set[str]](), Gauge.set
+
+    def scraping(gauge: Gauge, value: float) -> None:
+        scraped.append(shown())
+        real(gauge, value)
+
+    monkeypatch.setattr(Gauge, "set", scraping)
+    metrics.fleet(KEY, manifest, 1.0)
+    assert scraped
+    assert all(one == before for one in scraped)

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 import time
 from dataclasses import replace
@@ -136,6 +137,26 @@ async def test_a_full_queue_refuses_with_a_retry_hint() -> None:
         for stream in streams:
             await read(stream)
         assert engine.stats().requests_rejected == {"queue_full": 1}
+
+
+async def test_requests_that_ended_wait_for_nothing_while_their_end_is_on_its_way_to_the_streams() -> None:
+    """The operator would take them for a queue, and the queue's bound for its requests."""
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor, config(max_num_seqs=2, max_queued_requests=1)) as engine:
+        streams = [await submitted(engine, request(name)) for name in ("a", "b", "next")]
+        await eventually(lambda: engine.loads().num_running == 2)
+        assert engine.loads().num_waiting == 1
+        executor.release(2)
+        # Without a turn of the event loop: the streams have not heard of it.
+        while engine.stats().requests_finished != {"stop": 2} or engine.loads().num_running != 1:
+            os.sched_yield()
+        assert engine.loads().num_waiting == 0
+        streams.append(await submitted(engine, request("one more")))
+        executor.release(20)
+        for stream in streams:
+            await read(stream)
+        assert nothing_left(engine)
 
 
 async def test_batch_work_that_waits_takes_no_room_in_the_queue_from_better_classes() -> None:

@@ -149,6 +149,17 @@ def test_silent_engines_are_taken_to_be_like_those_that_answer() -> None:
     assert (found.running, found.waiting, found.arrivals) == (16, 44, 60)
 
 
+def test_work_in_an_engine_that_is_silent_for_a_while_is_neither_done_nor_new() -> None:
+    """Else what has waited for most of its deadline would begin to wait when the engine answers again."""
+    first, arrived = seen(Arrived(), a=engine(20, 5, 11), b=engine(10, 10))
+    silent, arrived = take(Reports(2, {"b": engine(12, 11)}, silent=("a",)), arrived)
+    assert silent is not None
+    assert (silent.arrivals, silent.running, silent.waiting, silent.finished) == (17, 5, 11, 1)
+    assert silent.queued_tokens == first.queued_tokens
+    back, _ = seen(arrived, a=engine(22, 9, 10), b=engine(12, 12))
+    assert (back.arrivals, back.finished, back.running + back.waiting) == (19, 6, 13)
+
+
 def test_while_no_engine_answers_nothing_is_known_and_nothing_forgotten() -> None:
     _, arrived = seen(Arrived(), a=engine(20, 5, 11))
     assert take(Reports(1, {}), arrived) == (None, arrived)

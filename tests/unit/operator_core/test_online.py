@@ -150,3 +150,11 @@ def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
         memory = LoopMemory(engines=taken.engines, totals=taken.intake.totals)
     assert (memory.totals.arrivals, memory.totals.input_tokens) == (0, 0)
     assert (memory.totals.finished, memory.totals.output_tokens) == (8, 80)
+
+
+def test_what_came_while_nobody_answered_is_demand_when_the_engine_does_again() -> None:
+    memory = LoopMemory()
+    for found in (sample(taken_s=1.0), None, None, sample(taken_s=31.0, requests_received=60)):
+        taken = take_in(Reports(1, {} if found is None else {"a": found}), memory, Verdict())
+        memory = replace(memory, engines=taken.engines, totals=taken.intake.totals)
+    assert memory.totals.arrivals == 60

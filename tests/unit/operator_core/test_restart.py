@@ -9,7 +9,7 @@ import pytest
 from fleet_world import World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loaded_fleet import desired, loaded
+from loaded_fleet import SLO, desired, loaded
 
 from headway_operator.api.v1alpha1 import DemandStatus
 from headway_operator.core.decide import decide
@@ -43,6 +43,41 @@ def test_first_decision_after_a_restart_shrinks_nothing_and_keeps_the_limits(sec
     for _ in range(20):
         traffic.second()
         assert desired(world) >= count, "under load nothing is removed later either"
+
+
+def test_a_burst_that_a_new_operator_finds_orders_nothing_before_it_was_seen_to_stay() -> None:
+    world, traffic = loaded(5)
+    traffic.rate = 0
+    for _ in range(40):
+        traffic.second()
+    count = desired(world)
+    world.status.pop("demand", None)
+    restart(world)
+    for engine in world.engines.values():
+        engine.waiting = 20  # came in this moment, and the next step takes them in
+    world.step(1.0)
+    assert desired(world) <= count
+    for engine in world.engines.values():
+        engine.waiting = 0
+    for _ in range(5):
+        world.step(1.0)
+        assert desired(world) <= count
+
+
+def test_a_lull_that_a_new_operator_finds_is_no_end_of_the_traffic() -> None:
+    world, traffic = loaded(60)
+    limits = world.status["tuning"]["effective"]
+    traffic.rate = 0
+    while any(engine.running + engine.waiting for engine in world.engines.values()):
+        traffic.second()
+    assert world.status["tuning"]["effective"] == limits != world.status["tuning"]["effective"] | {"maxNumSeqs": 4}
+    restart(world)
+    for _ in range(20):
+        traffic.second()
+        assert world.status["tuning"]["effective"] == limits
+    for _ in range(SLO["windowSeconds"]):
+        traffic.second()
+    assert world.status["tuning"]["effective"]["maxNumSeqs"] == 4
 
 
 def test_restart_goes_on_with_the_demand_and_the_step_model() -> None:

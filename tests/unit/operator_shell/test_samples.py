@@ -43,6 +43,20 @@ def test_an_idle_engine_shares_its_histograms() -> None:
     assert first.effective is second.effective
 
 
+def test_an_answer_that_was_on_its_way_when_limits_were_changed_does_not_bring_the_old_ones_back() -> None:
+    """Else the next pass would change them again, with a revision that the engine refuses."""
+    history = filled(60.0, 2)
+    history.add_config(pb.RuntimeConfig(revision=9, effective=pb.Limits(max_num_seqs=7), lease_remaining_seconds=60))
+    history.add(decode(stats(received=5), taken_s=3.0))
+    latest = history.latest
+    assert latest is not None
+    assert (latest.revision, latest.effective.max_num_seqs, latest.lease_remaining_s) == (9, 7, 60)
+    assert latest.requests_received == 5
+    reborn = replace(decode(stats(), taken_s=4.0), boot_id="another")
+    history.add(reborn)
+    assert history.latest == reborn
+
+
 def test_every_field_of_the_wire_reaches_the_sample() -> None:
     message = pb.Stats(
         boot_id="b",

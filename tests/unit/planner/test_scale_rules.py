@@ -14,7 +14,7 @@ from headway_planner.model import (
     TuneConfig,
     TuneState,
 )
-from headway_planner.scale import decide_scale
+from headway_planner.scale import QUEUE_SEEN_S, decide_scale
 
 CONFIG = ScaleConfig(
     min_replicas=1,
@@ -167,6 +167,15 @@ def test_silent_replica_counts_as_the_busiest_one_when_shrinking():
 
 def test_first_second_after_a_restart_shrinks_nothing():
     assert scale(replace(IDLE, span_s=0), low_for(500)).replicas == 2
+
+
+def test_a_queue_of_one_moment_orders_nothing():
+    moment = replace(FLOODED, span_s=0, arrivals=0, finished=0)
+    assert scale(moment).replicas == 2, "a new operator's first sample, or a new engine's"
+    assert scale(replace(moment, span_s=QUEUE_SEEN_S - 0.1)).replicas == 2
+    assert scale(replace(moment, span_s=QUEUE_SEEN_S)).replicas > 2
+    late = replace(moment, ttft=latency(1500), queue_wait=latency(1200))
+    assert scale(late).replicas > 2, "first tokens that were late are no moment"
 
 
 def test_raised_limits_get_time_to_take_a_queue_in():

@@ -112,7 +112,8 @@ def test_batch_work_runs_in_one_fleet_and_in_two_and_says_how_many_deadlines_wer
     cli.run(["simulate", "bench", "--trace", EXCERPT, "--policies", "headway,keda,clairvoyant", *flags])
     rows = {row["policy"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     names = ["headway", "keda", "keda-tuned", "keda-separate", "keda-separate-tuned", "clairvoyant"]
-    assert list(rows) == names
+    # Whether there is a cheaper target that is as punctual depends on how punctual ours is.
+    assert [name for name in rows if not name.endswith("-matched")] == names
     assert len({row["requests"] for row in rows.values()}) == 1
     assert all(0 < row["deadlines_met"] <= 1 for row in rows.values())
     assert all(row["attainment"] == row["attainment_by_class"]["realtime"] for row in rows.values())
