@@ -5,7 +5,7 @@ from typing import Any
 
 import steps
 
-from headway_operator.core.decide import IDLE_S
+from headway_operator.core.plan import IDLE_S
 
 PACKED_MODEL = "/models/smollm2.gguf"
 

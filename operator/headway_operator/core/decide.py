@@ -8,19 +8,19 @@ the object go.
 
 from dataclasses import replace
 
-from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason, set_conditions
+from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding
 from headway_operator.api.parse import parse_status
-from headway_operator.api.v1alpha1 import Drain, LLMDeployment, LLMDeploymentStatus, ScalingMode, ScheduleStatus
+from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, ScheduleStatus
 from headway_operator.core import (
-    clock,
+    deletion,
     desired,
     diff,
     drain,
-    events,
     names,
     objectives,
     pods,
     podspec,
+    report,
     rollout,
     scaling,
     schedule,
@@ -30,33 +30,29 @@ from headway_operator.core import (
 )
 from headway_operator.core.load import fleet_load, of_class
 from headway_operator.core.loop import Facts, decide_loop
-from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import (
+    BUSY_S,
+    DRAINING_S,
+    IDLE_S,
     Action,
     AddFinalizer,
     Apply,
-    DeletePod,
     Json,
     MarkServing,
     Plan,
-    RemoveFinalizer,
-    WriteStatus,
 )
 from headway_operator.core.validation import Refused
 from headway_operator.core.view import Situation
 
-BUSY_S = 2.0  # time to the next pass while something moves
-DRAINING_S = 1.0  # an empty pod should not be kept waiting
-IDLE_S = 30.0
 DEFAULT_WINDOW_S = 60.0  # of the status, without an objective
 
 
 def decide(observed: Observed) -> Plan:
     """What to do for this fleet now, and when to look again."""
     fleet = validation.parse(observed.manifest)
-    if _deleting(observed):
-        return _delete(observed, fleet)
+    if observed.deleting:
+        return deletion.plan(observed, fleet)
     if isinstance(fleet, Refused):
         return _refuse(observed, fleet)
     # The children are built from a spec that is known to be sound.
@@ -119,9 +115,9 @@ def _run(situation: Situation) -> Plan:
     after = status.next_status(situation)
     actions: list[Action] = []
     acts = not fleet.spec.paused
-    if acts and names.FINALIZER not in _finalizers(observed):
+    if acts and names.FINALIZER not in observed.finalizers:
         actions.append(AddFinalizer("pods must be drained before the fleet may go"))
-    actions += _write(fleet.status, after)
+    actions += report.changes(fleet.status, after)
     if acts:
         actions += _children(situation)
         actions += _pods(situation)
@@ -133,15 +129,6 @@ def _run(situation: Situation) -> Plan:
     if change is not None:
         wait_s = min(wait_s, max(1.0, (change - observed.now).total_seconds()))
     return Plan(tuple(actions), wait_s, situation.memory)
-
-
-def _write(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Action]:
-    """The status if it differs, with the Events for what changed in it."""
-    if not status.differs(before, after):
-        return []
-    told = events.events(before, after)
-    reason = "; ".join(event.event_reason for event in told) or "observations"
-    return [WriteStatus(status.to_json(after), reason), *told]
 
 
 def _children(situation: Situation) -> list[Action]:
@@ -202,74 +189,7 @@ def _refuse(observed: Observed, refused: Refused, windows: ScheduleStatus | None
     """
     before = parse_status(observed.manifest)
     finding = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
-    return Plan(tuple(_report(observed, before, (finding,), windows)), IDLE_S)
-
-
-def _report(
-    observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...], windows: ScheduleStatus | None
-) -> list[Action]:
-    generation = _metadata(observed).get("generation")
-    number = generation if isinstance(generation, int) else 1
-    conditions = set_conditions(status.own_conditions(before), found, number, observed.now)
-    changes = {"observed_generation": number, "conditions": conditions, "schedule": windows}
-    after = before.model_copy(update=changes)
-    return _write(before, after)
-
-
-def _delete(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
-    """Drain every pod; when the last one is gone, let the object go."""
-    if names.FINALIZER not in _finalizers(observed):
-        return Plan((), IDLE_S)
-    if not observed.pods:
-        return Plan((RemoveFinalizer("every pod is drained and gone"),), IDLE_S)
-    rules = Drain() if isinstance(fleet, Refused) else fleet.spec.drain
-    samples = pods.fresh_samples(observed.samples, observed.pods, observed.monotonic_s)
-    text = f"{len(observed.pods)} pods finish their streams and go"
-    found = (
-        Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
-        Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),
-    )
-    before = parse_status(observed.manifest)
-    actions = _report(observed, before, found, before.schedule)
-    reason = "the LLMDeployment is being deleted"
-    memory = _drains_placed(observed)
-    for pod in observed.pods:
-        if pod.deleting:
-            continue
-        sample = samples.get(pod.name)
-        if pods.spent(pod):
-            actions.append(DeletePod(pod.name, pod.uid, reason))
-        elif pods.draining(pod):
-            elapsed_s = drain.elapsed_s(pod, memory.stamps, observed.monotonic_s)
-            actions += drain.advance(pod, sample, rules, elapsed_s, observed.now)
-        else:
-            retire = rollout.Retire(pod, reason, rollout.serves_nobody(pod, sample))
-            actions += drain.start((retire,), observed.now)
-    return Plan(tuple(actions), DRAINING_S, memory)
-
-
-def _drains_placed(observed: Observed) -> LoopMemory:
-    """The memory of a fleet that is being deleted: when its drains began, on the monotonic clock."""
-    before = observed.memory
-    known = before.stamps if before is not None else {}
-    told = drain.stamps(observed.pods, known, observed.now)
-    passed_s = before.passed_s if before is not None else None
-    stamps = clock.placed(told, known, observed.now, observed.monotonic_s, passed_s)
-    return replace(before or LoopMemory(), stamps=stamps, passed_s=observed.monotonic_s)
-
-
-def _deleting(observed: Observed) -> bool:
-    return bool(_metadata(observed).get("deletionTimestamp"))
-
-
-def _finalizers(observed: Observed) -> list[Json]:
-    found = _metadata(observed).get("finalizers")
-    return found if isinstance(found, list) else []
-
-
-def _metadata(observed: Observed) -> dict[str, Json]:
-    found = observed.manifest.get("metadata")
-    return found if isinstance(found, dict) else {}
+    return Plan(tuple(report.findings(observed, before, (finding,), windows)), IDLE_S)
 
 
 def _name(manifest: dict[str, Json]) -> str:

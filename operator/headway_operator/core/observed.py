@@ -198,6 +198,23 @@ class Observed:
     memory: LoopMemory | None = None
     autoscalers: tuple[str, ...] = ()
 
+    @property
+    def metadata(self) -> Mapping[str, Json]:
+        """Of the LLMDeployment."""
+        found = self.manifest.get("metadata")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def deleting(self) -> bool:
+        """Whether it is being deleted."""
+        return bool(self.metadata.get("deletionTimestamp"))
+
+    @property
+    def finalizers(self) -> list[Json]:
+        """What holds it back from that."""
+        found = self.metadata.get("finalizers")
+        return found if isinstance(found, list) else []
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:

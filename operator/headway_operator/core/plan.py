@@ -153,6 +153,11 @@ Action: TypeAlias = (
 )
 
 
+BUSY_S = 2.0  # time to the next pass while something moves
+DRAINING_S = 1.0  # an empty pod should not be kept waiting
+IDLE_S = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One pass: what to do now, and when to look again at the latest.

@@ -6,9 +6,10 @@ import pytest
 from fleet_world import DEFAULTS, World, spec
 
 from headway_operator.core import names
-from headway_operator.core.decide import IDLE_S, decide
+from headway_operator.core.decide import decide
 from headway_operator.core.observed import ContainerState, OwnedObject
 from headway_operator.core.plan import (
+    IDLE_S,
     Action,
     AddFinalizer,
     Apply,

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway_operator.core import histogram
-from headway_operator.core.load import fleet_load, pod_window
+from headway_operator.core.load import fleet_load
 from headway_operator.core.observed import ClassSample, EngineSample
+from headway_operator.core.window import pod_window
 
 
 def at(second: float, **changes: object) -> EngineSample:

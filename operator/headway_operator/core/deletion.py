@@ -1,0 +1,54 @@
+"""An LLMDeployment that is being deleted: every pod drains, and when the last one is gone the object may go."""
+
+from dataclasses import replace
+
+from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
+from headway_operator.api.parse import parse_status
+from headway_operator.api.v1alpha1 import Drain, LLMDeployment
+from headway_operator.core import clock, drain, names, pods, report, rollout
+from headway_operator.core.memory import LoopMemory
+from headway_operator.core.observed import Observed
+from headway_operator.core.plan import DRAINING_S, IDLE_S, DeletePod, Plan, RemoveFinalizer
+from headway_operator.core.validation import Refused
+
+
+def plan(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
+    """Drain every pod; when the last one is gone, let the object go."""
+    if names.FINALIZER not in observed.finalizers:
+        return Plan((), IDLE_S)
+    if not observed.pods:
+        return Plan((RemoveFinalizer("every pod is drained and gone"),), IDLE_S)
+    rules = Drain() if isinstance(fleet, Refused) else fleet.spec.drain
+    samples = pods.fresh_samples(observed.samples, observed.pods, observed.monotonic_s)
+    text = f"{len(observed.pods)} pods finish their streams and go"
+    found = (
+        Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
+        Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),
+    )
+    before = parse_status(observed.manifest)
+    actions = report.findings(observed, before, found, before.schedule)
+    reason = "the LLMDeployment is being deleted"
+    memory = _drains_placed(observed)
+    for pod in observed.pods:
+        if pod.deleting:
+            continue
+        sample = samples.get(pod.name)
+        if pods.spent(pod):
+            actions.append(DeletePod(pod.name, pod.uid, reason))
+        elif pods.draining(pod):
+            elapsed_s = drain.elapsed_s(pod, memory.stamps, observed.monotonic_s)
+            actions += drain.advance(pod, sample, rules, elapsed_s, observed.now)
+        else:
+            retire = rollout.Retire(pod, reason, rollout.serves_nobody(pod, sample))
+            actions += drain.start((retire,), observed.now)
+    return Plan(tuple(actions), DRAINING_S, memory)
+
+
+def _drains_placed(observed: Observed) -> LoopMemory:
+    """The memory of a fleet that is being deleted: when its drains began, on the monotonic clock."""
+    before = observed.memory
+    known = before.stamps if before is not None else {}
+    told = drain.stamps(observed.pods, known, observed.now)
+    passed_s = before.passed_s if before is not None else None
+    stamps = clock.placed(told, known, observed.now, observed.monotonic_s, passed_s)
+    return replace(before or LoopMemory(), stamps=stamps, passed_s=observed.monotonic_s)

@@ -1,0 +1,28 @@
+"""What a pass writes down: the status if it differs, with the Events for what changed in it."""
+
+from headway_operator.api.conditions import Finding, set_conditions
+from headway_operator.api.v1alpha1 import LLMDeploymentStatus, ScheduleStatus
+from headway_operator.core import events, status
+from headway_operator.core.observed import Observed
+from headway_operator.core.plan import Action, WriteStatus
+
+
+def changes(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Action]:
+    """The status if it differs, with the Events for what changed in it."""
+    if not status.differs(before, after):
+        return []
+    told = events.events(before, after)
+    reason = "; ".join(event.event_reason for event in told) or "observations"
+    return [WriteStatus(status.to_json(after), reason), *told]
+
+
+def findings(
+    observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...], windows: ScheduleStatus | None
+) -> list[Action]:
+    """These findings alone; whatever else the status says stays."""
+    generation = observed.metadata.get("generation")
+    number = generation if isinstance(generation, int) else 1
+    conditions = set_conditions(status.own_conditions(before), found, number, observed.now)
+    update = {"observed_generation": number, "conditions": conditions, "schedule": windows}
+    after = before.model_copy(update=update)
+    return changes(before, after)
