@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess
+from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, computed
 from headway_planner.capacity import Mix
-from headway_planner.roofline import GPUS, SHAPES, step_model
+from headway_planner.roofline import GPUS, SHAPES
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Rank
-from headway_planner.trial import poisson, trial
+from headway_planner.trial import poisson, trial, tried
 
 DEADLINE_S = 900.0  # of batch work, as `headway plan` has it beside others
 LOADS = {
@@ -28,13 +28,17 @@ LOADS = {
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One configuration: by how many percent the estimates are off, and whether the simulation confirms the count."""
+    """One configuration: by how many percent the estimates are off, and whether the simulation confirms the count.
+
+    `estimated`: the count of the formula, where a short trial raised it; else 0.
+    """
 
     load: str
     model: str
     gpu: str
     tp: int
     replicas: int
+    estimated: int
     ttft: tuple[float, ...]
     itl: float
     confirmed: bool
@@ -47,16 +51,17 @@ def compared(seed: int) -> Iterator[Compared]:
         for model in ("llama8b", "llama70b"):
             for gpu in GPUS.values():
                 for tp in (1, 2, 4, 8):
-                    row = assess(SHAPES[model], Hardware(gpu, tp), demand)
+                    hardware = Hardware(gpu, tp)
+                    found = computed(SHAPES[model], hardware)
+                    row = tried(found, demand, assess(SHAPES[model], hardware, demand))
                     if not row.replicas or row.itl_p95_ms is None:
                         continue
-                    engine = step_model(SHAPES[model], gpu, tp, row.interconnect)
-                    seen = trial(engine, row.replicas, demand, poisson(demand, seed), seed)
+                    seen = trial(found.model, row.replicas, demand, poisson(demand, seed), seed)
                     pairs = zip(row.classes, seen.classes, strict=True)
                     # What waits for slack has no estimate.
                     ttft = tuple(_off(one.ttft_p95_ms, seen.ttft_p95_ms) for one, seen in pairs if one.ttft_p95_ms)
                     itl = _off(row.itl_p95_ms, seen.itl_p95_ms)
-                    yield Compared(load, model, gpu.name, tp, row.replicas, ttft, itl, seen.confirmed)
+                    yield Compared(load, model, gpu.name, tp, row.replicas, row.estimated, ttft, itl, seen.confirmed)
 
 
 def main() -> None:
@@ -68,6 +73,8 @@ def main() -> None:
     summary: dict[str, object] = {
         "configurations": len(found),
         "not_confirmed": sum(not one.confirmed for one in found),
+        "raised": sum(one.estimated > 0 for one in found),
+        "gpus": sum(one.tp * one.replicas for one in found),
     }
     for name, values in (("ttft", [off for one in found for off in one.ttft]), ("itl", [one.itl for one in found])):
         summary[name] = [min(values), round(statistics.median(values), 1), max(values)]

@@ -4,6 +4,7 @@ A replica takes at most 0.8 of what `capacity.sustained` says for the mix of all
 p95 TTFT of a class = own prefill beside the decoding batch + the step under way (its p95) + 3 times its mean wait for prefill
 (an exponential tail), in an M/G/1 queue that serves better classes first (Cobham): with R the mean rest of the prompt that is
 under way, and s(c) the share of the time that prompts of class c and better ones take, the wait is R / ((1 - s(c - 1)) * (1 - s(c))).
+A prompt takes its prefill, and of the decodes in its steps as much as it fills of those. `trial.py` tries what is nearly full.
 p95 ITL is a step with a prompt's chunk once more than 5 % of the steps have one. Replicas are added until each class keeps its
 target, and until two standard deviations (Poisson) more sequences than the mean find a slot and room in the KV cache.
 
@@ -160,6 +161,7 @@ class Row:
         binds: the largest of `parts_ms` but launches, or memory where the KV cache ends the batch.
         batch: sequences of one replica at the rate that it sustains.
         slack: None when no class has a deadline.
+        estimated: replicas that the formula asked for, where they were too few in the simulator; else 0.
         parts_ms: where the time of a step goes at that batch, prompts included: bandwidth, compute, communication, launches.
     """
 
@@ -179,6 +181,12 @@ class Row:
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[ClassRow, ...] = ()
     slack: Slack | None = None
+    estimated: int = 0
+
+    @property
+    def lateness(self) -> float:
+        """p95 TTFT over its target, of the class that is nearest to it; 0 while no class has one."""
+        return max((one.lateness for one in self.classes), default=0.0)
 
 
 def computed(shape: Shape, hardware: Hardware) -> Engine:
@@ -196,8 +204,8 @@ def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
     return assess_engine(engine, demand)
 
 
-def assess_engine(engine: Engine, demand: Demand) -> Row:
-    """One row of the table."""
+def assess_engine(engine: Engine, demand: Demand, least: int = 1) -> Row:
+    """One row of the table, of at least so many replicas."""
     name, model, via, mix = engine.name, engine.model, engine.interconnect, demand.mix
     tp = model.gpus
     if model.kv_tokens < max(one.mix.inputs + one.mix.outputs for one in demand.classes):
@@ -206,7 +214,8 @@ def assess_engine(engine: Engine, demand: Demand) -> Row:
     why, own = _infeasible(model, demand, most.itl_ms)
     if why:
         return Row(name, tp, via, 0, why, own, most.itl_ms, kv_tokens=model.kv_tokens)
-    replicas, slack = _fewest(model, demand)
+    fewest, slack = _fewest(model, demand)
+    replicas = max(least, fewest)
     classes, itl, _ = _tails(model, demand, replicas)
     worst = max(classes, key=lambda one: one.lateness)
     if worst.lateness > 1:
@@ -300,10 +309,12 @@ def _tails(model: StepModel, demand: Demand, replicas: int) -> tuple[tuple[Class
     chunk = _common_chunk(demand, replicas, step / 1000 / (1 - busy))
     itl = step + (model.chunk_ms(math.ceil(batch), chunk) + model.prompt_end_ms if chunk else 0.0)
     front = model.front_ms(math.ceil(batch)) - model.front_ms(0)  # `prefill_ms` has that of an idle engine
-    rest_ms = 1000 * sum(rate * prefill**2 for rate, prefill in prefills) / 2
+    filled = [one.mix.inputs / LIMITS.tokens * step / 1000 for one in demand.classes]
+    prompts = [(rate, prefill + decodes) for (rate, prefill), decodes in zip(prefills, filled, strict=True)]
+    rest_ms = 1000 * sum(rate * prompt_s**2 for rate, prompt_s in prompts) / 2
     rows, better, share = [], 0.0, 0.0
-    for one, (rate, prefill) in zip(demand.classes, prefills, strict=True):
-        better, share = share, min(0.99, share + rate * prefill)
+    for one, (rate, prompt_s) in zip(demand.classes, prompts, strict=True):
+        better, share = share, min(0.99, share + rate * prompt_s)
         wait = _TAIL * rest_ms / ((1 - better) * (1 - share))
         beside = math.ceil(one.longest / LIMITS.tokens) * (step - model.decode_ms(0, 0))
         ttft = model.prefill_ms(one.longest, LIMITS.tokens) + beside + itl + wait + front

@@ -15,7 +15,7 @@ from headway_planner.advisor import Demand, Engine, Hardware, Row, assess, asses
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import Rank
 from headway_planner.steps import StepModel
-from headway_planner.trial import Trial, enough, poisson, trial
+from headway_planner.trial import Trial, enough, poisson, trial, tried
 
 PARALLEL = (1, 2, 4, 8)
 
@@ -114,13 +114,15 @@ def _computed(given: argparse.Namespace, demand: Demand) -> list[Option]:
     all_hardware = [
         Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)) for gpu in GPUS.values() for tp in PARALLEL
     ]
-    return [Option(assess(shape, one, demand), computed(shape, one).model) for one in all_hardware]
+    found = ((assess(shape, one, demand), computed(shape, one)) for one in all_hardware)
+    return [Option(tried(engine, demand, row), engine.model) for row, engine in found]
 
 
 def _measured(given: argparse.Namespace, demand: Demand) -> list[Option]:
     models = engines.load_all(given.engine_file)
     prices = dict(_price(text, {one.name.upper(): one.name for one in models}) for text in given.prices)
-    return [Option(assess_engine(Engine(one.name, one, price=prices.get(one.name)), demand), one) for one in models]
+    found = [Engine(one.name, one, price=prices.get(one.name)) for one in models]
+    return [Option(tried(one, demand, assess_engine(one, demand)), one.model) for one in found]
 
 
 def _best(feasible: Sequence[Option]) -> Option:
@@ -155,7 +157,8 @@ def _json(options: Sequence[Option], best: Row) -> list[str]:
 
 
 def _text(options: Sequence[Option], best: Row, planned: load.Load, given: argparse.Namespace) -> list[str]:
-    lines = [*tables.rows([one.row for one in options]), tables.advice(best), *tables.slack(best), tables.parts(best)]
+    rows = [one.row for one in options]
+    lines = [*tables.rows(rows), *tables.raised(rows), tables.advice(best), *tables.slack(best), tables.parts(best)]
     for one in options:
         if one.trials:
             lines += tables.trials(one.row, planned.demand, one.trials)

@@ -35,6 +35,15 @@ def advice(row: Row) -> str:
     return f"{what}: fewest GPUs ({row.gpus}); no --prices given."
 
 
+def raised(found: Sequence[Row]) -> list[str]:
+    """The counts that a short trial made larger."""
+    return [
+        f"{row.gpu} TP{row.tp}: {row.estimated} by the estimate, with which a short run in the simulator misses a target; {row.replicas} keep all."
+        for row in found
+        if row.estimated
+    ]
+
+
 def slack(row: Row) -> list[str]:
     """Where the work with deadlines goes, and what the fleet would be without it."""
     if row.slack is None:

@@ -18,8 +18,7 @@ from headway_planner.advisor import ClassDemand, Demand, Engine, Hardware, Row, 
 from headway_planner.capacity import Mix
 from headway_planner.measured import POINTS, Kind, Point, computed_ms
 from headway_planner.roofline import GPUS, SHAPES, step_model
-from headway_planner.sim.jobs import Arrival, Rank
-from headway_planner.trial import enough, poisson, trial
+from headway_planner.trial import poisson, trial
 
 LIMIT = {Kind.DECODE: 0.10, Kind.PREFILL: 0.18, Kind.ALL_REDUCE: 0.30}
 
@@ -180,19 +179,6 @@ def test_the_estimate_is_near_the_simulator_on_the_load_that_it_assumes(gpu: str
         assert one.attainment == 1.0
         assert estimated.ttft_p95_ms == pytest.approx(one.ttft_p95_ms, rel=0.35)
     assert row.itl_p95_ms == pytest.approx(seen.itl_p95_ms, rel=0.45)
-
-
-def test_a_fleet_that_bursts_overrun_is_not_confirmed_and_a_larger_one_is_found() -> None:
-    demand = one_class(2, 2000, 50)
-    model = step_model(SHAPES["llama8b"], GPUS["A100"], 1, "nvlink")
-    bursts = [Arrival(60.0 * minute, 2000, 50, Rank.INTERACTIVE) for minute in range(5) for _ in range(20)]
-    seen = trial(model, 1, demand, bursts, 0)
-    assert not seen.confirmed
-    larger = enough(model, seen, demand, bursts, 0)
-    assert larger is not None
-    assert larger.confirmed
-    assert larger.replicas > 1
-    assert enough(model, seen, Demand((replace(demand.classes[0], ttft_ms=1.0),)), bursts, 0) is None
 
 
 def test_the_command_prints_a_line_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
