@@ -20,7 +20,7 @@ async def test_sigterm_lets_every_stream_finish_refuses_new_calls_and_exits_0() 
         started = [asyncio.Event() for _ in range(20)]
 
         async def stream(index: int) -> list[int]:
-            request = pb.GenerateRequest(text="x", sampling_params=pb.SamplingParams(max_tokens=300))
+            request = pb.GenerateRequest(text="x", sampling_params=pb.SamplingParams(max_tokens=1000))
             async for message in client.generate(request):
                 started[index].set()
                 if isinstance(message, pb.GenerateComplete):
@@ -36,7 +36,7 @@ async def test_sigterm_lets_every_stream_finish_refuses_new_calls_and_exits_0() 
         assert refused.value.code == grpc.StatusCode.UNAVAILABLE
         assert await running.probe("/readyz") == 503
         assert await running.probe("/healthz") == 200
-        assert [len(answer) for answer in await asyncio.gather(*streams)] == [300] * 20
+        assert [len(answer) for answer in await asyncio.gather(*streams)] == [1000] * 20
         stopped = await running.log_until("stopped")
         assert stopped["clean"] is True
         assert await running.process.wait() == 0

@@ -320,7 +320,7 @@ async def test_sigterm_finishes_what_is_in_flight_refuses_the_rest_and_exits_0()
         assert await gateway.wait() == 0
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(55)  # aiohttp alone would wait for a minute
 async def test_a_drain_that_runs_out_ends_with_what_is_left_and_not_much_later() -> None:
     engine = FakeAsyncEngine()
     async with (

@@ -25,11 +25,11 @@ from fake_control import FakeEngineControl
 
 T = TypeVar("T")
 FLEETS = "/apis/serving.headway.dev/v1alpha1/namespaces/{namespace}/llmdeployments"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 POLL_S = 0.02
 
 
-def eventually(check: Callable[[], T], within_s: float = 20.0, every_s: float = POLL_S) -> T:
+def eventually(check: Callable[[], T], within_s: float = 60.0, every_s: float = POLL_S) -> T:
     """Ask until the answer is true or the assertion holds; the last answer's error otherwise."""
     deadline = time.monotonic() + within_s
     while True:
@@ -62,7 +62,7 @@ class Operator:
 
     def page(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=20) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -134,7 +134,7 @@ class Engines:
         """A new engine on an address of its own."""
         address, engine = f"127.0.0.{len(self.by_address) + 2}", FakeEngineControl()
         serving = asyncio.run_coroutine_threadsafe(engine.serve(f"{address}:{self.port}"), self.loop)
-        self.servers.append(serving.result(10)[0])
+        self.servers.append(serving.result(60)[0])
         self.by_address[address] = engine
         return address, engine
 
@@ -150,7 +150,7 @@ def engines() -> Iterator[Engines]:
         yield farm
     finally:
         for server in farm.servers:
-            asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(10)
+            asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

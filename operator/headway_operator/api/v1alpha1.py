@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, JsonValue
 
 from headway_operator.api import class_defaults
-from headway_operator.api.base import ApiModel, Format, ListMap, PreserveUnknown, Rule, Timestamp
+from headway_operator.api.base import ApiModel, Format, ListMap, PreserveUnknown, Rule
 from headway_operator.api.spec_actuators import (
     Drain,
     Range,
@@ -279,11 +279,6 @@ class Metadata(ApiModel):
     namespace: str
     uid: str = ""
     generation: int = 1
-    resource_version: str = ""
-    creation_timestamp: Timestamp | None = None
-    deletion_timestamp: Timestamp | None = None
-    labels: dict[str, str] = Field(default={})
-    annotations: dict[str, str] = Field(default={})
 
 
 class LLMDeployment(ApiModel):

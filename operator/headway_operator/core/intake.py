@@ -7,8 +7,8 @@ nothing is counted (`online.py`).
 
 Of a large fleet `MOST` engines are counted, always the same ones while they are there, and stand for the others.
 
-An engine counts a prompt when it begins with it, and tells how many prompt tokens still wait. A prompt that is under way is
-in both, so the sum of the two is followed by its highest value.
+What the prefix cache held of a prompt is known when the engine begins with it, after the prompt was counted; so the difference
+is followed by its highest value.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -122,13 +122,12 @@ def _counted(sample: EngineSample, work: Work, before: Counted | None) -> Counte
     same = before is not None and before.boot_id == sample.boot_id
     if before is not None and same and before.taken_s == sample.taken_s:
         return before
-    taken = work.computed + work.queued_tokens - work.moved_tokens
     return Counted(
         boot_id=sample.boot_id,
         taken_s=sample.taken_s,
         received=work.received,
         refused=work.refused,
-        taken=max(taken, before.taken) if before is not None and same else taken,
+        taken=max(work.taken, before.taken) if before is not None and same else work.taken,
         computed=work.computed,
         finished=work.finished,
         output=work.output,

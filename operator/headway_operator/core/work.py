@@ -24,16 +24,17 @@ class Work:
     Attributes:
         received: requests that came, those included that a full queue refused.
         refused: those.
+        taken: prompt tokens of the others, less what the prefix cache held of them.
         computed: prompt tokens of those whose prefill began, less what the prefix cache held.
         output: tokens of answers.
         answered, late, queued: first tokens, see `FirstTokens`.
         queued_tokens: prompt tokens yet to compute.
-        moved_tokens: prompt tokens of requests that came from other engines, less those that went to others.
         kv_used: tokens in the KV cache.
     """
 
     received: int
     refused: int
+    taken: int
     computed: int
     finished: int
     output: int
@@ -43,7 +44,6 @@ class Work:
     running: int
     waiting: int
     queued_tokens: int
-    moved_tokens: int
     kv_used: float
 
     def __sub__(self, other: "Work") -> "Work":
@@ -51,6 +51,7 @@ class Work:
         return Work(
             max(0, self.received - other.received),
             max(0, self.refused - other.refused),
+            max(0, self.taken - other.taken),
             max(0, self.computed - other.computed),
             max(0, self.finished - other.finished),
             max(0, self.output - other.output),
@@ -60,7 +61,6 @@ class Work:
             max(0, self.running - other.running),
             max(0, self.waiting - other.waiting),
             max(0, self.queued_tokens - other.queued_tokens),
-            self.moved_tokens - other.moved_tokens,
             max(0.0, self.kv_used - other.kv_used),
         )
 
@@ -74,6 +74,7 @@ def all_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
     return Work(
         received=sample.arrivals,
         refused=sample.queue_full,
+        taken=_came(sample) - sample.cached_prompt_tokens,
         computed=sample.prompt_tokens - sample.cached_prompt_tokens,
         finished=sample.requests_finished,
         output=sample.generation_tokens,
@@ -83,7 +84,6 @@ def all_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
         running=sample.num_running,
         waiting=sample.num_waiting,
         queued_tokens=sample.waiting_prompt_tokens,
-        moved_tokens=sum(one.prompt_tokens_moved for one in sample.classes.values()),
         kv_used=sample.kv_usage * sample.kv_tokens,
     )
 
@@ -97,6 +97,7 @@ def batch_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
     return Work(
         received=batch.admitted + batch.refused,
         refused=batch.refused,
+        taken=batch.prompt_tokens_admitted - batch.cached_prompt_tokens,
         computed=batch.prompt_tokens - batch.cached_prompt_tokens,
         finished=batch.finished,
         output=batch.tokens_out,
@@ -106,9 +107,20 @@ def batch_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
         running=running,
         waiting=sample.num_waiting_batch,
         queued_tokens=sample.queued_batch_tokens,
-        moved_tokens=batch.prompt_tokens_moved,
         kv_used=sample.kv_usage * sample.kv_tokens * running / max(1, sample.num_running),
     )
+
+
+def _came(sample: EngineSample) -> int:
+    """Prompt tokens of the requests that came.
+
+    An older engine does not tell. It counts a prompt when it begins with it, and prompt tokens while they wait; one that is
+    under way is in both, and one that was given up in the queue was in the second alone.
+    """
+    classes = sample.classes.values()
+    if any(one.admitted or one.moved for one in classes):
+        return sum(one.prompt_tokens_admitted for one in classes)
+    return sample.prompt_tokens + sample.waiting_prompt_tokens
 
 
 class _Answers(Protocol):

@@ -119,7 +119,7 @@ async def story(server: ApiServer, crash_at: tuple[str, int] | None) -> tuple[di
         await client.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 async def test_a_crash_before_or_after_any_write_leads_to_the_same_end_states(apiserver: ApiServer) -> None:
     created, deleted, writes = await story(apiserver, None)
     assert len(created["pods"]) == 2

@@ -110,7 +110,7 @@ def test_a_deleted_fleet_drains_first_and_leaves_no_pod(serving: tuple[Fleet, li
     assert fleet.server.api.get(fleet.path).status == 200
     for engine in engines:
         engine.answer.loads.num_running = 0
-    eventually(lambda: fleet.server.api.get(fleet.path).status == 404, within_s=40.0)
+    eventually(lambda: fleet.server.api.get(fleet.path).status == 404)
     assert fleet.pods() == []
 
 

@@ -12,24 +12,26 @@ from operators import Fleet, Operator, eventually, operator
 
 pytestmark = pytest.mark.apiserver
 
-# The shortest that the Lease's whole seconds allow, so that a takeover takes 3 s and not 15 s.
-FAST = {
-    "HEADWAY_LEASE_DURATION_S": "3",
-    "HEADWAY_LEASE_RENEW_DEADLINE_S": "2",
-    "HEADWAY_LEASE_RETRY_S": "0.5",
-}
-# So long that no Lease expires within a test, and no standby looks a second time unless it is woken.
-SLOW = {
+# So long that no Lease expires within a test, however little of the CPU its holder gets; and looked at twice a second.
+STEADY = {
     "HEADWAY_LEASE_DURATION_S": "3600",
     "HEADWAY_LEASE_RENEW_DEADLINE_S": "1800",
-    "HEADWAY_LEASE_RETRY_S": "600",
+    "HEADWAY_LEASE_RETRY_S": "0.5",
+}
+# No standby looks a second time unless it is woken.
+SLOW = {**STEADY, "HEADWAY_LEASE_RETRY_S": "600"}
+# Soon enough for a test that waits for its end.
+EXPIRING = {
+    "HEADWAY_LEASE_DURATION_S": "8",
+    "HEADWAY_LEASE_RENEW_DEADLINE_S": "6",
+    "HEADWAY_LEASE_RETRY_S": "0.5",
 }
 
 
 @pytest.fixture(name="lease")
 def lease_settings() -> dict[str, str]:
     """Settings of the Lease; a test may parametrize them."""
-    return FAST
+    return STEADY
 
 
 @pytest.fixture
@@ -60,7 +62,6 @@ def test_of_two_replicas_one_leads_and_both_are_healthy(pair: tuple[Operator, Op
     assert second.writes() == 0
 
 
-@pytest.mark.parametrize("lease", [{**SLOW, "HEADWAY_LEASE_RETRY_S": "0.5"}], ids=["no-expiry"])
 def test_a_leader_that_ends_cleanly_hands_over_and_the_fleet_stays_as_it_was(
     pair: tuple[Operator, Operator], fleet: Fleet
 ) -> None:
@@ -74,12 +75,13 @@ def test_a_leader_that_ends_cleanly_hands_over_and_the_fleet_stays_as_it_was(
     assert {pod["metadata"]["uid"] for pod in fleet.pods()} == uids
 
 
+@pytest.mark.parametrize("lease", [EXPIRING], ids=["expiring"])
 def test_a_killed_leader_is_replaced_and_its_work_goes_on(pair: tuple[Operator, Operator], fleet: Fleet) -> None:
     first, second = pair
     fleet.create()
     eventually(lambda: fleet.get()["metadata"].get("finalizers"))
     first.process.kill()
-    eventually(second.leads, within_s=10.0)
+    eventually(second.leads)
     eventually(lambda: fleet.children()["poddisruptionbudgets"] == ["demo"])
     eventually(lambda: len(fleet.pods()) == 2)
 
@@ -89,7 +91,7 @@ def test_a_leader_whose_lease_was_taken_ends_with_code_one(pair: tuple[Operator,
     second.terminate()
     path = f"/apis/coordination.k8s.io/v1/namespaces/{fleet.namespace}/leases/headway-operator"
     fleet.server.api.merge(path, {"spec": {"holderIdentity": "an intruder"}}).ok()
-    assert first.process.wait(10) == 1
+    assert first.process.wait(60) == 1
     assert holder(fleet) == "an intruder"
 
 

@@ -135,7 +135,14 @@ def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
     """Ten requests wait in one engine; the other one takes eight of them over and finishes them."""
 
     def moved(one: EngineSample, requests: int) -> EngineSample:
-        batch = replace(one.classes["batch"], moved=requests, prompt_tokens_moved=100 * requests)
+        batch = one.classes["batch"]
+        batch = replace(
+            batch,
+            admitted=batch.admitted - requests,
+            prompt_tokens_admitted=batch.prompt_tokens_admitted - 100 * requests,
+            moved=requests,
+            prompt_tokens_moved=100 * requests,
+        )
         return replace(one, classes={**one.classes, "batch": batch})
 
     giver = engine(0.0, 0, 0, waiting_batch=10), moved(engine(10.0, 0, 0, waiting_batch=2), -8)
@@ -150,6 +157,30 @@ def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
         memory = LoopMemory(engines=taken.engines, totals=taken.intake.totals)
     assert (memory.totals.arrivals, memory.totals.input_tokens) == (0, 0)
     assert (memory.totals.finished, memory.totals.output_tokens) == (8, 80)
+
+
+def test_prompts_that_were_given_up_in_the_queue_do_not_hide_those_that_come_after() -> None:
+    """Ten clients lose patience while they wait; ten others come, and are served."""
+
+    def look(second: float, came: int, ended: int, begun: int, waiting: int) -> EngineSample:
+        counts = ClassSample(
+            admitted=came, finished=ended, prompt_tokens_admitted=100 * came, prompt_tokens=100 * begun
+        )
+        return sample(
+            taken_s=second,
+            num_waiting=waiting,
+            waiting_prompt_tokens=100 * waiting,
+            requests_received=came,
+            requests_finished=ended,
+            prompt_tokens=100 * begun,
+            classes={"interactive": counts},
+        )
+
+    memory = LoopMemory()
+    for one in (look(0, 0, 0, 0, 0), look(2, 10, 0, 0, 10), look(4, 10, 10, 0, 0), look(6, 20, 20, 10, 0)):
+        taken = take_in(Reports(1, {"a": one}), memory, Verdict())
+        memory = replace(memory, engines=taken.engines, totals=taken.intake.totals)
+    assert (memory.totals.arrivals, memory.totals.input_tokens) == (20, 2000)
 
 
 def test_what_came_while_nobody_answered_is_demand_when_the_engine_does_again() -> None:
