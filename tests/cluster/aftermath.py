@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 import steps
 
-WIDTH = 180
-EXPLAINED, EVENTS, LOGGED = 24, 12, 14  # lines of each part, the last ones
+WIDTH = 400
+EXPLAINED, LIVE, EVENTS, LOGGED = 40, 10, 20, 20  # lines of each part, the last ones
 
 
 def aftermath(namespace: str) -> str:
-    """At most 60 lines on a namespace with one fleet: the machine, its fleets, pods, Events, and the operator's last words."""
+    """Some 100 lines at most on a namespace with one fleet: the machine, its fleets, engines, pods, Events, and the operator's last words."""
     lines = [f"load averages {os.getloadavg()}, {os.cpu_count()} CPUs"]
     for fleet in _said("kubectl", "get", "llmdep", "-n", namespace, "-o", "name"):
         lines += _said("headway", "explain", fleet.rsplit("/", 1)[-1], "--namespace", namespace, last=EXPLAINED)
+    lines += _said("headway", "top", "--namespace", namespace, "--iterations", "1", last=LIVE)
     lines += _said("kubectl", "get", "pods", "-n", namespace, "-o", "wide")
     lines += _said(
         "kubectl",
