@@ -92,12 +92,13 @@ def intake(
         stale=2 * len(reports.samples) < reports.serving or not reports.samples,
         kv_tokens=max((sample.kv_tokens for sample in samples), default=0),
         kv_used=share * sum(part.kv_used for part in parts),
+        done=_steps_done(counted, before),
         starts=reports.starts,
     )
     return found, counted
 
 
-def steps_done(counted: Mapping[str, Counted], before: Mapping[str, Counted]) -> tuple[StepsDone, ...]:
+def _steps_done(counted: Mapping[str, Counted], before: Mapping[str, Counted]) -> tuple[StepsDone, ...]:
     """What the steps of each engine did between two looks, and how long they took; nothing of one that contradicts itself."""
     pairs = [(now, then, _growth(_steps, now, then)) for now, then in _again(counted, before)]
     return tuple(
@@ -128,11 +129,12 @@ def _counted(sample: EngineSample, work: Work, before: Counted | None) -> Counte
         received=work.received,
         refused=work.refused,
         taken=max(work.taken, before.taken) if before is not None and same else work.taken,
-        computed=work.computed,
         finished=work.finished,
         output=work.output,
         steps=sample.steps,
         step_ms=sample.step_sum_ms,
+        computed=sample.prompt_tokens - sample.cached_prompt_tokens,
+        made=sample.generation_tokens,
         first=FirstTokens(work.answered, work.late, work.queued),
     )
 
@@ -171,4 +173,4 @@ def _requests(one: Counted) -> tuple[float, ...]:
 
 def _steps(one: Counted) -> tuple[int, ...]:
     """Steps, tokens out, prompt tokens computed."""
-    return (one.steps, one.output, one.computed)
+    return (one.steps, one.made, one.computed)

@@ -25,10 +25,11 @@ MANY = 1e6  # requests that the status's mean lengths stand for: as many as ther
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The counters of one engine when it was last looked at.
+    """The counters of one engine when it was last looked at: of some of its work, and of the steps for all of it.
 
     Attributes:
         taken: prompt tokens that came in, finished or not.
+        steps, step_ms, computed, made: steps, their time, prompt tokens computed and tokens out in them.
         first: first tokens, in time and not.
     """
 
@@ -37,11 +38,12 @@ class Counted:
     received: int
     refused: int
     taken: int
-    computed: int
     finished: int
     output: int
     steps: int
     step_ms: float
+    computed: int
+    made: int
     first: FirstTokens
 
 
@@ -101,7 +103,7 @@ class LoopMemory:
     Attributes:
         control: of the policy.
         revision: of the pods that it was learnt from.
-        engines: counters per pod name.
+        engines: counters per pod name; {} where batch work has a deadline and never counts.
         online: the same without batch work, where that fills the slack of better classes.
         arrived: the requests with a deadline.
         totals: what all engines did since the first pass, restarts and removed pods included.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from headway_operator.core import deferred
-from headway_operator.core.intake import Reports, intake, steps_done
+from headway_operator.core.intake import Reports, intake
 from headway_operator.core.memory import Arrived, Counted, LoopMemory
 from headway_operator.core.objectives import Verdict
 from headway_operator.core.work import all_work, batch_work
@@ -29,20 +29,24 @@ class Taken:
 
 def take_in(reports: Reports, memory: LoopMemory, verdict: Verdict) -> Taken:
     """What the coordinator takes in: the demand that replicas are ordered for, and what all work showed of the steps."""
+    taken = _taken(reports, memory, verdict)
+    if not taken.intake.stale:
+        return taken
+    # Nothing is decided on it. What came meanwhile is in the counters of the engines when they answer again.
+    nothing = replace(taken.intake, totals=memory.totals, deferred=None)
+    return Taken(nothing, memory.engines, memory.online, memory.arrived)
+
+
+def _taken(reports: Reports, memory: LoopMemory, verdict: Verdict) -> Taken:
     chosen, targets_ms = reports.chosen, reports.targets_ms
     every = {name: all_work(sample, targets_ms) for name, sample in chosen.items()}
-    full, engines = intake(reports, every, memory.engines, memory.totals)
-    full = replace(full, done=steps_done(engines, memory.engines))
-    if full.stale:
-        # Nothing is decided on it. What came meanwhile is in the counters of the engines when they answer again.
-        return Taken(replace(full, totals=memory.totals), memory.engines, memory.online, memory.arrived)
     if not verdict.apart:
-        return Taken(full, engines, {}, Arrived())
+        return Taken(*intake(reports, every, memory.engines, memory.totals), {}, Arrived())
     better = {name: every[name] - batch_work(sample, targets_ms) for name, sample in chosen.items()}
     seen, online = intake(reports, better, memory.online, memory.totals)
+    if verdict.deadline:
+        backlog, arrived = deferred.take(reports, memory.arrived)
+        return Taken(replace(seen, deferred=backlog), {}, online, arrived)
     # Both are counted in each pass, so that the demand does not jump when batch work comes to count.
-    found = full if verdict.counts_batch else replace(seen, done=full.done)
-    if not verdict.deadline:
-        return Taken(found, engines, online, Arrived())
-    backlog, arrived = deferred.take(reports, memory.arrived)
-    return Taken(replace(found, deferred=backlog), engines, online, arrived)
+    full, engines = intake(reports, every, memory.engines, memory.totals)
+    return Taken(full if verdict.counts_batch else seen, engines, online, Arrived())

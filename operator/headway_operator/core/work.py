@@ -7,8 +7,7 @@ First tokens are counted beside their class's target; in a fleet of one class th
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headway_operator.core import histogram
 from headway_operator.core.histogram import Histogram
@@ -17,15 +16,13 @@ from headway_operator.core.observed import BATCH, NO_REQUESTS, EngineSample
 EVERY = ""  # the class of all requests
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):  # three are made for each engine of a pass, and a frozen dataclass costs twice as much
     """Requests in one engine: counters since its boot, and gauges.
 
     Attributes:
         received: requests that came, those included that a full queue refused.
         refused: those.
         taken: prompt tokens of the others, less what the prefix cache held of them.
-        computed: prompt tokens of those whose prefill began, less what the prefix cache held.
         output: tokens of answers.
         answered, late, queued: first tokens, see `FirstTokens`.
         queued_tokens: prompt tokens yet to compute.
@@ -35,7 +32,6 @@ class Work:
     received: int
     refused: int
     taken: int
-    computed: int
     finished: int
     output: int
     answered: float
@@ -52,7 +48,6 @@ class Work:
             max(0, self.received - other.received),
             max(0, self.refused - other.refused),
             max(0, self.taken - other.taken),
-            max(0, self.computed - other.computed),
             max(0, self.finished - other.finished),
             max(0, self.output - other.output),
             max(0.0, self.answered - other.answered),
@@ -75,7 +70,6 @@ def all_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
         received=sample.arrivals,
         refused=sample.queue_full,
         taken=_came(sample) - sample.cached_prompt_tokens,
-        computed=sample.prompt_tokens - sample.cached_prompt_tokens,
         finished=sample.requests_finished,
         output=sample.generation_tokens,
         answered=answered,
@@ -98,7 +92,6 @@ def batch_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:
         received=batch.admitted + batch.refused,
         refused=batch.refused,
         taken=batch.prompt_tokens_admitted - batch.cached_prompt_tokens,
-        computed=batch.prompt_tokens - batch.cached_prompt_tokens,
         finished=batch.finished,
         output=batch.tokens_out,
         answered=answered,
