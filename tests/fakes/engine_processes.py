@@ -33,7 +33,7 @@ class Running:
     async def probe(self, path: str) -> int:
         def get() -> int:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http_port']}{path}", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http_port']}{path}", timeout=60) as answer:
                     return int(answer.status)
             except urllib.error.HTTPError as error:
                 error.close()

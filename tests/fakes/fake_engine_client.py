@@ -53,7 +53,7 @@ async def read(stream: TokenStream) -> tuple[str, list[int], Finished]:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Let the event loop turn until a task or the step thread has got somewhere; there is no event to wait for."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0)
 

@@ -33,7 +33,7 @@ class ByteTokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         if self.gate is not None:
-            self.gate.wait(10)
+            self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
         self.batches.append(len(texts))
@@ -91,7 +91,7 @@ class ScriptedExecutor:
             raise self.begin_error
 
     def run(self, batch: Batch) -> tuple[StepResult, ...]:
-        if self._steps_allowed is not None and not self._steps_allowed.acquire(timeout=10):
+        if self._steps_allowed is not None and not self._steps_allowed.acquire(timeout=60):
             raise AssertionError("the test never released this step")
         self.batches.append(batch)
         failure = self.failures.get(len(self.batches))

@@ -25,7 +25,7 @@ def connection(folder: Path) -> Iterator[http.client.HTTPConnection]:
     server = registry.serve(folder, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     yield client
     client.close()
     server.shutdown()

@@ -32,7 +32,7 @@ async def test_an_answer_is_streamed_and_ends_with_its_figures() -> None:
         assert finished.output_ids == tuple(tokens)
         assert finished.prompt_tokens == 2
         assert 0 <= finished.queue_ms <= finished.ttft_ms
-        assert await engine.wait_idle(1)
+        assert await engine.wait_idle(60)
         assert nothing_left(engine)
 
 
@@ -99,7 +99,7 @@ async def test_an_answer_ends_where_its_constraint_is_complete_and_with_error_wh
         first, second = [await read(await submitted(engine, one)) for one in (fits, broken)]
         assert (first[0], first[2].reason) == ("hel", FinishReason.STOP)
         assert (second[2].reason, second[2].error) == (FinishReason.ERROR, "regex: the answer left it")
-        assert await engine.wait_idle(1)
+        assert await engine.wait_idle(60)
         assert nothing_left(engine)
 
 
@@ -110,7 +110,7 @@ async def test_a_stop_string_across_tokens_ends_the_answer_before_it() -> None:
         assert text == "one "
         assert (finished.reason, finished.matched_stop) == (FinishReason.STOP, "STOP")
         assert finished.output_ids == tuple(tokens) == tuple(b"one STOP")
-        assert await engine.wait_idle(1)
+        assert await engine.wait_idle(60)
         assert nothing_left(engine)
         assert engine.stats().requests_finished == {"stop": 1}
 
@@ -140,7 +140,7 @@ async def test_cancel_mid_stream_leaves_no_block_and_no_record() -> None:
         await anext(aiter(stream))
         stream.cancel()
         executor.release(3)
-        assert await engine.wait_idle(5)
+        assert await engine.wait_idle(60)
         assert nothing_left(engine)
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
@@ -166,7 +166,7 @@ async def test_a_stalled_reader_does_not_stop_others_and_finds_its_text_coalesce
         for number in range(3):
             text, _, _ = await read(await submitted(engine, request(f"fast-{number}", SamplingParams(seed=1))))
             assert text == "b" * 20
-        assert await engine.wait_idle(5)
+        assert await engine.wait_idle(60)
         items = [item async for item in stalled]
         assert [item.text for item in items] == ["a" * 100]
 
@@ -227,7 +227,7 @@ async def test_a_deadline_ends_the_request_also_while_it_waits() -> None:
         assert (await read(waiting))[2].reason is FinishReason.DEADLINE
         first.cancel()
         executor.release(5)
-        assert await engine.wait_idle(5)
+        assert await engine.wait_idle(60)
         assert nothing_left(engine)
 
 

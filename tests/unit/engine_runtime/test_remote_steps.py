@@ -113,7 +113,7 @@ async def test_a_caller_that_goes_away_while_its_form_is_compiled_leaves_nothing
         await eventually(lambda: engine.loads().num_total == 1)
         submission.cancel()
         await asyncio.wait([submission])
-        assert await engine.wait_idle(5)
+        assert await engine.wait_idle(60)
         text, _, _ = await read(await submitted(engine, request("gone", SamplingParams(seed=1))))
         assert text == "second"
 

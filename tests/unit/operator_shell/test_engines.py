@@ -36,7 +36,7 @@ def engine() -> FakeEngineControl:
 @pytest_asyncio.fixture
 async def engines(engine: FakeEngineControl) -> AsyncIterator[Engines]:
     server, port = await engine.serve("127.0.0.1:0")
-    client = Engines(port, timeout_s=0.5)
+    client = Engines(port, timeout_s=60.0)
     yield client
     await client.close()
     await server.stop(None)
@@ -58,13 +58,17 @@ async def test_a_pod_without_an_address_is_not_called(engines: Engines, engine: 
     assert engines.samples(KEY) == {}
 
 
-async def test_a_silent_engine_delays_nobody_and_leaves_no_sample(engines: Engines, engine: FakeEngineControl) -> None:
+async def test_a_silent_engine_delays_nobody_and_leaves_no_sample(engine: FakeEngineControl) -> None:
     engine.hang = True
+    server, port = await engine.serve("127.0.0.1:0")
+    engines = Engines(port, timeout_s=0.5)
     unreachable = replace(POD, name="demo-abc123-1", uid="uid-1", ip="127.0.0.9")
     engines.track(KEY, [POD, unreachable], 60.0)
     assert await engines.poll() == frozenset()
     assert engines.samples(KEY) == {}
     assert engines.oldest_sample_age_s(KEY, 0.0) is None
+    await engines.close()
+    await server.stop(None)
 
 
 async def test_only_news_asks_for_a_pass(engines: Engines, engine: FakeEngineControl) -> None:
