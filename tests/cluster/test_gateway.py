@@ -3,17 +3,20 @@
 import asyncio
 import json
 import re
+import urllib.request
 from typing import Any
 
 import openai
 import pytest
 import steps
 import yaml
-from fleets import SERVES_S
+from fleets import SERVES_S, SOON_S, apply, manifest
+from load_client import ANSWER_S, endpoints
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 NAME = "smollm2"
+AT_ONCE = 40  # requests: at most the capacity of 16 run in the pod that serves, the others wait
 PAGE = steps.ROOT / "docs/how-to/use-an-openai-client.md"
 
 
@@ -26,15 +29,62 @@ def page_objects(namespace: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(text.replace("demo", namespace)))
 
 
-def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(served: tuple[str, str]) -> None:
-    _, namespace = served
+def gateway(namespace: str, *flags: str) -> str:
+    """Run the page's gateway, with these flags beside its own; returns its URL."""
     for one in page_objects(namespace):
+        if one["kind"] == "Deployment":
+            one["spec"]["template"]["spec"]["containers"][0]["command"] += flags
         steps.run(["kubectl", "apply", "--server-side", "-f", "-"], stdin=json.dumps(one))
     rollout = ["kubectl", "rollout", "status", "deployment/openai", "-n", namespace, f"--timeout={SERVES_S:.0f}s"]
     steps.run(rollout, timeout_s=SERVES_S + 30)
     [pod] = steps.get("pods", "-n", namespace, "-l", "app=openai")["items"]
-    answer = asyncio.run(_ask(f"http://{pod['status']['podIP']}:8000/v1"))
+    return f"http://{pod['status']['podIP']}:8000"
+
+
+def metric(url: str, name: str) -> float:
+    """A series of a process, summed over its labels."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=SOON_S) as answer:
+        lines = str(answer.read(), "utf-8").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+
+def test_an_openai_client_gets_a_streamed_answer_from_a_fleet(served: tuple[str, str]) -> None:
+    _, namespace = served
+    answer = asyncio.run(_ask(f"{gateway(namespace)}/v1"))
     assert "Paris" in answer
+
+
+def test_a_heap_of_batch_work_is_shared_with_a_replica_that_starts_later(namespace: str) -> None:
+    scaling = {"mode": "Auto", "minReplicas": 1, "maxReplicas": 2}
+    fleet = manifest(NAME, slo={"workloadClass": "batch", "deadlineSeconds": 3600}, scaling=scaling)
+    apply(namespace, fleet)
+    steps.wait_ready(NAME, namespace)
+    endpoints(NAME, namespace)
+    url = gateway(namespace, f"--request-timeout-seconds={2 * ANSWER_S:g}")
+    apply(namespace, {**fleet, "spec": {**fleet["spec"], "scaling": {**scaling, "minReplicas": 2}}})
+    count = asyncio.run(_heap(url))
+    pods = [f"http://{address.removesuffix(':50051')}:8080" for address in endpoints(NAME, namespace, 2)]
+    finished = [metric(pod, "headway_engine_class_requests_finished_total") for pod in pods]
+    assert sum(finished) == sum(metric(pod, "headway_engine_requests_received_total") for pod in pods) == count
+    assert min(finished) > 0
+    assert sum(metric(pod, "headway_engine_class_requests_late_total") for pod in pods) == 0
+
+
+async def _heap(url: str) -> int:
+    """Batch requests, some of which always wait, until the gateway has moved one; returns how many were answered."""
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=2 * ANSWER_S) as client:
+        asked: list[asyncio.Task[openai.types.Completion]] = []
+        async with asyncio.timeout(SERVES_S):
+            while not await asyncio.to_thread(metric, url, "headway_gateway_requests_moved_total"):
+                for _ in range(AT_ONCE - sum(not one.done() for one in asked)):
+                    call = client.completions.create(
+                        model=NAME, prompt="Once upon a time", max_tokens=64, extra_body={"ignore_eos": True}
+                    )
+                    asked.append(asyncio.create_task(call))
+                await asyncio.sleep(1)
+        answers = await asyncio.gather(*asked)
+    assert {answer.usage.completion_tokens for answer in answers if answer.usage is not None} == {64}
+    return len(answers)
 
 
 async def _ask(url: str) -> str:
