@@ -192,14 +192,7 @@ class Engines:
             await self._stirred.wait()
             self._stirred.clear()
             asked = give_backs([*self._members.values(), *self._leaving], clock())
-            await asyncio.gather(*map(self._ask_back, asked))
-
-    async def _ask_back(self, asked: GiveBack) -> None:
-        client = asked.source.client
-        try:
-            await client.give_back(asked.request_ids, asked.most, PROBE_TIMEOUT_S)
-        except EngineError as error:  # what it has stays there
-            log.info("%s gives no request back: %s", client.address, error)
+            await asyncio.gather(*(_ask_back(one) for one in asked))
 
     async def _watch(self) -> None:
         while True:
@@ -232,6 +225,16 @@ def _unbegun(first: Message) -> pb.GenerateComplete | None:
     if isinstance(first, pb.GenerateComplete) and first.finish_reason in _NOT_BEGUN and not first.completion_tokens:
         return first
     return None
+
+
+async def _ask_back(asked: GiveBack) -> None:
+    client = asked.source.client
+    try:
+        await client.give_back(asked.request_ids, asked.most, PROBE_TIMEOUT_S)
+    except EngineError as error:  # what it has stays there
+        log.info("%s gives no request back: %s", client.address, error)
+    except Exception:  # a gateway that moves nothing any more would leave slots free for ever
+        log.exception("asking %s to give requests back failed", client.address)
 
 
 async def look_up(address: str) -> frozenset[str]:
