@@ -1132,7 +1132,6 @@ class ClassStats(_message.Message):
     REQUESTS_LATE_FIELD_NUMBER: _builtins.int
     REQUESTS_REFUSED_FIELD_NUMBER: _builtins.int
     REQUESTS_MOVED_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKENS_MOVED_FIELD_NUMBER: _builtins.int
     workload_class: Global___Priority.ValueType
     requests_finished: _builtins.int
     requests_admitted: _builtins.int
@@ -1151,8 +1150,6 @@ class ClassStats(_message.Message):
     """Taken over from other engines (`waited_ms`) less given back to go to others. None of these is among the requests received,
     admitted or finished, so what is here: admitted + moved - finished.
     """
-    prompt_tokens_moved: _builtins.int
-    """of their prompts"""
     @_builtins.property
     def ttft(self) -> Global___Histogram: ...
     @_builtins.property
@@ -1174,11 +1171,10 @@ class ClassStats(_message.Message):
         requests_late: _builtins.int = ...,
         requests_refused: _builtins.int = ...,
         requests_moved: _builtins.int = ...,
-        prompt_tokens_moved: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["itl", b"itl", "queue_wait", b"queue_wait", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "prompt_tokens_moved", b"prompt_tokens_moved", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "requests_moved", b"requests_moved", "requests_refused", b"requests_refused", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "itl", b"itl", "prompt_tokens", b"prompt_tokens", "prompt_tokens_admitted", b"prompt_tokens_admitted", "queue_wait", b"queue_wait", "requests_admitted", b"requests_admitted", "requests_finished", b"requests_finished", "requests_late", b"requests_late", "requests_moved", b"requests_moved", "requests_refused", b"requests_refused", "ttft", b"ttft", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

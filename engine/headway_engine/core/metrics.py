@@ -5,7 +5,6 @@ publish one after each step and readers need no lock.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from headway_engine.core.histogram import Histogram, HistogramRecorder, total
@@ -28,7 +27,6 @@ class ClassSnapshot:
     prompt_tokens: int
     cached_prompt_tokens: int
     moved: int = 0
-    prompt_tokens_moved: int = 0
     admitted: int = 0
     prompt_tokens_admitted: int = 0
     refused: int = 0  # by a full queue
@@ -46,13 +44,6 @@ class ClassMetrics:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     given_back: int = 0
-    prompt_tokens_given_back: int = 0
-
-    def give_back(self, prompts: Iterable[int]) -> None:
-        """Requests that had not begun go to another engine; `prompts`: the tokens of each."""
-        for tokens in prompts:
-            self.given_back += 1
-            self.prompt_tokens_given_back += tokens
 
     def snapshot(self) -> ClassSnapshot:
         """The figures now."""
@@ -65,7 +56,6 @@ class ClassMetrics:
             prompt_tokens=self.prompt_tokens,
             cached_prompt_tokens=self.cached_prompt_tokens,
             moved=-self.given_back,
-            prompt_tokens_moved=-self.prompt_tokens_given_back,
         )
 
 
@@ -122,7 +112,8 @@ class Metrics:
 
     def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float, batch_deadline_ms: int) -> None:
         """A request ended; batch work is late after its deadline, 0: it has none."""
-        if reason is FinishReason.GIVEN_BACK:  # it goes on elsewhere, and `give_back` has counted it
+        if reason is FinishReason.GIVEN_BACK:  # it goes on elsewhere
+            self.classes[kind].given_back += 1
             return
         self.finished[reason] += 1
         self.e2e.record(since_arrival_s * 1000)

@@ -155,7 +155,6 @@ class Scheduler:
     def give_back(self, request_ids: frozenset[RequestId], most: int, now: float) -> list[StepEvent]:
         """End batch requests among these that have not begun, in order of service, so that another engine can take them."""
         named = [one for one in self._waiting if one.request.request_id in request_ids and one.movable][:most]
-        self.metrics.classes[Priority.BATCH].give_back(len(one.request.prompt_ids) for one in named)
         return [self._end(one, FinishReason.GIVEN_BACK, now) for one in named]
 
     def expire(self, now: float) -> list[StepEvent]:

@@ -221,7 +221,6 @@ class AsyncEngine:
                 prompt_tokens_admitted=intake.prompt_tokens_admitted[kind],
                 refused=intake.queue_full[kind],
                 moved=one.moved + intake.taken_over[kind] + moving[kind],
-                prompt_tokens_moved=one.prompt_tokens_moved + intake.prompt_tokens_taken_over[kind],
             )
             for kind, one in zip(Priority, metrics.classes, strict=True)
             if intake.admitted[kind] + coming[kind] + intake.taken_over[kind] + moving[kind] or intake.queue_full[kind]

@@ -106,7 +106,6 @@ class Intake:
         admitted: sent to the step thread, by class.
         prompt_tokens_admitted: of their prompts.
         taken_over: likewise, but another engine had admitted them.
-        prompt_tokens_taken_over: of their prompts.
     """
 
     received: int = 0
@@ -115,14 +114,14 @@ class Intake:
     admitted: Counter[Priority] = field(default_factory=Counter)
     prompt_tokens_admitted: Counter[Priority] = field(default_factory=Counter)
     taken_over: Counter[Priority] = field(default_factory=Counter)
-    prompt_tokens_taken_over: Counter[Priority] = field(default_factory=Counter)
 
     def take(self, kind: Priority, prompt_tokens: int, *, moved: bool) -> None:
         """Count a request that goes to the step thread."""
-        requests = self.taken_over if moved else self.admitted
-        tokens = self.prompt_tokens_taken_over if moved else self.prompt_tokens_admitted
-        requests[kind] += 1
-        tokens[kind] += prompt_tokens
+        if moved:
+            self.taken_over[kind] += 1
+        else:
+            self.admitted[kind] += 1
+            self.prompt_tokens_admitted[kind] += prompt_tokens
 
 
 class ThroughputWindow:

@@ -71,7 +71,6 @@ def _to_class(kind: Priority, one: ClassSnapshot) -> pb.ClassStats:
         prompt_tokens=one.prompt_tokens,
         cached_prompt_tokens=one.cached_prompt_tokens,
         requests_moved=one.moved,
-        prompt_tokens_moved=one.prompt_tokens_moved,
     )
 
 

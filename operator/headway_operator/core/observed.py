@@ -29,7 +29,6 @@ class ClassSample:
         prompt_tokens: of those whose prefill began.
         cached_prompt_tokens: of these, found in the prefix cache.
         moved: requests that a router brought from another engine less those that it took to one; among none of the above.
-        prompt_tokens_moved: of their prompts.
     """
 
     ttft: Histogram = ()
@@ -43,7 +42,6 @@ class ClassSample:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     moved: int = 0
-    prompt_tokens_moved: int = 0
 
     @property
     def here(self) -> int:

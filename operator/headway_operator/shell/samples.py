@@ -150,7 +150,6 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
         prompt_tokens=one.prompt_tokens,
         cached_prompt_tokens=one.cached_prompt_tokens,
         moved=one.requests_moved,
-        prompt_tokens_moved=one.prompt_tokens_moved,
     )
 
 

@@ -121,7 +121,7 @@ def test_an_engine_that_joins_adds_what_is_in_it_and_not_what_it_did_before() ->
 
 def moved(before: EngineSample, requests: int) -> EngineSample:
     """The engine after so many of its waiting requests came from another one, or (below 0) went to one."""
-    batch = replace(before.batch, moved=before.batch.moved + requests, prompt_tokens_moved=100 * requests)
+    batch = replace(before.batch, moved=before.batch.moved + requests)
     return replace(before, num_waiting_batch=before.num_waiting_batch + requests, classes={"batch": batch})
 
 

@@ -141,7 +141,6 @@ def test_batch_work_that_changes_its_engine_is_no_new_demand() -> None:
             admitted=batch.admitted - requests,
             prompt_tokens_admitted=batch.prompt_tokens_admitted - 100 * requests,
             moved=requests,
-            prompt_tokens_moved=100 * requests,
         )
         return replace(one, classes={**one.classes, "batch": batch})
 

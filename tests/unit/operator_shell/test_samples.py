@@ -133,11 +133,10 @@ def test_what_is_counted_of_a_class_reaches_the_sample() -> None:
         cached_prompt_tokens=9,
         requests_refused=10,
         requests_moved=-11,
-        prompt_tokens_moved=-12,
     )
     loads = pb.Loads(num_waiting_batch=10, waiting_batch_prompt_tokens=0)
     found = decode(pb.Stats(loads=loads, classes=[one]), 0.0)
-    assert found.batch == ClassSample((1,), (2,), (3,), 6, 4, 5, 10, 7, 8, 9, -11, -12)
+    assert found.batch == ClassSample((1,), (2,), (3,), 6, 4, 5, 10, 7, 8, 9, -11)
     assert (found.num_waiting_batch, found.waiting_batch_prompt_tokens, found.queued_batch_tokens) == (10, 0, 0)
     older = decode(pb.Stats(loads=pb.Loads(num_waiting_batch=10), classes=[one]), 0.0)
     assert older.waiting_batch_prompt_tokens is None
