@@ -371,7 +371,8 @@ class GenerateRequest(_message.Message):
     """
     waited_ms: _builtins.int
     """Above 0: another engine had taken it, and it waited there for so long, until it was given back or that engine went away.
-    It counts as having arrived so much earlier, is no new request to the counters, and no full queue refuses it.
+    It counts as having arrived so much earlier (a week at most) and is no new request to the counters. Beyond the queue's
+    bound an engine takes as many of these as one other engine can hold.
     """
     @_builtins.property
     def tokenized(self) -> Global___TokenizedInput: ...

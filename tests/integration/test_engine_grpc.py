@@ -359,6 +359,14 @@ async def test_stats_carry_counters_histograms_and_the_config(served: Served) ->
     assert (one.workload_class, one.ttft.count, one.itl.count, one.requests_finished) == (pb.PRIORITY_REALTIME, 1, 0, 2)
 
 
+async def test_a_wait_that_cannot_have_been_is_refused(served: Served) -> None:
+    forged = request()
+    forged.waited_ms = 2**32 - 1  # it would be the age of a first token, and the objective would seem to burn
+    with pytest.raises(EngineError, match="waited_ms is 4294967295, it must be at most 604800000") as refused:
+        await anext(served.client.generate(forged))
+    assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_an_oversized_message_is_refused_and_the_next_call_succeeds(served: Served) -> None:
     with pytest.raises(EngineError) as refused:
         await anext(served.client.generate(pb.GenerateRequest(text="x" * (2 << 20))))

@@ -7,7 +7,7 @@ finalizer before the pods are gone, limits valid). Here random lives are led thr
 from dataclasses import replace
 
 from fleet_world import World, spec
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headway_operator.core import pods
@@ -38,7 +38,7 @@ EVENTS = st.one_of(
 LIVES = st.lists(EVENTS, max_size=8)
 ROLLOUTS = st.sampled_from([{"maxSurge": 1, "maxUnavailable": 0}, {"maxSurge": 0, "maxUnavailable": 1}])
 GPUS = st.sampled_from([None, None, 1, 2])
-LIGHT = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LIGHT = settings(max_examples=25)
 
 
 def happen(world: World, event: tuple[str, int | str | bool]) -> None:  # noqa: C901  one arm per event

@@ -326,4 +326,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+TestSchedulerMachine.settings = settings(max_examples=120, stateful_step_count=60)

@@ -11,7 +11,7 @@ from apiserver import ApiServer, running
 
 CRD_FILE = Path(__file__).parents[2] / "deploy" / "crd" / "llmdeployments.yaml"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-ESTABLISH_TIMEOUT_S = 15.0
+ESTABLISH_TIMEOUT_S = 60.0
 _numbers = itertools.count(1)
 
 

@@ -276,14 +276,17 @@ class AsyncEngine:
         if request.request_id in self._entering or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return self._refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
-        full = None if request.moved else self._queue_full(kind)
+        full = self._queue_full(kind, moved=request.moved)
         if full is None:
             return None
         self._intake.queue_full[kind] += 1
         return self._refuse(RejectReason.QUEUE_FULL, full)
 
-    def _queue_full(self, kind: Priority) -> Rejected | None:
-        """Why there is no room in the queue. Batch work that waits takes none from better classes."""
+    def _queue_full(self, kind: Priority, *, moved: bool) -> Rejected | None:
+        """Why there is no room in the queue. Batch work that waits takes none from better classes.
+
+        What another engine had taken comes on top, as much as one more engine can hold.
+        """
         state = self._steps.state
         limits, queued = state.limits.effective, self._num_waiting()
         apart = limits.max_queued_batch_requests > 0
@@ -293,11 +296,13 @@ class AsyncEngine:
             name, bound = "limits.max_queued_requests", limits.max_queued_requests
             queued -= self._num_waiting_batch() if apart else 0
         starting = state.open_slots
-        if queued < bound + starting:
+        more = bound + limits.max_num_seqs if moved else 0
+        if queued < bound + more + starting:
             return None
         own = state.metrics.classes[kind].queue_wait
         wait_ms = (own if own.count else state.metrics.queue_wait).quantile(0.5) or 0.0
         message = f"{queued - starting} requests wait for a slot, {name} is {bound}"
+        message += f", and {more} more may come from other engines" if moved else ""
         return Rejected(StatusCode.RESOURCE_EXHAUSTED, message, int(min(max(wait_ms, 100.0), 10_000.0)))
 
     def _room_for_batch(self) -> int:

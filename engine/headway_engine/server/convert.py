@@ -31,6 +31,7 @@ CLASSES = {
     pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     pb.PRIORITY_BATCH: Priority.BATCH,
 }
+MAX_WAITED_MS = 7 * 24 * 3_600_000  # no work waits for longer
 CLASS_NUMBERS = {kind: number for number, kind in CLASSES.items()}
 _FINISH_REASONS = {
     FinishReason.STOP: pb.STOP,
@@ -63,6 +64,8 @@ def to_request(message: pb.GenerateRequest, arrival: Arrival, served_model: str)
         return _invalid(f"model must be empty or {served_model!r}, got {message.model[:64]!r}")
     if message.priority not in (pb.PRIORITY_UNSPECIFIED, *CLASSES):
         return _invalid(f"priority must be one of {', '.join(pb.Priority.keys())}, got {message.priority}")
+    if message.waited_ms > MAX_WAITED_MS:
+        return _invalid(f"waited_ms is {message.waited_ms}, it must be at most {MAX_WAITED_MS}")
     prompt = _prompt(message)
     if isinstance(prompt, Rejected):
         return prompt

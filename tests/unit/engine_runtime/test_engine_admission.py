@@ -325,6 +325,23 @@ async def test_what_another_engine_had_taken_is_taken_over_by_a_full_queue_and_i
         assert stats.requests_received == 3
 
 
+async def test_a_full_queue_takes_over_as_much_as_one_other_engine_can_hold_and_no_more() -> None:
+    executor = ScriptedExecutor((b"x",))
+    executor.hold()
+    async with running(executor, config(max_num_seqs=1, max_queued_requests=1)) as engine:
+        streams = [await submitted(engine, request("first"))]
+        await eventually(lambda: engine.loads().num_running == 1)
+        streams += [await submitted(engine, replace(request(f"m{n}"), moved=True)) for n in range(3)]
+        refused = await engine.submit(replace(request("one too many"), moved=True))
+        assert isinstance(refused, Rejected)
+        assert refused.message == (
+            "3 requests wait for a slot, limits.max_queued_requests is 1, and 2 more may come from other engines"
+        )
+        executor.release(100)
+        for stream in streams:
+            await read(stream)
+
+
 async def test_what_was_moved_and_cannot_be_served_counts_as_one_that_came_and_was_refused() -> None:
     async with running(ScriptedExecutor()) as engine:
         engine.begin_drain()

@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 from fake_engine_model import EOS, VOCAB_SIZE, ByteTokenizer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway_engine.bench.beside_transformers import default_model
@@ -111,7 +111,7 @@ SCHEMAS = st.recursive(
 SHARED: Schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"], "additionalProperties": False}  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(schema=SCHEMAS, seed=st.integers(0, 2**32))
 def test_any_answer_to_a_schema_is_valid_json_of_it(smollm2: Forms, schema: Schema, seed: int) -> None:
     whole = {**schema, "$defs": {"shared": SHARED}}
@@ -119,7 +119,7 @@ def test_any_answer_to_a_schema_is_valid_json_of_it(smollm2: Forms, schema: Sche
     jsonschema.validate(json.loads(answer), whole, format_checker=jsonschema.FormatChecker())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(schema=SCHEMAS, seed=st.integers(0, 2**32))
 def test_a_schema_holds_for_a_vocabulary_of_bytes_too(bytewise: Forms, schema: Schema, seed: int) -> None:
     whole = {**schema, "$defs": {"shared": SHARED}}

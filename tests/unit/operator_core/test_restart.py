@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from fleet_world import World
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loaded_fleet import SLO, desired, loaded
 
@@ -29,7 +29,7 @@ def restart(world: World) -> None:
         series.clear()
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6)
 @given(seconds=st.integers(5, 150))
 def test_first_decision_after_a_restart_shrinks_nothing_and_keeps_the_limits(seconds: int) -> None:
     world, traffic = loaded(seconds)

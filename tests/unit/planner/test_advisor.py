@@ -95,7 +95,7 @@ def fleet(*classes: ClassDemand) -> Row:
 
 
 @given(online=st.floats(0.5, 200), batch=st.floats(0.1, 20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_work_that_may_wait_takes_what_the_others_leave(online: float, batch: float) -> None:
     chat = replace(CHAT, rate=online)
     alone, shared, full = fleet(chat), fleet(chat, waiting(batch)), fleet(chat, replace(BATCH, rate=batch))

@@ -61,7 +61,7 @@ coefficients = st.tuples(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(coefficients, st.booleans())
 def test_a_fit_to_steps_of_a_model_gives_steps_of_that_model(values: tuple[float, ...], ahead: bool) -> None:
     made = model(values, ahead=ahead)
@@ -124,7 +124,7 @@ def test_whole_cells_are_held_out() -> None:
     assert held_out(samples, 0) == (samples, [])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.floats(0, 10), min_size=4, max_size=4), min_size=6, max_size=12),
     st.lists(st.floats(-5, 5), min_size=12, max_size=12),

@@ -143,7 +143,7 @@ replicas = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 5000), st.floa
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.lists(st.tuples(replicas, st.integers(0, 500)), min_size=1, max_size=8), desired=st.integers(2, 5))
 def test_no_policy_leaves_its_bounds(name: str, rows: list[tuple[list[tuple[int, int, float]], int]], desired: int):
     bounds = Bounds(2, 5, 256, 8192, LIMITS)

@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     assert first.replica_seconds == again.replica_seconds != other.replica_seconds
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(0, 20), st.integers(1, 6000), st.integers(1, 300), st.sampled_from(Rank)), max_size=40)
 )
