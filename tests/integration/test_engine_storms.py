@@ -97,4 +97,4 @@ async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -
         ends = stats.requests_finished
         assert sum(ends.values()) + sum(stats.requests_rejected.values()) == stats.requests_received
         assert ends["abort"] > 0
-        assert (len(engine._streams), len(engine._entering)) == (0, 0)
+        assert (len(engine._streams), len(engine._entrance)) == (0, 0)

@@ -264,7 +264,7 @@ async def test_an_engine_that_nobody_asks_for_loads_keeps_no_record_of_what_it_s
     async with running(ScriptedExecutor((b"abc",))) as engine:
         for number in range(20):
             await read(await submitted(engine, request(f"r{number}")))
-        assert len(engine._unseen) <= 1
+        assert len(engine._entrance._unseen) <= 1
 
 
 async def test_the_executor_begins_in_the_thread_that_runs_it_before_anybody_may_submit() -> None:
