@@ -204,6 +204,8 @@ def test_work_with_a_deadline_is_told_with_its_end_and_what_it_asks_for() -> Non
     assert "done in 400 s at this size, 350 s before the tightest deadline" in text(one)
     one["status"]["slo"]["deadline"] = found
     assert "120 requests wait or run, it is not known by when they are done at this size" in text(one)
+    one["status"]["slo"]["deadline"] = {**found, "neededReplicas": 3}
+    assert "120 requests wait or run, at this size they are never done: other classes leave nothing free" in text(one)
     one["status"]["slo"]["deadline"] = {**found, "waitingRequests": 0}
     assert "0 requests wait or run; 2 of 30" in text(one)
 
