@@ -34,7 +34,7 @@ class Asked:
     @property
     def wanted(self) -> Wanted:
         """For the choice of an engine."""
-        return Wanted(self.request, moved=self.giver is not None, last=self.giver)
+        return Wanted(self.request, self.giver)
 
     def message(self, now: float) -> pb.GenerateRequest:
         """What the next engine gets."""

@@ -95,13 +95,11 @@ class Wanted:
     """Whom a request wants.
 
     Attributes:
-        batch: it may wait, so room counts before the number in flight.
-        moved: it was asked back for some room that was promised.
-        last: who gave it back, and shall only have it again when nobody else takes it.
+        request: where it is batch work, room counts before the number in flight.
+        last: who gave it back, for some room that was promised, and shall only have it again when nobody else takes it.
     """
 
     request: pb.GenerateRequest
-    moved: bool = False
     last: Engine | None = None
 
 
@@ -112,7 +110,7 @@ def pick(engines: Iterable[Engine], tried: Sequence[Engine], now: float, wanted:
     """
 
     def rank(engine: Engine) -> tuple[bool, bool, bool, int, int]:
-        room = (engine.room or 0) > 0 if wanted.moved else engine.spare > 0
+        room = (engine.room or 0) > 0 if wanted.last is not None else engine.spare > 0
         crowded = engine.serves_as_batch(wanted.request) and not room
         return engine is wanted.last, now < engine.full_until_s, crowded, engine.in_flight, engine.turn
 

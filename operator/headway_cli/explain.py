@@ -119,12 +119,11 @@ def deadline_lines(found: Json) -> Iterator[str]:
 def _ends(found: Json) -> str:
     if not found["waitingRequests"]:
         return ""
-    if (
-        "doneInSeconds" not in found and "neededReplicas" in found
-    ):  # what they ask for is known, so their end is no unknown one
-        return ", at this size they are never done: other classes leave nothing free"
     if "doneInSeconds" not in found:
-        return ", it is not known by when they are done at this size"
+        if "neededReplicas" not in found:
+            return ", it is not known by when they are done at this size"
+        # What they ask for is known, so their end is no unknown one.
+        return ", at this size they are never done: other classes leave nothing free"
     spare = found.get("spareSeconds")
     aim = "" if spare is None else f", {abs(spare)} s {'before' if spare >= 0 else 'AFTER'} the tightest deadline"
     return f", done in {found['doneInSeconds']} s at this size{aim}"

@@ -16,7 +16,7 @@ from load_client import ANSWER_S, endpoints
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 NAME = "smollm2"
-AT_ONCE = 40  # requests: at most the capacity of 16 run in the pod that serves, the others wait
+CLIENTS = 40  # each asks one at a time: at most the capacity of 16 run in the pod that serves, the others wait
 PAGE = steps.ROOT / "docs/how-to/use-an-openai-client.md"
 
 
@@ -72,19 +72,32 @@ def test_a_heap_of_batch_work_is_shared_with_a_replica_that_starts_later(namespa
 
 async def _heap(url: str) -> int:
     """Batch requests, some of which always wait, until the gateway has moved one; returns how many were answered."""
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=2 * ANSWER_S) as client:
-        asked: list[asyncio.Task[openai.types.Completion]] = []
-        async with asyncio.timeout(SERVES_S):
-            while not await asyncio.to_thread(metric, url, "headway_gateway_requests_moved_total"):
-                for _ in range(AT_ONCE - sum(not one.done() for one in asked)):
-                    call = client.completions.create(
-                        model=NAME, prompt="Once upon a time", max_tokens=64, extra_body={"ignore_eos": True}
-                    )
-                    asked.append(asyncio.create_task(call))
-                await asyncio.sleep(1)
-        answers = await asyncio.gather(*asked)
-    assert {answer.usage.completion_tokens for answer in answers if answer.usage is not None} == {64}
-    return len(answers)
+    moved = asyncio.Event()
+
+    async def client() -> list[int]:
+        """Ask again when it was answered; returns the lengths of the answers."""
+        lengths = []
+        while not moved.is_set():
+            answer = await api.completions.create(
+                model=NAME, prompt="Once upon a time", max_tokens=64, extra_body={"ignore_eos": True}
+            )
+            assert answer.usage is not None
+            lengths.append(answer.usage.completion_tokens)
+        return lengths
+
+    def a_move() -> bool:
+        return metric(url, "headway_gateway_requests_moved_total") > 0
+
+    async with (
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=2 * ANSWER_S) as api,
+        asyncio.TaskGroup() as group,
+    ):
+        clients = [group.create_task(client()) for _ in range(CLIENTS)]
+        await asyncio.to_thread(steps.wait_until, "a move", a_move, timeout_s=SERVES_S)
+        moved.set()
+    lengths = [length for one in clients for length in one.result()]
+    assert set(lengths) == {64}
+    return len(lengths)
 
 
 async def _ask(url: str) -> str:

@@ -244,8 +244,7 @@ class AsyncEngine:
         if request.request_id in self._entrance or request.request_id in self._streams:
             message = f"request_id {request.request_id} is in flight already"
             return refuse(RejectReason.INVALID, Rejected(StatusCode.ALREADY_EXISTS, message))
-        full = self._entrance.queue_full(request, kind)
-        return None if full is None else refuse(RejectReason.QUEUE_FULL, full)
+        return self._entrance.refuse_if_full(request, kind)
 
     def _enter(self, request: Request, entering: Entering) -> TokenStream | Rejected:
         """Make the request known to the step loop and to the streams; nothing awaits in here."""

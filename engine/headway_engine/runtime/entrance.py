@@ -92,8 +92,8 @@ class Entrance:
         self._forget_seen()
         return sum(len(request.prompt_ids) for request in self._unseen if request.priority in kinds)
 
-    def queue_full(self, request: Request, kind: Priority) -> Rejected | None:
-        """Why there is no room in the queue. Batch work that waits takes none from better classes.
+    def refuse_if_full(self, request: Request, kind: Priority) -> Rejected | None:
+        """Refuse a request for which the queue has no room. Batch work that waits takes none from better classes.
 
         What another engine had taken comes on top, as much as one more engine can hold.
         """
@@ -114,7 +114,8 @@ class Entrance:
         message = f"{queued - starting} requests wait for a slot, {name} is {bound}"
         message += f", and {more} more may come from other engines" if request.moved else ""
         self.intake.queue_full[kind] += 1
-        return Rejected(StatusCode.RESOURCE_EXHAUSTED, message, int(min(max(wait_ms, 100.0), 10_000.0)))
+        retry_ms = int(min(max(wait_ms, 100.0), 10_000.0))
+        return self.refuse(RejectReason.QUEUE_FULL, Rejected(StatusCode.RESOURCE_EXHAUSTED, message, retry_ms))
 
     def room_for_batch(self, in_flight: int) -> int:
         """Slots that batch work may take, less all that is in flight. Where somebody waits for blocks, a slot alone does not help."""

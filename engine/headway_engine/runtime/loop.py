@@ -66,7 +66,8 @@ class UpdateLimits:
     reply: Callable[[RuntimeConfigState | Rejected], None]
 
 
-Command = Submit | Abort | GiveBack | UpdateLimits
+OfRequests = Submit | Abort | GiveBack  # what the front says of requests
+Command = OfRequests | UpdateLimits
 
 
 @dataclass(frozen=True, slots=True)

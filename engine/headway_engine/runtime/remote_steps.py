@@ -22,7 +22,7 @@ from headway_engine.core.scheduler import StepEvent
 from headway_engine.model.tokenizer import ModelTokenizer
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.loaded import ServedModel
-from headway_engine.runtime.loop import STUCK_AFTER_S, Abort, EventSink, GiveBack, LoopState, Submit
+from headway_engine.runtime.loop import STUCK_AFTER_S, EventSink, LoopState, OfRequests
 from headway_engine.runtime.step_wire import (
     LENGTH,
     Answer,
@@ -85,7 +85,7 @@ class RemoteSteps:
         self._listening = asyncio.create_task(self._silence.count())
         return self
 
-    def send(self, command: Submit | Abort | GiveBack) -> bool:
+    def send(self, command: OfRequests) -> bool:
         """See `Steps`."""
         return self._send(command)
 

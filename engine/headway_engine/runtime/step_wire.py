@@ -16,7 +16,7 @@ from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.request import Finished, Rejected, RequestId
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loaded import LoadedModel, ModelFacts
-from headway_engine.runtime.loop import Abort, GiveBack, LoopState, Submit
+from headway_engine.runtime.loop import LoopState, OfRequests
 from headway_engine.runtime.steps import LimitsChange
 
 LENGTH: Final = struct.Struct("!I")
@@ -120,7 +120,7 @@ class Frame:
     failure: str
 
 
-ToSteps = Load | Submit | Abort | GiveBack | Prepare | Forget | ChangeLimits | Stop
+ToSteps = Load | OfRequests | Prepare | Forget | ChangeLimits | Stop
 FromSteps = Ready | NotLoaded | Frame
 
 

@@ -17,7 +17,7 @@ from headway_engine.core.scheduler import Scheduler
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.grammar import GrammarCompiler
 from headway_engine.runtime.loaded import LoadedModel, ServedModel
-from headway_engine.runtime.loop import Abort, EventSink, GiveBack, LoopState, StepLoop, Submit, UpdateLimits
+from headway_engine.runtime.loop import EventSink, LoopState, OfRequests, StepLoop, Submit, UpdateLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Steps(Protocol):
     def state(self) -> LoopState:
         """The newest figures."""
 
-    def send(self, command: Submit | Abort | GiveBack) -> bool:
+    def send(self, command: OfRequests) -> bool:
         """Have a command applied between two steps; False when the loop has ended and never will."""
 
     async def update_limits(self, change: LimitsChange) -> RuntimeConfigState | Rejected:
@@ -73,7 +73,7 @@ def new_loop(config: EngineConfig, model: LoadedModel, sink: EventSink) -> StepL
     return StepLoop(executor, scheduler, limits, sink)
 
 
-def with_constraint(command: Submit | Abort | GiveBack, grammars: GrammarCompiler) -> Submit | Abort | GiveBack:
+def with_constraint(command: OfRequests, grammars: GrammarCompiler) -> OfRequests:
     """A request together with what was prepared for it."""
     if isinstance(command, Submit) and command.request.sampling.constraint is not None:
         constraint = grammars.take(command.request.request_id)
@@ -96,7 +96,7 @@ class LocalSteps:
         """See `Steps`."""
         return self.loop.state
 
-    def send(self, command: Submit | Abort | GiveBack) -> bool:
+    def send(self, command: OfRequests) -> bool:
         """See `Steps`."""
         return self.loop.send(with_constraint(command, self._grammars))
 

@@ -12,7 +12,7 @@ from headway_operator.core import histogram
 from headway_operator.core.histogram import Histogram
 from headway_operator.core.objectives import ClassCounts, ClassLoad, Verdict, latency
 from headway_operator.core.observed import EngineSample
-from headway_operator.core.window import COUNTERS, HISTOGRAMS, PodWindow, answer, arrivals, merged, pod_window
+from headway_operator.core.window import COUNTERS, HISTOGRAMS, PodWindow, answer, arrived, merged, pod_window
 from headway_planner.model import Latency, LoadView
 
 MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
@@ -141,7 +141,7 @@ def _view(
         running=share * sum(window.running for window in found),
         busiest_running=max((max(window.running, window.running_now) for window in found), default=0.0),
         kv_usage=max((window.kv_usage for window in found), default=0.0),
-        arrivals=arrivals(counts),
+        arrivals=arrived(counts),
         finished=counts["requests_finished"],
         prompt_share=counts["prompt_tokens"] / computed if computed else 0.0,
         active=any(window.active for window in found),

@@ -57,6 +57,11 @@ class ClassSample:
 NO_REQUESTS = ClassSample()
 
 
+def arrivals(received: int, rejected: int, queue_full: int) -> int:
+    """Requests that were taken, or would have been but for a full queue: one that cannot be served is no demand."""
+    return max(0, received - rejected + queue_full)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSample:
     """One GetStats answer. Counters and histograms run since `boot_id` began.
@@ -99,8 +104,8 @@ class EngineSample:
 
     @property
     def arrivals(self) -> int:
-        """Requests that were taken, or would have been but for a full queue: one that cannot be served is no demand."""
-        return max(0, self.requests_received - self.requests_rejected + self.queue_full)
+        """Requests that were demand since boot."""
+        return arrivals(self.requests_received, self.requests_rejected, self.queue_full)
 
     @property
     def batch(self) -> ClassSample:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from headway_operator.core import histogram
 from headway_operator.core.histogram import EMPTY, Histogram
 from headway_operator.core.objectives import ClassCounts
-from headway_operator.core.observed import ClassSample, EngineSample
+from headway_operator.core.observed import ClassSample, EngineSample, arrivals
 from headway_operator.core.pods import STALE_S
 
 COUNTERS = (
@@ -81,7 +81,7 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
         waiting_batch=_mean(sample.num_waiting_batch for sample in looked),
         running_batch=_mean(sample.running_batch for sample in looked),
         kv_usage=_mean(sample.kv_usage for sample in looked),
-        active=arrivals(counts) > 0 or any(sample.num_running or sample.num_waiting for sample in looked),
+        active=arrived(counts) > 0 or any(sample.num_running or sample.num_waiting for sample in looked),
         counts=counts,
         histograms={name: histogram.merge(found) for name, found in parts.items()},
         classes=classes,
@@ -140,9 +140,9 @@ def _boots(series: Sequence[EngineSample]) -> Iterable[tuple[EngineSample, Engin
     yield first, series[-1], rebooted
 
 
-def arrivals(counts: Mapping[str, int]) -> int:
-    """As `EngineSample.arrivals`; one that turned out invalid after it was seen to come is no contradiction."""
-    return max(0, counts["requests_received"] - counts["requests_rejected"] + counts["queue_full"])
+def arrived(counts: Mapping[str, int]) -> int:
+    """Requests that came and were demand; one that turned out invalid after it was seen to come is no contradiction."""
+    return arrivals(counts["requests_received"], counts["requests_rejected"], counts["queue_full"])
 
 
 def _sane(sample: EngineSample) -> bool:

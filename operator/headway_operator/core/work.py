@@ -44,20 +44,7 @@ class Work(NamedTuple):  # three are made for each engine of a pass, and a froze
 
     def __sub__(self, other: "Work") -> "Work":
         """What is left without the others; figures that contradict each other leave nothing."""
-        return Work(
-            max(0, self.received - other.received),
-            max(0, self.refused - other.refused),
-            max(0, self.taken - other.taken),
-            max(0, self.finished - other.finished),
-            max(0, self.output - other.output),
-            max(0.0, self.answered - other.answered),
-            max(0.0, self.late - other.late),
-            max(0.0, self.queued - other.queued),
-            max(0, self.running - other.running),
-            max(0, self.waiting - other.waiting),
-            max(0, self.queued_tokens - other.queued_tokens),
-            max(0.0, self.kv_used - other.kv_used),
-        )
+        return Work._make(max(0, all_of - part) for all_of, part in zip(self, other, strict=True))
 
 
 def all_work(sample: EngineSample, targets_ms: Mapping[str, float]) -> Work:

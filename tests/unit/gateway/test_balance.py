@@ -90,18 +90,18 @@ async def test_a_request_without_a_class_is_batch_where_that_is_the_default() ->
 
 
 async def test_batch_work_goes_where_it_finds_a_slot_and_online_work_to_the_least_busy() -> None:
-    idle, roomy = engine(-3), engine(2)
+    idle, roomy, giver = engine(-3), engine(2), engine(-5)
     roomy.in_flight = 5
     assert pick([idle, roomy], [], 0.0, Wanted(BATCH)) is roomy
     assert pick([idle, roomy], [], 0.0, Wanted(CHAT)) is idle
     roomy.promised = 2
     assert pick([idle, roomy], [], 0.0, Wanted(BATCH)) is idle
-    assert pick([idle, roomy], [], 0.0, Wanted(BATCH, moved=True)) is roomy, "it is who the room was promised to"
+    assert pick([idle, roomy], [], 0.0, Wanted(BATCH, last=giver)) is roomy, "it is who the room was promised to"
 
 
 async def test_who_gave_a_request_back_gets_it_again_only_when_nobody_else_takes_it() -> None:
     giver, other = engine(1), engine(-5)
     other.full_until_s, other.in_flight = 9.0, 7
-    wanted = Wanted(BATCH, moved=True, last=giver)
+    wanted = Wanted(BATCH, last=giver)
     assert pick([giver, other], [], 0.0, wanted) is other
     assert pick([giver, other], [other], 0.0, wanted) is giver
