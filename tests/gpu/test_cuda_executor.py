@@ -29,8 +29,9 @@ from headway_engine.model.attention import StepLayout, TorchAttention
 from headway_engine.model.careful import CarefulRow, reshape
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.transformer import Decoder
-from headway_engine.runtime import cuda_executor
-from headway_engine.runtime.cuda_executor import CudaExecutor, CudaSizes
+from headway_engine.runtime import cuda_prompts
+from headway_engine.runtime.cuda_executor import CudaExecutor
+from headway_engine.runtime.cuda_sizes import CudaSizes
 
 pytestmark = pytest.mark.gpu
 
@@ -164,7 +165,7 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
 def test_prompts_that_the_library_gets_padded_are_right_at_the_end_of_a_step_and_before_others(tiny: Decoder) -> None:
     sizes = replace(SIZES, num_blocks=400, max_tokens=4096)
     driver = Driver(tiny, sizes, budget=4096)
-    driver.executor._prompts = {}  # a graph would keep them from the library
+    driver.executor._prompts.graphs = {}  # a graph would keep them from the library
     for name, length in {"decode": 20, "first": 950, "second": 1001, "between": 300, "last": 897}.items():
         driver.add(name, prompt_of(length, length), 20)
         if name == "decode":
@@ -177,7 +178,7 @@ def test_prompts_that_the_library_gets_padded_are_right_at_the_end_of_a_step_and
 @pytest.mark.parametrize("graphs", [True, False], ids=["small model", "large model"])
 def test_no_step_waits_for_a_compiler(tiny: Decoder, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not graphs:
-        monkeypatch.setattr(cuda_executor, "_SMALL_MODEL_BYTES", 0)
+        monkeypatch.setattr(cuda_prompts, "_SMALL_MODEL_BYTES", 0)
     driver = Driver(tiny)
     compiled: list[str] = []
     monkeypatch.setattr(
@@ -323,7 +324,7 @@ def test_one_failed_row_ends_its_request_and_no_other(tiny: Decoder) -> None:
 @pytest.mark.parametrize("length", [897, 960, 1000])
 def test_a_long_prompt_that_has_a_step_of_its_own_is_answered_from_its_graph(tiny: Decoder, length: int) -> None:
     driver = Driver(tiny, replace(SIZES, max_tokens=1024), budget=1024)
-    graphs = driver.executor._whole
+    graphs = driver.executor._prompts.whole
     assert list(graphs) == [1024]
     replays = []
     replay = graphs[1024].graph.replay
@@ -341,10 +342,10 @@ def test_prompts_beside_running_answers_wait_for_no_launches(
     tiny: Decoder, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not small:
-        monkeypatch.setattr(cuda_executor, "_SMALL_MODEL_BYTES", 0)
+        monkeypatch.setattr(cuda_prompts, "_SMALL_MODEL_BYTES", 0)
     driver = Driver(tiny, replace(SIZES, num_blocks=600, max_seqs=70))
     at_once: list[object] = []
-    monkeypatch.setattr(driver.executor, "_forward", lambda *step: at_once.append(step))
+    monkeypatch.setattr(driver.executor._prompts, "_forward", lambda *step: at_once.append(step))
     # From one decode to more than a graph's smallest room; several chunks a step, the last one cut.
     for index in range(60):
         driver.add(f"r{index}", prompt_of(20 + 37 * index % 150, index), 40)

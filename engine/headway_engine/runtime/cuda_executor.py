@@ -19,73 +19,22 @@ At most three launches are unread at a time: both parts of step n, and step n + 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepResult
-from headway_engine.core.request import SamplingParams
-from headway_engine.kernels.decode_attention import plan_splits
-from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt, whole_prompt_attention
-from headway_engine.kernels.rope import Tokens
-from headway_engine.kernels.sampling import Sampled, sample_rows
+from headway_engine.kernels.decoder import FusedDecoder, whole_prompt_attention
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.cuda_careful import NOT_FINITE, CarefulPending, redraw
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
-from headway_engine.runtime.cuda_pack import (
-    Packed,
-    Shape,
-    Unpacked,
-    graph_shape,
-    pack,
-    pad,
-    planned_lengths,
-    unpack,
-    whole_length,
-)
+from headway_engine.runtime.cuda_pack import planned_lengths
+from headway_engine.runtime.cuda_prompts import PromptSteps, Shared
 from headway_engine.runtime.cuda_results import Pending, Results
 from headway_engine.runtime.cuda_rows import RowTable
+from headway_engine.runtime.cuda_sizes import CudaSizes
 from headway_engine.runtime.cuda_staging import Staging
 from headway_engine.runtime.executor import allocate_cache
-
-# Steps with up to these many tokens of prompts have a graph: they would otherwise wait for their launches, 15 ms and more.
-# In large models longer ones compute longer than that; in all but the smallest the graph's paged attention is slower than the
-# library's over one long prompt. A step of one whole prompt has a graph of its own with the library's attention, for each
-# length that it has a plan for.
-_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512)
-_SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
-_SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
-_PROMPT_GRAPH_CHUNKS = 16
-# The same beside up to these many decodes.
-_MIXED_GRAPH_DECODES = (8, 32, 64, 128, 192, 256)
-_MIXED_GRAPH_TOKENS = (64, 128, 256, 512, 1024)
-_SMALL_MIXED_GRAPH_TOKENS = (2048,)
-_WHOLE_GRAPH_TOKENS = 4096
-# One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
-_PROMPT_WARM_UP_TOKENS = (16, 32, 64)
-_SMALL_MODEL_BYTES = 4 << 30
-_SMALLEST_MODEL_BYTES = 512 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class CudaSizes:
-    """What the executor allocates for.
-
-    Attributes:
-        num_blocks: KV blocks for sequences.
-        block_size: tokens per block.
-        max_seqs: sequences in one step.
-        max_tokens: tokens in one step.
-        max_len: tokens of a sequence.
-    """
-
-    num_blocks: int
-    block_size: int
-    max_seqs: int
-    max_tokens: int
-    max_len: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +84,9 @@ class CudaExecutor:
             self._graphs = DecodeGraphs(
                 self._decoder, self._rows, self._results, pool, sizes.block_size, sizes.max_seqs
             )
-            self._prompts = self._capture_prompts(model, pool)
-            self._whole = self._capture_whole(model, pool)
+            shared = Shared(self._decoder, self._rows, self._results, self._staging)
+            weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+            self._prompts = PromptSteps(shared, sizes, pool, weight_bytes)
             self._results.resynchronize()
         self._ahead: _Ahead | None = None
         self._row_ids: list[int] = []  # what the graphs' input holds
@@ -252,130 +202,17 @@ class CudaExecutor:
             row.num_sampled += chunk.sample
         self._write_patches()
         num_sampled = sum(chunk.sample for chunk in chunks)
-        decodes = next((n for n, chunk in enumerate(chunks) if len(chunk.token_ids) > 1), len(chunks))
-        hidden = self._replay_prompts(chunks, indices, decodes)
-        if hidden is None:
-            packed = pack(chunks, indices, decodes, allow_whole=True)
-            hidden = self._forward(unpack(self._staging.upload(*packed.aligned), packed.shape), packed)
+        hidden = self._prompts.launch(chunks, indices)
         if not num_sampled:
             return None
         pending = self._results.collect(num_sampled)
         return _Launched(pending, redraw(self._decoder, self._rows.tensor, hidden, chunks, indices))
-
-    def _replay_prompts(self, chunks: Sequence[Chunk], indices: Sequence[int], decodes: int) -> torch.Tensor | None:
-        """Use a graph where one is large enough; returns what `_forward` does."""
-        prompt = self._prompt_graph(chunks, decodes)
-        if prompt is None:
-            return None
-        room, fill = prompt.packed.num_decodes, prompt.packed.num_decodes - decodes
-        packed = pack(
-            [*chunks[:decodes], *[_NOBODYS] * fill, *chunks[decodes:]],
-            [*indices[:decodes], *[self._rows.padding] * fill, *indices[decodes:]],
-            room,
-            allow_whole=bool(prompt.packed.whole),
-        )
-        packed = pad(packed, prompt.packed.shape, self._rows.padding)
-        self._staging.upload(*packed.aligned, into=prompt.array)
-        prompt.graph.replay()
-        if not any(chunk.sample for chunk in chunks):
-            self._results.skip()
-        return prompt.hidden
-
-    def _prompt_graph(self, chunks: Sequence[Chunk], decodes: int) -> "_PromptGraph | None":
-        tokens = sum(len(chunk.token_ids) for chunk in chunks[decodes:])
-        if len(chunks) == 1 and chunks[0].start == 0 and (whole := self._whole.get(whole_length(tokens) or 0)):
-            return whole
-        if len(chunks) - decodes > _PROMPT_GRAPH_CHUNKS:
-            return None
-        room = next((room for room in self._prompts if room >= decodes), None)
-        return None if room is None else next((fit for fit in self._prompts[room] if fit.tokens >= tokens), None)
-
-    def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
-        """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
-        decoder, results, table = self._decoder, self._results, self._rows.tensor
-        h = F.embedding(views.token_ids, decoder.embedding)
-        step = Step(
-            tokens=Tokens(views.positions, views.rows, self._rows.block_tables, self._sizes.block_size),
-            num_decodes=packed.num_decodes,
-            splits=plan_splits(packed.num_decodes, decoder.config.num_kv_heads),
-            tiles=views.tiles if packed.shape.tiles else None,
-            whole=packed.whole,
-        )
-        h = decoder.hidden(h, step)[views.sampled_flat]
-        if packed.shape.sampled:
-            results.step.add_(1)
-            rows = Sampled(views.sampled_rows, views.sampled_flat, views.positions, table, results.out, results.step)
-            sample_rows(decoder.logits(h), rows)
-        return h
 
     def _write_patches(self) -> None:
         cells, values = self._rows.take_patches()
         if cells:
             patches = self._staging.upload(cells, values).view(2, -1)
             self._rows.tensor.view(-1).index_copy_(0, patches[0], patches[1])
-
-    def _capture_prompts(self, model: Decoder, pool: GraphPool) -> "dict[int, list[_PromptGraph]]":
-        """Graphs of steps with prompts, by the number of decodes that they have room for, each list by tokens."""
-        size = sum(parameter.nbytes for parameter in model.parameters())
-        small, smallest = size <= _SMALL_MODEL_BYTES, size <= _SMALLEST_MODEL_BYTES
-        if not small:
-            self._compile_prompts()
-        alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
-        beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
-        rooms = [room for room in _MIXED_GRAPH_DECODES if room <= self._sizes.max_seqs]
-        return {room: self._capture_beside(room, beside if room else alone, pool) for room in (0, *rooms)}
-
-    def _capture_beside(self, decodes: int, sizes: Sequence[int], pool: GraphPool) -> "list[_PromptGraph]":
-        most = self._sizes
-        chunks = min(_PROMPT_GRAPH_CHUNKS, most.max_seqs)
-        shapes = [
-            graph_shape(tokens, chunks, decodes) for tokens in sizes if tokens <= min(most.max_tokens, most.max_len)
-        ]
-        # No step samples more sequences than there are.
-        shapes = [replace(shape, sampled=min(shape.sampled, most.max_seqs)) for shape in shapes]
-        return [self._capture(pool, Packed((), shape, decodes, ())) for shape in shapes]
-
-    def _capture_whole(self, model: Decoder, pool: GraphPool) -> "dict[int, _PromptGraph]":
-        if sum(parameter.nbytes for parameter in model.parameters()) > _SMALL_MODEL_BYTES:
-            return {}
-        longest = min(self._sizes.max_tokens, self._sizes.max_len, _WHOLE_GRAPH_TOKENS)
-        return {
-            length: self._capture(pool, Packed((), Shape(length, 1, 0), 0, (WholePrompt(0, length, length),)))
-            for length in planned_lengths(longest)
-        }
-
-    def _capture(self, pool: GraphPool, packed: Packed) -> "_PromptGraph":
-        """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
-        array = torch.zeros(packed.shape.length, dtype=torch.int64, device=self._decoder.embedding.device)
-        views = unpack(array, packed.shape)
-        views.rows.fill_(self._rows.padding)
-        views.sampled_rows.fill_(self._rows.padding)
-        graph, hidden = pool.capture(partial(self._forward, views, packed))
-        return _PromptGraph(packed.shape.tokens - packed.num_decodes, packed, array, graph, hidden)
-
-    def _compile_prompts(self) -> None:
-        """Run prompts of nobody, so that no request waits for a compiler."""
-        for tokens in _PROMPT_WARM_UP_TOKENS:
-            shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
-            views = unpack(torch.zeros(shape.length, dtype=torch.int64, device=self._decoder.embedding.device), shape)
-            views.rows.fill_(self._rows.padding)
-            views.sampled_rows.fill_(self._rows.padding)
-            self._forward(views, Packed((), shape, 0, ()))
-
-
-@dataclass(frozen=True, slots=True)
-class _PromptGraph:
-    """A captured step of decodes and prompt chunks, and its input; `tokens` are those of the chunks."""
-
-    tokens: int
-    packed: Packed
-    array: torch.Tensor
-    graph: torch.cuda.CUDAGraph
-    hidden: torch.Tensor
-
-
-# Fills a graph's room for decodes; goes with the padding row.
-_NOBODYS = Chunk(-1, (0,), 0, (), sample=False, sampling=SamplingParams(), seed=0, num_sampled=0)
 
 
 def _result(token: int) -> StepResult:

@@ -116,7 +116,8 @@ def make_executor(
     if isinstance(model, Decoder) and model.embed.device.type == "cuda":
         # Here because it brings Triton, which only machines with a GPU have.
         from headway_engine.kernels.decoder import supports  # noqa: PLC0415
-        from headway_engine.runtime.cuda_executor import CudaExecutor, CudaSizes  # noqa: PLC0415
+        from headway_engine.runtime.cuda_executor import CudaExecutor  # noqa: PLC0415
+        from headway_engine.runtime.cuda_sizes import CudaSizes  # noqa: PLC0415
 
         if supports(model.config, model.embed.dtype):
             sizes = CudaSizes(

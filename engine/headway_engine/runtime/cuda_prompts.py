@@ -1,0 +1,203 @@
+"""Launches of steps with prompt chunks, in graphs where they would otherwise wait for Python.
+
+A graph is for a number of decodes and a number of prompt tokens. A step takes the smallest one that holds it, padded with
+chunks of nobody and tokens of the padding row; one that none holds is launched kernel by kernel. Its input is one packed array
+(`cuda_pack.py`), its tokens go to the ring of `cuda_results.py` and into the row table, like those of a decode graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as torch writes it
+
+from headway_engine.core.batch import Chunk
+from headway_engine.core.request import SamplingParams
+from headway_engine.kernels.decode_attention import plan_splits
+from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
+from headway_engine.kernels.rope import Tokens
+from headway_engine.kernels.sampling import Sampled, sample_rows
+from headway_engine.runtime.cuda_graphs import GraphPool
+from headway_engine.runtime.cuda_pack import (
+    Packed,
+    Shape,
+    Unpacked,
+    graph_shape,
+    pack,
+    pad,
+    planned_lengths,
+    unpack,
+    whole_length,
+)
+from headway_engine.runtime.cuda_results import Results
+from headway_engine.runtime.cuda_rows import RowTable
+from headway_engine.runtime.cuda_sizes import CudaSizes
+from headway_engine.runtime.cuda_staging import Staging
+
+# Steps with up to these many tokens of prompts have a graph: they would otherwise wait for their launches, 15 ms and more.
+# In large models longer ones compute longer than that; in all but the smallest the graph's paged attention is slower than the
+# library's over one long prompt. A step of one whole prompt has a graph of its own with the library's attention, for each
+# length that it has a plan for.
+_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512)
+_SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
+_SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
+_PROMPT_GRAPH_CHUNKS = 16
+# The same beside up to these many decodes.
+_MIXED_GRAPH_DECODES = (8, 32, 64, 128, 192, 256)
+_MIXED_GRAPH_TOKENS = (64, 128, 256, 512, 1024)
+_SMALL_MIXED_GRAPH_TOKENS = (2048,)
+_WHOLE_GRAPH_TOKENS = 4096
+# One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
+_PROMPT_WARM_UP_TOKENS = (16, 32, 64)
+_SMALL_MODEL_BYTES = 4 << 30
+_SMALLEST_MODEL_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all launches of an executor work on."""
+
+    decoder: FusedDecoder
+    rows: RowTable
+    results: Results
+    staging: Staging
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGraph:
+    """A captured step of decodes and prompt chunks, and its input; `tokens` are those of the chunks."""
+
+    tokens: int
+    packed: Packed
+    array: torch.Tensor
+    graph: torch.cuda.CUDAGraph
+    hidden: torch.Tensor
+
+
+class PromptSteps:
+    """Computes decodes and prompt chunks in one pass over the weights.
+
+    Attributes:
+        graphs: by the number of decodes that they have room for, each list by tokens.
+        whole: those of one whole prompt, by its padded length.
+    """
+
+    def __init__(self, shared: Shared, sizes: CudaSizes, pool: GraphPool, weight_bytes: int) -> None:
+        """Compile the kernels and capture the graphs of a model of this size."""
+        self._shared, self._sizes, self._pool = shared, sizes, pool
+        self._padding = shared.rows.padding
+        if weight_bytes > _SMALL_MODEL_BYTES:
+            self._compile()
+        self.graphs = self._capture_mixed(weight_bytes)
+        self.whole = self._capture_whole() if weight_bytes <= _SMALL_MODEL_BYTES else {}
+
+    def launch(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> torch.Tensor:
+        """Compute chunks, decodes first; returns the residual stream of those that sample. Does not wait for the device.
+
+        The next launch may overwrite it.
+
+        Args:
+            chunks: of one step.
+            indices: their rows.
+        """
+        decodes = next((n for n, chunk in enumerate(chunks) if len(chunk.token_ids) > 1), len(chunks))
+        graph = self._graph_for(chunks, decodes)
+        if graph is not None:
+            return self._replay(graph, chunks, indices, decodes)
+        packed = pack(chunks, indices, decodes, allow_whole=True)
+        return self._forward(unpack(self._shared.staging.upload(*packed.aligned), packed.shape), packed)
+
+    def _replay(
+        self, prompt: PromptGraph, chunks: Sequence[Chunk], indices: Sequence[int], decodes: int
+    ) -> torch.Tensor:
+        room, fill = prompt.packed.num_decodes, prompt.packed.num_decodes - decodes
+        packed = pack(
+            [*chunks[:decodes], *[_NOBODYS] * fill, *chunks[decodes:]],
+            [*indices[:decodes], *[self._padding] * fill, *indices[decodes:]],
+            room,
+            allow_whole=bool(prompt.packed.whole),
+        )
+        packed = pad(packed, prompt.packed.shape, self._padding)
+        self._shared.staging.upload(*packed.aligned, into=prompt.array)
+        prompt.graph.replay()
+        if not any(chunk.sample for chunk in chunks):
+            self._shared.results.skip()
+        return prompt.hidden
+
+    def _graph_for(self, chunks: Sequence[Chunk], decodes: int) -> PromptGraph | None:
+        tokens = sum(len(chunk.token_ids) for chunk in chunks[decodes:])
+        if len(chunks) == 1 and chunks[0].start == 0 and (whole := self.whole.get(whole_length(tokens) or 0)):
+            return whole
+        if len(chunks) - decodes > _PROMPT_GRAPH_CHUNKS:
+            return None
+        room = next((room for room in self.graphs if room >= decodes), None)
+        return None if room is None else next((fit for fit in self.graphs[room] if fit.tokens >= tokens), None)
+
+    def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
+        """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
+        decoder, results, rows = self._shared.decoder, self._shared.results, self._shared.rows
+        h = F.embedding(views.token_ids, decoder.embedding)
+        step = Step(
+            tokens=Tokens(views.positions, views.rows, rows.block_tables, self._sizes.block_size),
+            num_decodes=packed.num_decodes,
+            splits=plan_splits(packed.num_decodes, decoder.config.num_kv_heads),
+            tiles=views.tiles if packed.shape.tiles else None,
+            whole=packed.whole,
+        )
+        h = decoder.hidden(h, step)[views.sampled_flat]
+        if packed.shape.sampled:
+            results.step.add_(1)
+            sampled = Sampled(
+                views.sampled_rows, views.sampled_flat, views.positions, rows.tensor, results.out, results.step
+            )
+            sample_rows(decoder.logits(h), sampled)
+        return h
+
+    def _capture_mixed(self, weight_bytes: int) -> dict[int, list[PromptGraph]]:
+        small, smallest = weight_bytes <= _SMALL_MODEL_BYTES, weight_bytes <= _SMALLEST_MODEL_BYTES
+        alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
+        beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
+        rooms = [room for room in _MIXED_GRAPH_DECODES if room <= self._sizes.max_seqs]
+        return {room: self._capture_beside(room, beside if room else alone) for room in (0, *rooms)}
+
+    def _capture_beside(self, decodes: int, sizes: Sequence[int]) -> list[PromptGraph]:
+        most = self._sizes
+        chunks = min(_PROMPT_GRAPH_CHUNKS, most.max_seqs)
+        shapes = [
+            graph_shape(tokens, chunks, decodes) for tokens in sizes if tokens <= min(most.max_tokens, most.max_len)
+        ]
+        # No step samples more sequences than there are.
+        shapes = [replace(shape, sampled=min(shape.sampled, most.max_seqs)) for shape in shapes]
+        return [self._capture(Packed((), shape, decodes, ())) for shape in shapes]
+
+    def _capture_whole(self) -> dict[int, PromptGraph]:
+        longest = min(self._sizes.max_tokens, self._sizes.max_len, _WHOLE_GRAPH_TOKENS)
+        return {
+            length: self._capture(Packed((), Shape(length, 1, 0), 0, (WholePrompt(0, length, length),)))
+            for length in planned_lengths(longest)
+        }
+
+    def _capture(self, packed: Packed) -> PromptGraph:
+        """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
+        array, views = self._empty(packed.shape)
+        graph, hidden = self._pool.capture(partial(self._forward, views, packed))
+        return PromptGraph(packed.shape.tokens - packed.num_decodes, packed, array, graph, hidden)
+
+    def _compile(self) -> None:
+        """Run prompts of nobody, so that no request waits for a compiler."""
+        for tokens in _PROMPT_WARM_UP_TOKENS:
+            shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
+            self._forward(self._empty(shape)[1], Packed((), shape, 0, ()))
+
+    def _empty(self, shape: Shape) -> tuple[torch.Tensor, Unpacked]:
+        """An array whose tokens are all the padding row's, and its views."""
+        array = torch.zeros(shape.length, dtype=torch.int64, device=self._shared.decoder.embedding.device)
+        views = unpack(array, shape)
+        views.rows.fill_(self._padding)
+        views.sampled_rows.fill_(self._padding)
+        return array, views
+
+
+# Fills a graph's room for decodes; goes with the padding row.
+_NOBODYS = Chunk(-1, (0,), 0, (), sample=False, sampling=SamplingParams(), seed=0, num_sampled=0)
