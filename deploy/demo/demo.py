@@ -16,6 +16,7 @@ from pathlib import Path
 
 import steps
 import watch
+from claim import claimed
 from steps import say
 
 NAME, NAMESPACE = "smollm2", "demo"
@@ -90,25 +91,31 @@ def load(rate: float, seconds: int) -> bool:
     return bool(report["failed"] == 0 and restarts == 0 and peak > 1 and len(limits) > 1)
 
 
+def run(provider: str, nodes: int) -> bool:
+    """Start everything and show it; returns whether all went as it should."""
+    began_s = time.monotonic()
+    say("starting Kubernetes (the first time it is built from source, about 10 minutes on 2 cores)")
+    cluster = steps.start_cluster(provider, nodes)
+    say("building the images (the first time about 4 minutes)")
+    images = steps.build_images(cluster)
+    say("installing the chart: helm upgrade --install headway charts/headway")
+    steps.install_chart(images)
+    first_answer()
+    say(f"{time.monotonic() - began_s:.0f} s since make demo")
+    if os.environ.get("DEMO_LOAD", "1") == "0":
+        return True
+    return load(float(os.environ.get("DEMO_RATE", "1.5")), int(os.environ.get("DEMO_SECONDS", "90")))
+
+
 def main() -> int:
     """Run the demo; returns the exit code."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--cluster", choices=["own", "kind", "current"], default="own")
     arguments.add_argument("--nodes", type=int, choices=[1, 2], default=1)
     options = arguments.parse_args()
-    began_s = time.monotonic()
     try:
-        say("starting Kubernetes (the first time it is built from source, about 10 minutes on 2 cores)")
-        cluster = steps.start_cluster(options.cluster, options.nodes)
-        say("building the images (the first time about 4 minutes)")
-        images = steps.build_images(cluster)
-        say("installing the chart: helm upgrade --install headway charts/headway")
-        steps.install_chart(images)
-        first_answer()
-        say(f"{time.monotonic() - began_s:.0f} s since make demo")
-        fine = True
-        if os.environ.get("DEMO_LOAD", "1") != "0":
-            fine = load(float(os.environ.get("DEMO_RATE", "1.5")), int(os.environ.get("DEMO_SECONDS", "90")))
+        with claimed(options.cluster, "make demo"):
+            fine = run(options.cluster, options.nodes)
     except steps.StepError as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make test-cluster`: the cluster, the images and the chart as in the demo, then the end-to-end tests, then nothing left.
 
-Arguments go to pytest. With KEEP_CLUSTER=1 the cluster stays up afterwards, for looking around and for a quick next run.
+Arguments go to pytest. While another run or a demo has the cluster it waits (`claim.py`). With KEEP_CLUSTER=1 the cluster stays up afterwards, for looking around and for a quick next run.
 The tests that stop and kill the cluster itself run last, without it.
 """
 
@@ -11,6 +11,7 @@ import sys
 import time
 
 import steps
+from claim import claimed
 from steps import say
 
 
@@ -21,9 +22,16 @@ def run_pytest(*arguments: str) -> int:
 
 
 def main() -> int:
+    """Run everything, alone on the cluster; returns the exit code."""
+    provider = os.environ.get("CLUSTER", "own")
+    with claimed(provider, "make test-cluster"):
+        return run(provider)
+
+
+def run(provider: str) -> int:
     """Run everything; returns the exit code."""
     began_s = time.monotonic()
-    cluster = steps.start_cluster(os.environ.get("CLUSTER", "own"), nodes=1, netpol=True)
+    cluster = steps.start_cluster(provider, nodes=1, netpol=True)
     try:
         images = steps.build_images(cluster)
         steps.install_chart(images)
