@@ -14,6 +14,7 @@ from headway_operator.core.objectives import ClassCounts, ClassLoad, Verdict, la
 from headway_operator.core.observed import EngineSample
 from headway_operator.core.window import COUNTERS, HISTOGRAMS, PodWindow, answer, arrived, merged, pod_window
 from headway_planner.model import Latency, LoadView
+from headway_planner.scale import QUEUE_SEEN_S
 
 MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
 
@@ -117,7 +118,7 @@ def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Spa
         prompt_tokens=counts["prompt_tokens"],
         busiest_mean=max((window.running for window in found), default=0.0),
         classes=merged(window.classes for window in found),
-        waiting_batch=share * sum(window.waiting_batch for window in found),
+        waiting_batch=share * sum(window.waiting_batch for window in _seen(found)),
         running_batch=share * sum(window.running_batch for window in found),
         latest=engines.latest,
         share=share,
@@ -137,7 +138,7 @@ def _view(
         serving=0,
         reporting=0,
         span_s=max((window.span_s for window in found), default=0.0),
-        waiting=share * sum(window.waiting for window in found),
+        waiting=share * sum(window.waiting for window in _seen(found)),
         running=share * sum(window.running for window in found),
         busiest_running=max((max(window.running, window.running_now) for window in found), default=0.0),
         kv_usage=max((window.kv_usage for window in found), default=0.0),
@@ -150,6 +151,15 @@ def _view(
         prefill=latency(pooled["prefill"], percentiles[0]),
         itl=latency(pooled["itl"], percentiles[1]),
     )
+
+
+def _seen(found: Sequence[PodWindow]) -> Sequence[PodWindow]:
+    """The windows whose queues count: a new engine's few samples are a moment, those of the others a mean over time.
+
+    Where every engine is new, all of them count, and whoever decides looks at the span.
+    """
+    least_s = min(QUEUE_SEEN_S, max((window.span_s for window in found), default=0.0))
+    return [window for window in found if window.span_s >= least_s]
 
 
 def _spread(names: Collection[str]) -> Collection[str]:

@@ -154,3 +154,21 @@ def test_the_share_within_a_bound_is_right_up_to_a_buckets_width(values: list[fl
     assert sum(value <= bound_ms / 1.11 for value in values) <= share * len(values) + 1e-6
     assert share * len(values) - 1e-6 <= sum(value <= bound_ms * 1.11 for value in values)
     assert histogram.share_within((), bound_ms) is None
+
+
+def test_a_new_pods_first_samples_are_no_queue_of_the_fleet():
+    old = tuple(at(second) for second in range(61))
+    # It is about to take all of it in.
+    for new in ((at(60, num_waiting=40),), (at(57, num_waiting=40), at(60, num_waiting=40, num_waiting_batch=40))):
+        load = fleet_load(["a", "b"], {"a": old, "b": new}, 60, 15)
+        assert (load.view.reporting, load.view.waiting, load.waiting_batch) == (2, 0, 0)
+        assert load.queue_depth == 40
+    seen = tuple(at(second, num_waiting=40, num_waiting_batch=30) for second in range(56, 61))
+    load = fleet_load(["a", "b"], {"a": old, "b": seen}, 60, 15)
+    assert (load.view.waiting, load.waiting_batch) == (40, 30)
+
+
+def test_where_every_engine_is_new_their_queues_are_the_fleets():
+    load = fleet_load(["a", "b"], {"a": (at(59, num_waiting=2), at(60)), "b": (at(60, num_waiting=5),)}, 60, 15)
+    assert load.view.waiting == 1
+    assert fleet_load(["b"], {"b": (at(60, num_waiting=5),)}, 60, 15).view.waiting == 5
