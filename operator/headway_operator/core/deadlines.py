@@ -1,8 +1,8 @@
 """The work with a deadline as users see it: how much waits, when it is done at this size, and what was late.
 
-An engine works off one second of work a second, less what the other classes need of it. What is in one engine is taken to stay
-there, so all is done when the fullest of them has done its part; sooner where a gateway moves what waits. Late requests are
-those that the engines counted.
+An engine works off one second of work a second, less what the other classes need of it. All is done when the fullest of them
+has done its part. What is in one engine is taken to stay there, unless a gateway has moved requests of these engines: then what
+waits is shared by all, and only what runs stays. Late requests are those that the engines counted.
 """
 
 import math
@@ -58,6 +58,14 @@ class Windows:
         """Per engine, the requests with a deadline that are not finished."""
         return [last.batch.here for _, last in self.ends]
 
+    @property
+    def fullest(self) -> float:
+        """Requests that the fullest engine will have to do."""
+        if not any(last.batch.moved for _, last in self.ends):
+            return max(self.here)
+        runs = max(max(0, last.batch.here - last.num_waiting_batch) for _, last in self.ends)
+        return max(runs, sum(self.here) / len(self.here))
+
 
 def counted(deadline_s: float, seen: Windows) -> Outlook:
     """What the engines count themselves: no prediction."""
@@ -79,7 +87,7 @@ def outlook(deadline_s: float, seen: Windows, asked: Asked | None, memory: Memor
         recent = memory.work[-RECENT_S:]
         online = sum(recent) / len(recent) / (seen.share * len(seen.here)) if recent else 0.0
         free = UTILIZATION - online
-        done_s = asked.left_s * max(seen.here) / found.waiting / free if free > 0 else math.inf
+        done_s = asked.left_s * seen.fullest / found.waiting / free if free > 0 else math.inf
     spare = spare_s(memory.backlog, memory.last.at_s, deadline_s, done_s)
     return replace(found, done_s=done_s, spare_s=spare, replicas=asked.replicas)
 

@@ -39,6 +39,26 @@ def test_what_waits_in_one_engine_is_not_done_by_another() -> None:
     assert found.done_s == pytest.approx(200.0)
 
 
+def moving(here: int, waiting: int, moved: int) -> tuple[EngineSample, EngineSample]:
+    """An engine from which (below 0) or to which a gateway has moved so many requests."""
+    one = ClassSample(admitted=here - moved, moved=moved)
+    last = sample(classes={"batch": one}, num_waiting=waiting, num_waiting_batch=waiting)
+    return last, last
+
+
+def test_what_waits_is_shared_where_a_gateway_moves_it() -> None:
+    seen = memory(104, ((1000.0, 104.0),))
+    shared = Windows([moving(100, 96, -4), moving(4, 0, 4)])
+    assert outlook(900.0, shared, Asked(190.0, 1), seen).done_s == pytest.approx(100.0)
+    stays = Windows([moving(100, 96, 0), moving(4, 0, 0)])
+    assert outlook(900.0, stays, Asked(190.0, 1), seen).done_s == pytest.approx(200 * 100 / 104)
+
+
+def test_what_runs_stays_where_it_is_whoever_moves_what_waits() -> None:
+    shared = Windows([moving(8, 0, 0), moving(2, 2, 2)])
+    assert outlook(900.0, shared, Asked(19.0, 1), memory(10, ((1000.0, 10.0),))).done_s == pytest.approx(20 * 8 / 10)
+
+
 def test_other_classes_take_their_part_of_each_engine_first() -> None:
     seen = memory(100, ((1000.0, 100.0),), work=0.9)
     found = outlook(900.0, now(50, 50), Asked(190.0, 1), seen)
