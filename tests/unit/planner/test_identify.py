@@ -79,3 +79,18 @@ def test_no_coefficient_is_ever_negative_or_endless(rows: list[tuple[int, float,
         values = (model.step_ms, model.sequence_ms, model.token_ms, model.residual)
         assert all(0 <= one < math.inf for one in values)
         assert model.decode_ms(1, 0) > 0
+
+
+def test_a_minute_on_a_starved_machine_makes_steps_dearer_by_less_than_it_was_slower_and_fades() -> None:
+    def rows(passes: int, slower: float) -> list[StepsDone]:
+        return [done(100, 2 + index % 20, 300 * (index % 7), slower - 1) for index in range(passes)]
+
+    def dearer(seen: list[StepsDone]) -> float:
+        return found(seen).decode_ms(10, 0) / (STEP + 10 * SEQUENCE) - 1
+
+    # Passes of 2 s: ten minutes of load, a minute at half the speed, and what came after it.
+    minute = rows(300, 1.0) + rows(30, 2.0)
+    assert dearer(minute) == pytest.approx(0.31, abs=0.01)
+    assert dearer(minute + rows(150, 1.0)) == pytest.approx(0.24, abs=0.01)
+    assert dearer(minute + rows(900, 1.0)) == pytest.approx(0.10, abs=0.01)
+    assert dearer(rows(30, 1.0) + rows(30, 2.0)) == pytest.approx(0.74, abs=0.01), "one minute old"
