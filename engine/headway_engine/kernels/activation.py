@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 _BLOCK, _LARGE_BLOCK = 1024, 2048
@@ -40,5 +41,15 @@ def silu_mul(gate_up: torch.Tensor, dtype: torch.dtype | None = None) -> torch.T
     parts = gate_up.shape[0] if gate_up.dim() == 3 else 1
     large = tokens > _MANY_TOKENS and (size % _LARGE_BLOCK == 0 or size % _BLOCK != 0)
     block, warps = (_LARGE_BLOCK, 8) if large else (_BLOCK, 4)
-    _kernel[(tokens, triton.cdiv(size, block))](gate_up, out, size, PARTS=parts, BLOCK=block, num_warps=warps, **LAUNCH)
+    launch(
+        _kernel,
+        (tokens, triton.cdiv(size, block)),
+        gate_up,
+        out,
+        size,
+        PARTS=parts,
+        BLOCK=block,
+        num_warps=warps,
+        **LAUNCH,
+    )
     return out

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 from headway_engine.kernels.rope import Tokens
 
@@ -191,7 +192,9 @@ def decode_attention(
     kv_heads = keys.shape[2]
     partial = torch.empty(count, heads, plan.num_splits, dim, dtype=torch.float32, device=out.device)
     weights = torch.empty(count, heads, plan.num_splits, dtype=torch.float32, device=out.device)
-    _split_kernel[(kv_heads, count, plan.num_splits)](
+    launch(
+        _split_kernel,
+        (kv_heads, count, plan.num_splits),
         qkv,
         keys,
         values,
@@ -216,7 +219,9 @@ def decode_attention(
         num_stages=plan.num_stages,
         **LAUNCH,
     )
-    _combine_kernel[(count, heads)](
+    launch(
+        _combine_kernel,
+        (count, heads),
         tokens.positions,
         out,
         partial,

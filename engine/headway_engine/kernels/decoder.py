@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 from headway_engine.kernels import narrow
 from headway_engine.kernels.activation import silu_mul
 from headway_engine.kernels.decode_attention import SplitPlan, decode_attention
+from headway_engine.kernels.launch import to_launch
 from headway_engine.kernels.norm import add_rms_norm
 from headway_engine.kernels.prefill_attention import prefill_attention
 from headway_engine.kernels.rope import HeadNorms, Rotation, Tokens, rotate_and_store
@@ -117,7 +118,7 @@ class FusedDecoder:
         return F.linear(add_rms_norm(h, None, self._norm.weight, self._norm.eps), self._head)
 
     def _one(self, h: torch.Tensor, step: Step) -> torch.Tensor:
-        for layer in self._layers:
+        for layer in to_launch(self._layers):
             qkv = skinny_linear(h, layer.qkv, gain=layer.attention_norm, bias=layer.qkv_bias)
             skinny_linear(self._attend(layer, step, qkv), layer.out, add_to=h)
             inner = skinny_linear(h, layer.gate_up, gain=layer.feed_forward_norm, gated=True)
@@ -126,7 +127,7 @@ class FusedDecoder:
 
     def _few(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         delta: torch.Tensor | None = None
-        for layer in self._layers:
+        for layer in to_launch(self._layers):
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
             parts = narrow.narrow_linear(x, layer.qkv)
             mixed = self._attend(layer, step, h.new_empty(parts.shape[1:]), parts, layer.qkv_bias)
@@ -142,7 +143,7 @@ class FusedDecoder:
 
     def _many(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         delta: torch.Tensor | None = None
-        for layer in self._layers:
+        for layer in to_launch(self._layers):
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
             mixed = self._attend(layer, step, _linear(x, layer.qkv, layer.qkv_bias, step.slack(x.shape[0])))
             delta = F.linear(mixed, layer.out)

@@ -8,19 +8,42 @@ nothing is computed in vain. A matrix of few outputs is split along its inputs u
 the GPU has for them; the sums stay float32, and adding them up is part of the next kernel.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 # At 128 rows the library is ahead in the wide matrices, at 256 in all that take long.
 MAX_ROWS = 64
 _N_TILE = 64
-# Programs wanted: two to a multiprocessor of a Hopper GPU, or one where the rows take as much memory as the weights.
-_MANY_PROGRAMS, _MANY_PROGRAMS_MAX_ROWS = 200, 32
-_FEW_PROGRAMS = 96
-_MAX_SPLITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a product is split along its inputs.
+
+    Attributes:
+        programs: wanted on the GPU; splits double until there are as many.
+        most_splits: however few programs that leaves.
+        stages: tiles in flight, of 128 inputs.
+    """
+
+    programs: int
+    most_splits: int
+    stages: int
+
+
+# How a product is split, by sweeps over whole decode steps on an H200: with up to so many rows, a program keeps many tiles in
+# flight, and more splits cost more in adding them up than they bring; the tiles of more rows leave no room for that.
+_DEEP_MAX_ROWS = 32
+_DEEP = Cut(programs=128, most_splits=4, stages=6)
+_SHALLOW = Cut(programs=96, most_splits=8, stages=4)
+# From so many programs on, nothing is gained by splitting, and the gate can be applied.
+_GATED_PROGRAMS = 200
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -71,7 +94,7 @@ def fits(weight: torch.Tensor) -> bool:
 
 def gates(weight: torch.Tensor) -> bool:
     """Whether a fused gate and up matrix has outputs enough to apply the gate in its product."""
-    return weight.shape[0] // 2 % _N_TILE == 0 and weight.shape[0] // 2 // _N_TILE >= _MANY_PROGRAMS
+    return weight.shape[0] // 2 % _N_TILE == 0 and weight.shape[0] // 2 // _N_TILE >= _GATED_PROGRAMS
 
 
 def narrow_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -82,32 +105,39 @@ def narrow_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         weight: `[outputs, inputs]` that `fits`.
     """
     (rows, inputs), outputs = x.shape, weight.shape[0]
-    k_tile = _k_tile(inputs)
-    wanted = _MANY_PROGRAMS if rows <= _MANY_PROGRAMS_MAX_ROWS else _FEW_PROGRAMS
+    k_tile, cut = _k_tile(inputs), _cut(rows)
     splits = 1
-    while splits < _MAX_SPLITS and splits * (outputs // _N_TILE) < wanted:
+    while splits < cut.most_splits and splits * (outputs // _N_TILE) < cut.programs:
         splits *= 2
     part = triton.cdiv(inputs // k_tile, splits) * k_tile
     out = torch.empty(triton.cdiv(inputs, part), rows, outputs, dtype=torch.float32, device=x.device)
-    _launch(x, weight, out, part, gated=False)
+    _launch(x, weight, out, part, cut.stages)
     return out
 
 
 def narrow_gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`silu(gate) * up`, `[rows, outputs]`, of a matrix `[2 * outputs, inputs]` that `gates`; see `narrow_linear`."""
     out = x.new_empty(x.shape[0], weight.shape[0] // 2)
-    _launch(x, weight, out, x.shape[1], gated=True)
+    _launch(x, weight, out, x.shape[1], _SHALLOW.stages, gated=True)
     return out
+
+
+def _cut(rows: int) -> Cut:
+    return _DEEP if rows <= _DEEP_MAX_ROWS else _SHALLOW
 
 
 def _k_tile(inputs: int) -> int:
     return 128 if inputs % 128 == 0 else 64
 
 
-def _launch(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, part: int, gated: bool) -> None:
+def _launch(
+    x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, part: int, stages: int, gated: bool = False
+) -> None:
     (rows, inputs), outputs = x.shape, out.shape[-1]
     k_tile = _k_tile(inputs)
-    _kernel[(outputs // _N_TILE, triton.cdiv(inputs, part))](
+    launch(
+        _kernel,
+        (outputs // _N_TILE, triton.cdiv(inputs, part)),
         x,
         weight,
         out,
@@ -120,6 +150,6 @@ def _launch(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, part: int,
         K_TILE=k_tile,
         GATED=gated,
         num_warps=4,
-        num_stages=4 if k_tile == 128 else 6,
+        num_stages=stages if k_tile == 128 else 6,
         **LAUNCH,
     )

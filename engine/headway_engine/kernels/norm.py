@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 
@@ -42,7 +43,9 @@ def add_rms_norm(h: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tens
     tokens, size = h.shape
     out = torch.empty_like(h)
     block = triton.next_power_of_2(size)
-    _kernel[(tokens,)](
+    launch(
+        _kernel,
+        (tokens,),
         h,
         h if delta is None else delta,
         weight,

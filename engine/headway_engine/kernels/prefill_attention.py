@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.rope import Tokens
 
 Q_TILE = 128
@@ -142,7 +143,9 @@ def prefill_attention(
     """
     keys, values = cache
     heads, dim = out.shape[1:]
-    _kernel[(tiles.shape[0], heads)](
+    launch(
+        _kernel,
+        (tiles.shape[0], heads),
         qkv,
         keys,
         values,

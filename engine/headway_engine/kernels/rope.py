@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 
@@ -154,7 +155,9 @@ def rotate_and_store(
     # Few tokens: more programs; many tokens: fewer loads of the same table entries, and few heads that fill no tile.
     tile = 1 if count <= 32 else 8 if count <= 256 else 16
     warps = 1 if tile == 1 else 2 if tile == 16 and dim <= 64 else 4
-    _kernel[(count, triton.cdiv(heads, tile))](
+    launch(
+        _kernel,
+        (count, triton.cdiv(heads, tile)),
         qkv,
         qkv if parts is None else parts,
         qkv if bias is None else bias,

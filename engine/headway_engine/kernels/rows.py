@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 TOKEN, POSITION, NUM_SAMPLED, SEED, TEMPERATURE, TOP_P, TOP_K = range(7)
@@ -57,7 +58,19 @@ def embed_rows(
     count, size = row_ids.shape[0], embedding.shape[1]
     h = embedding.new_empty(count, size)
     block = min(1024, triton.next_power_of_2(size))
-    _embed_kernel[(count,)](
-        table, table.stride(0), row_ids, embedding, h, positions, step, size, BLOCK=block, num_warps=4, **LAUNCH
+    launch(
+        _embed_kernel,
+        (count,),
+        table,
+        table.stride(0),
+        row_ids,
+        embedding,
+        h,
+        positions,
+        step,
+        size,
+        BLOCK=block,
+        num_warps=4,
+        **LAUNCH,
     )
     return h

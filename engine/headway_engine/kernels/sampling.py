@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 CHUNK = 4096
@@ -226,13 +227,28 @@ def sample_rows(logits: torch.Tensor, rows: Sampled) -> None:
     table, stride = rows.table, rows.table.stride(0)
     # The low half of a float32 that was a bfloat16 is empty.
     unused = 16 if logits.dtype == torch.bfloat16 else 0
-    _limit_kernel[(count,)](
-        logits, rows.row_ids, table, stride, limits, vocabulary, UNUSED_BITS=unused, CHUNK=CHUNK, num_warps=8, **LAUNCH
+    launch(
+        _limit_kernel,
+        (count,),
+        logits,
+        rows.row_ids,
+        table,
+        stride,
+        limits,
+        vocabulary,
+        UNUSED_BITS=unused,
+        CHUNK=CHUNK,
+        num_warps=8,
+        **LAUNCH,
     )
-    _chunks_kernel[(count, chunks)](
+    launch(
+        _chunks_kernel,
+        (count, chunks),
         logits, rows.row_ids, table, stride, limits, maxima, arguments, sums, vocabulary, chunks, CHUNK=CHUNK, num_warps=8, **LAUNCH
     )  # fmt: skip
-    _pick_kernel[(count,)](
+    launch(
+        _pick_kernel,
+        (count,),
         logits,
         rows.row_ids,
         rows.flat,

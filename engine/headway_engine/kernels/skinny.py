@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from headway_engine.kernels.launch import launch
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 # More rows want the matrix units (`narrow.py`).
@@ -133,5 +134,5 @@ def skinny_linear(
         "num_stages": cut.num_stages,
     }
     eps = 0.0 if gain is None else gain.eps
-    _one_row_kernel[grid](*tensors, outputs, inputs, eps, **options, **LAUNCH)
+    launch(_one_row_kernel, grid, *tensors, outputs, inputs, eps, **options, **LAUNCH)
     return out

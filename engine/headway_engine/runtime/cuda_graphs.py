@@ -7,7 +7,7 @@ Each decode graph is for one batch size, and a batch takes the next larger one; 
 All graphs share one memory pool: they run one after the other on one stream, and nothing in the pool outlives a replay.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import torch
 
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step
+from headway_engine.kernels.launch import compiling_together
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.rows import embed_rows
 from headway_engine.kernels.sampling import Sampled, sample_rows
@@ -22,6 +23,7 @@ from headway_engine.runtime.cuda_results import Results
 from headway_engine.runtime.cuda_rows import RowTable
 
 Output = TypeVar("Output")
+Key = TypeVar("Key")
 
 
 def decode_sizes(max_rows: int) -> list[int]:
@@ -35,6 +37,15 @@ class GraphPool:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+
+    def capture_each(
+        self, launches: Mapping[Key, Callable[[], Output]]
+    ) -> dict[Key, tuple[torch.cuda.CUDAGraph, Output]]:
+        """See `capture`; the kernels of all launches are compiled side by side first."""
+        with compiling_together():
+            for launch in launches.values():
+                launch()
+        return {key: self.capture(launch) for key, launch in launches.items()}
 
     def capture(self, launch: Callable[[], Output]) -> tuple[torch.cuda.CUDAGraph, Output]:
         """A graph of `launch`, which runs once before: kernels are compiled and library handles made outside of it.
@@ -63,7 +74,7 @@ class DecodeGraphs:
         self._flat = torch.arange(max_rows, device=device)
         self._sizes = decode_sizes(max_rows)
         # The largest first: the others then fit into the memory that it needs.
-        self._graphs = {size: pool.capture(partial(self._launch, size)) for size in reversed(self._sizes)}
+        self._graphs = pool.capture_each({size: partial(self._launch, size) for size in reversed(self._sizes)})
 
     def size_for(self, rows: int) -> int:
         """The smallest captured size that holds `rows` rows."""

@@ -16,6 +16,7 @@ from headway_engine.core.batch import Chunk
 from headway_engine.core.request import SamplingParams
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
+from headway_engine.kernels.launch import compiling_together
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.runtime.cuda_graphs import GraphPool
@@ -48,8 +49,8 @@ _MIXED_GRAPH_DECODES = (8, 32, 64, 128, 192, 256)
 _MIXED_GRAPH_TOKENS = (64, 128, 256, 512, 1024)
 _SMALL_MIXED_GRAPH_TOKENS = (2048,)
 _WHOLE_GRAPH_TOKENS = 4096
-# One for each kernel of narrow products (`kernels/narrow.py`); paged attention comes along.
-_PROMPT_WARM_UP_TOKENS = (16, 32, 64)
+# One for each kernel of narrow products (`kernels/narrow.py`), and the tiles of longer prompts; paged attention comes along.
+_COMPILED_TOKENS = (16, 32, 64, 256, 512)
 _SMALL_MODEL_BYTES = 4 << 30
 _SMALLEST_MODEL_BYTES = 512 << 20
 
@@ -87,8 +88,7 @@ class PromptSteps:
         """Compile the kernels and capture the graphs of a model of this size."""
         self._shared, self._sizes, self._pool = shared, sizes, pool
         self._padding = shared.rows.padding
-        if weight_bytes > _SMALL_MODEL_BYTES:
-            self._compile()
+        self._compile()
         self.graphs = self._capture_mixed(weight_bytes)
         self.whole = self._capture_whole() if weight_bytes <= _SMALL_MODEL_BYTES else {}
 
@@ -185,10 +185,11 @@ class PromptSteps:
         return PromptGraph(packed.shape.tokens - packed.num_decodes, packed, array, graph, hidden)
 
     def _compile(self) -> None:
-        """Run prompts of nobody, so that no request waits for a compiler."""
-        for tokens in _PROMPT_WARM_UP_TOKENS:
-            shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
-            self._forward(self._empty(shape)[1], Packed((), shape, 0, ()))
+        """What prompts of any length take, so that no request waits for a compiler."""
+        with compiling_together():
+            for tokens in _COMPILED_TOKENS:
+                shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
+                self._forward(self._empty(shape)[1], Packed((), shape, 0, ()))
 
     def _empty(self, shape: Shape) -> tuple[torch.Tensor, Unpacked]:
         """An array whose tokens are all the padding row's, and its views."""
