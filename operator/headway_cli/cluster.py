@@ -13,6 +13,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
@@ -77,6 +78,9 @@ class Cluster:
                 raise CliError(
                     f"no cluster to look for a fleet in: {error}; set KUBECONFIG or give --address HOST:PORT"
                 ) from None
+        # What the library raises on a file that is something else.
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+            raise CliError("what KUBECONFIG names (or ~/.kube/config) is no kubeconfig") from None
         return cls(k8s.ApiClient(configuration))
 
     async def __aenter__(self) -> Self:

@@ -103,6 +103,8 @@ def _read(path: Path) -> Manifest:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CliError(f"-f {path}: {error}") from None
+    except RecursionError:
+        raise CliError(f"-f {path}: it is nested too deeply") from None
     fleets = [one for one in documents if isinstance(one, dict) and one.get("kind") == "LLMDeployment"]
     if len(fleets) != 1:
         raise CliError(f"-f {path}: needs one LLMDeployment, has {len(fleets)}")

@@ -24,6 +24,7 @@ from headway_rpc import pb
 
 WINDOW_SAMPLES = 11  # ten seconds at one a second
 PIPE_WIDTH = 200
+SHORTEST_S, LONGEST_S = 0.1, 3600.0  # between two pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,11 @@ class Rows:
 
 def command(options: argparse.Namespace) -> int:
     """Run it until interrupted, or `--iterations` times; returns the exit code."""
+    # A shorter interval asks every engine, and the API server, as fast as they answer.
+    if not SHORTEST_S <= options.interval <= LONGEST_S:
+        raise CliError(f"--interval must lie in {SHORTEST_S:g} to {LONGEST_S:g} s, got {options.interval:g}")
+    if options.iterations is not None and options.iterations < 1:
+        raise CliError(f"--iterations must be at least 1, got {options.iterations}")
     asyncio.run(_run(options))
     return 0
 
@@ -168,7 +174,7 @@ async def _run(options: argparse.Namespace) -> None:
         # A terminal is redrawn in place; a pipe gets one picture after another.
         live = stack.enter_context(Live(console=console, auto_refresh=False)) if console.is_terminal else None
         remaining = options.iterations
-        while remaining is None or remaining > 0:
+        while True:
             fleets = [
                 f
                 for f in await cluster.fleet_objects(options.namespace)

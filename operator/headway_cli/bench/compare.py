@@ -7,6 +7,7 @@ nobody has measured are listed too: what is not measured is not met.
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,32 +56,55 @@ class Cell:
 def command(options: argparse.Namespace) -> int:
     """Run it; returns the exit code."""
     try:
-        reference = json.loads(options.peers.read_text())
-    except (OSError, ValueError) as error:
-        raise CliError(f"{options.peers}: {error}") from None
-    known = list(reference["peers"])
+        reference = json.loads(options.peers.read_text(encoding="utf-8"))
+        known = list(reference["peers"])
+        goals = reference["goals"].get(options.device, {})
+    except (OSError, ValueError, RecursionError) as error:
+        raise CliError(f"--peers {options.peers}: {error}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise CliError(f"--peers {options.peers}: needs objects `peers` and `goals` by kind of GPU") from None
     if options.device not in known:
         raise CliError(f"--device must be one of {', '.join(map(repr, known))}, got {options.device!r}")
     if not options.results.is_dir():
         raise CliError(f"--results: {options.results} is not a folder")
     newest = newest_figures(options.results, options.device)
-    cells = list(compare(reference["peers"][options.device], reference["goals"].get(options.device, {}), newest))
+    cells = list(compare(reference["peers"][options.device], goals, newest))
     print("".join(json.dumps(asdict(cell)) + "\n" for cell in cells) if options.json else table(cells), end="")
     return 0
 
 
 def newest_figures(folder: Path, device: str) -> dict[str, tuple[float, str]]:
-    """Value and date of the newest figure of each name that was measured on `device`."""
+    """Value and date of the newest figure of each name that was measured on `device`.
+
+    Raises:
+        CliError: a file cannot be read, or a line is no result; the message names it.
+    """
     found: dict[str, tuple[float, str]] = {}
     for file in sorted(folder.glob("*.jsonl")):
         date = ""
-        for line in file.read_text().splitlines():
-            record = json.loads(line)
-            if record.get("kind") == "run":
-                date = record["date"] if device in record.get("gpus", []) else ""
-            elif record.get("kind") == "figure" and date > found.get(record["name"], (0.0, ""))[1]:
-                found[record["name"]] = record["value"], date
+        for number, line in enumerate(_text(file).splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                if record.get("kind") == "run":
+                    date = str(record["date"]) if device in record.get("gpus", []) else ""
+                elif record.get("kind") == "figure" and date > found.get(record["name"], (0.0, ""))[1]:
+                    found[record["name"]] = _value(record["value"]), date
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+                raise CliError(f"--results: {file}, line {number} is no result: {error!r}") from None
     return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"--results: cannot read {file}: {error}") from None
+
+
+def _value(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"value must be a finite number, got {value!r}")
+    return value
 
 
 def compare(
@@ -103,7 +127,7 @@ def compare(
                     ours=ours,
                     peer=peer,
                     goal=goal,
-                    ratio=None if ours is None else ours / peer if more_is_better else peer / ours,
+                    ratio=_ratio(ours, peer) if more_is_better else _ratio(peer, ours),
                     goal_met=_met(ours, goal, more_is_better),
                     measured=date,
                 )
@@ -122,6 +146,10 @@ def table(cells: list[Cell]) -> str:
     reached = sum(cell.goal_met is True for cell in cells)
     lines.append(f"{ahead} of {len(cells)} cells are ahead of the peer, {reached} of {len(cells)} reach the goal")
     return "\n".join(lines) + "\n"
+
+
+def _ratio(better: float | None, worse: float | None) -> float | None:
+    return None if better is None or not worse else better / worse
 
 
 def _met(ours: float | None, goal: float | None, more_is_better: bool) -> bool | None:

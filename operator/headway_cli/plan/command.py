@@ -11,13 +11,15 @@ from headway_cli.errors import CliError
 from headway_cli.plan import claims, load, sources, tables
 from headway_cli.simulate import engines
 from headway_cli.simulate.arguments import DEADLINE_S
+from headway_cli.simulate.runs import MOST_REQUESTS
 from headway_planner.advisor import Demand, Engine, Hardware, Row, assess, assess_engine, computed
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import Rank
 from headway_planner.steps import StepModel
-from headway_planner.trial import Trial, enough, poisson, trial, tried
+from headway_planner.trial import SHORTEST_S, Trial, enough, poisson, trial, tried
 
 PARALLEL = (1, 2, 4, 8)
+MOST_SIZE = 10_000_000  # of a model's dimensions
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--claims", action="store_true", help="no plan: common claims beside what the models say")
     ranks = [rank.name.lower() for rank in Rank]
-    parser.add_argument("--class", dest="rank", choices=ranks, default="interactive", help="(default: interactive)")
+    parser.add_argument("--class", dest="rank", choices=ranks, help="(default: interactive)")
     parser.add_argument("--rate", type=float, metavar="R", help="requests per second")
     parser.add_argument("--input", type=int, metavar="N", help="mean prompt, tokens")
     parser.add_argument("--output", type=int, metavar="N", help="mean answer, tokens")
@@ -58,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="GPU=USD",
         help="per GPU-hour, of a GPU or measured engine; repeat it",
     )
-    parser.add_argument("--interconnect", choices=["nvlink", "pcie"], default="nvlink", help="(default: nvlink)")
+    parser.add_argument("--interconnect", choices=["nvlink", "pcie"], help="of computed engines (default: nvlink)")
     parser.add_argument(
         "--simulate",
         nargs="?",
@@ -80,7 +82,12 @@ def command(given: argparse.Namespace) -> int:
         return 0
     if given.model and given.model not in SHAPES:
         raise CliError(f"--model: no model {given.model!r}; there are: {', '.join(SHAPES)}; or give --shape FILE")
+    if given.engine_file and given.interconnect:
+        raise CliError("--interconnect is for computed engines; those of --engine-file were measured with theirs")
     planned = load.read(given)
+    arrivals = len(planned.arrivals) or planned.demand.rate * SHORTEST_S
+    if given.simulate and arrivals > MOST_REQUESTS:
+        raise CliError(f"--simulate: {arrivals:.0f} requests are more than {MOST_REQUESTS}; give a lower rate")
     found = _measured(given, planned.demand) if given.engine_file else _computed(given, planned.demand)
     feasible = [option for option in found if option.row.replicas]
     if not feasible:
@@ -112,7 +119,9 @@ def _computed(given: argparse.Namespace, demand: Demand) -> list[Option]:
     shape = SHAPES[given.model] if given.model else _shape(given.shape)
     prices = dict(_price(text, {name.upper(): name for name in GPUS}) for text in given.prices)
     all_hardware = [
-        Hardware(gpu, tp, given.interconnect, prices.get(gpu.name)) for gpu in GPUS.values() for tp in PARALLEL
+        Hardware(gpu, tp, given.interconnect or "nvlink", prices.get(gpu.name))
+        for gpu in GPUS.values()
+        for tp in PARALLEL
     ]
     found = ((assess(shape, one, demand), computed(shape, one)) for one in all_hardware)
     return [Option(tried(engine, demand, row), engine.model) for row, engine in found]
@@ -205,8 +214,9 @@ def _shape(path: Path) -> Shape:
             int(raw.get("num_key_value_heads", heads)), int(raw.get("head_dim") or hidden // heads),
             int(raw["intermediate_size"]), int(raw["vocab_size"]), bool(raw.get("tie_word_embeddings", False)),
         )  # fmt: skip
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, ArithmeticError, RecursionError) as error:
         raise CliError(f"--shape {path}: not a readable config.json of a dense decoder: {error!r}") from None
-    if min(hidden, heads, shape.layers, shape.kv_heads, shape.head_dim, shape.ffn, shape.vocab) < 1:
-        raise CliError(f"--shape {path}: every size must be at least 1")
+    sizes = (hidden, heads, shape.layers, shape.kv_heads, shape.head_dim, shape.ffn, shape.vocab)
+    if min(sizes) < 1 or max(sizes) > MOST_SIZE:
+        raise CliError(f"--shape {path}: every size must be at least 1 and at most {MOST_SIZE}")
     return shape

@@ -37,7 +37,9 @@ def read(given: argparse.Namespace) -> Load:
     single = [flag for flag in ("rate", "input", "output") if getattr(given, flag) is not None]
     if bool(given.trace) + bool(given.load) + bool(single) > 1:
         raise CliError(f"give one of --trace FILE, --load {_SHAPE} (once a class), or --rate, --input and --output")
-    rank = Rank[given.rank.upper()]
+    if given.load and given.rank:
+        raise CliError(f"--class is for --rate and --trace; --load {_SHAPE} names its own")
+    rank = Rank[(given.rank or "interactive").upper()]
     deadline_s: float | None = given.batch_deadline
     if deadline_s is not None and not deadline_s > 0:
         raise CliError(f"--batch-deadline must be above 0, got {deadline_s}")

@@ -9,8 +9,29 @@ from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, OURS, WORK_BOUN
 from headway_planner.sim.jobs import Rank
 
 POLICIES = (*CATALOG, WORK_BOUND)
+# Flags of one of the two ways to run, which the other one would ignore.
+_OF_BENCH, _OF_ONE_RUN = ("trace", "policies", "seeds", "tuned", "jobs"), ("policy", "seed", "target")
+_TINY, _NO_BOUND = 1e-9, float("inf")
+_BOUNDS = {
+    # flag -> the least and the most
+    "jobs": (1, 1024),
+    "load": (_TINY, 10_000),
+    "scale": (_TINY, 10_000),
+    "spread": (0, 86_400),
+    "duration": (_TINY, _NO_BOUND),
+    "max_num_seqs": (1, 4096),
+    "max_num_batched_tokens": (1, 262_144),
+    "capacity_tokens": (1, 262_144),
+    "mtbf_hours": (0, _NO_BOUND),
+    "noise": (0, 10),
+    "scrape_loss": (0, 0.99),
+    "batch_share": (0, 0.99),
+    "batch_deadline": (_TINY, 1_000_000_000),
+    "target": (_TINY, 1_000_000_000),
+}
 FLEETS = ("pooled", "separate", "both")
 DEADLINE_S = 900.0  # of batch work that is added
+MOST_START_DELAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +70,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         "what", metavar="TRACE|bench", help="a trace file; or `bench`: all of --trace, --policies, --seeds"
     )
     many = parser.add_argument_group("bench")
-    many.add_argument("--trace", nargs="+", type=Path, default=[], metavar="FILE", help="trace files")
-    many.add_argument("--policies", default="all", metavar="A,B", help=f"all, or some of: {', '.join(POLICIES)}")
-    many.add_argument("--seeds", default="0-0", metavar="A-B", help="first and last seed (default: 0-0)")
+    many.add_argument("--trace", nargs="+", action="extend", type=Path, metavar="FILE", help="trace files")
+    many.add_argument("--policies", metavar="A,B", help=f"all (default), or some of: {', '.join(POLICIES)}")
+    many.add_argument("--seeds", metavar="A-B", help="first and last seed (default: 0-0)")
     many.add_argument(
         "--tuned", action="store_true", help="also each rival at the best target for the trace, found by sweep"
     )
-    many.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; more than one print at the end")
+    many.add_argument("--jobs", type=int, metavar="N", help="processes; more than one print at the end (default: 1)")
     one = parser.add_argument_group("one run")
-    one.add_argument("--policy", default=OURS, choices=POLICIES, metavar="P", help="the policy (default: headway)")
-    one.add_argument("--seed", type=int, default=0, metavar="N", help="the seed (default: 0)")
+    one.add_argument("--policy", choices=POLICIES, metavar="P", help="the policy (default: headway)")
+    one.add_argument("--seed", type=int, metavar="N", help="the seed (default: 0)")
     one.add_argument("--target", type=float, metavar="X", help="the policy's target instead of its default")
     parser.add_argument(
         "--start-delay", default="100", metavar="S[,S]", help="median start of a replica; bench: several (default: 100)"
@@ -84,7 +105,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--max-num-batched-tokens", type=int, default=2048, metavar="N", help="of every engine (default: 2048)"
     )
     parser.add_argument(
-        "--capacity-tokens", type=int, default=8192, metavar="N", help="upper bound of tuning (default: 8192)"
+        "--capacity-tokens",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="upper bound of tuning, where it is above --max-num-batched-tokens (default: 8192)",
     )
     parser.add_argument(
         "--mtbf-hours", type=float, default=0.0, metavar="H", help="of a replica (default: no failures)"
@@ -123,27 +148,32 @@ def parse(given: argparse.Namespace) -> Options:
         CliError: a value makes no sense; the message names the flag.
     """
     bench = given.what == "bench"
+    for name in _OF_ONE_RUN if bench else _OF_BENCH:
+        value = getattr(given, name)
+        if value is not None and value is not False:
+            other = "one run; bench has --policies and --seeds" if bench else "bench; one run has --policy and --seed"
+            raise CliError(f"--{name} is for {other}")
     if bench and not given.trace:
         raise CliError("simulate bench needs --trace FILE...")
     delays = _start_delays(given.start_delay)
     if not bench and len(delays) > 1:
         raise CliError("--start-delay: one run has one start delay; bench takes several")
-    for name in ("jobs", "load", "max_num_seqs", "max_num_batched_tokens"):
-        if not 0 < getattr(given, name) < float("inf"):
-            raise CliError(f"--{name.replace('_', '-')} must be above 0, got {getattr(given, name)}")
-    if given.scale is not None and not 0 < given.scale <= 10_000:
-        raise CliError(f"--scale must be above 0 and at most 10000, got {given.scale}")
-    if not 0 <= given.scrape_loss < 1 or given.noise < 0 or given.mtbf_hours < 0 or given.spread < 0:
-        raise CliError("--scrape-loss must be in 0..1, --noise, --mtbf-hours and --spread at least 0")
-    if not 0 <= given.batch_share < 1 or not 0 < (given.batch_deadline or DEADLINE_S) < float("inf"):
-        raise CliError("--batch-share must be at least 0 and below 1, --batch-deadline above 0")
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(given, name)
+        if value is not None and not least <= value <= most:
+            raise CliError(f"--{name.replace('_', '-')} must be {_range(least, most)}, got {value}")
+    policy = given.policy or OURS
+    if given.target is not None and not (policy in CATALOG and CATALOG[policy].sweep):
+        raise CliError(f"--target: policy {policy} has none")
     return Options(
         traces=tuple(given.trace) if bench else (Path(given.what),),
-        policies=_policies(given.policies) if bench else (given.policy,),
-        seeds=_seeds(given.seeds) if bench else range(given.seed, given.seed + 1),
+        policies=_policies("all" if given.policies is None else given.policies) if bench else (policy,),
+        seeds=_seeds("0" if given.seeds is None else given.seeds)
+        if bench
+        else range(given.seed or 0, (given.seed or 0) + 1),
         start_delays_s=delays,
-        target=None if bench else given.target,
-        tuned=bench and given.tuned,
+        target=given.target,
+        tuned=given.tuned,
         default_class=Rank[given.rank.upper()],
         scale=given.scale,
         load=given.load,
@@ -158,17 +188,22 @@ def parse(given: argparse.Namespace) -> Options:
         noise=given.noise,
         scrape_loss=given.scrape_loss,
         json=given.json,
-        jobs=given.jobs,
+        jobs=given.jobs or 1,
         batch_share=given.batch_share,
         batch_deadline_s=given.batch_deadline,
         batch_fleet=given.batch_fleet or ("both" if bench else "pooled"),
     )
 
 
+def _range(least: float, most: float) -> str:
+    low = "above 0" if least == _TINY else f"at least {least}"
+    return low if most == _NO_BOUND else f"{low} and at most {most}"
+
+
 def _policies(text: str) -> tuple[str, ...]:
     if text == "all":
         return tuple(name for name in POLICIES if name != "static")
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in POLICIES]
     if unknown or not names:
         raise CliError(f"--policies: no policy {', '.join(unknown) or 'given'}; there are: {', '.join(POLICIES)}")
@@ -192,6 +227,6 @@ def _start_delays(text: str) -> tuple[float, ...]:
         delays = tuple(float(one) for one in text.split(","))
     except ValueError:
         raise CliError(f"--start-delay must be seconds, several with commas between, got {text!r}") from None
-    if not all(0 < one < float("inf") for one in delays):
-        raise CliError(f"--start-delay must be above 0, got {text}")
+    if not all(0 < one <= MOST_START_DELAY_S for one in delays):
+        raise CliError(f"--start-delay must be above 0 and at most {MOST_START_DELAY_S}, got {text}")
     return delays

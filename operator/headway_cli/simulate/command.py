@@ -8,19 +8,35 @@ from concurrent.futures import ProcessPoolExecutor
 from headway_cli.simulate import arguments, bench
 from headway_cli.simulate.runs import Row
 
-_COLUMNS = ("trace", "policy", "seed", "attainment", "gpu_hours", "replicas_mean", "reversals_per_hour", "ttft_p95_ms")
+# What is printed for people: field, heading, width; with the policy's name 80 columns.
+_COLUMNS = (
+    ("seed", "seed", 5),
+    ("attainment", "attainment", 11),
+    ("gpu_hours", "GPU-hours", 11),
+    ("replicas_mean", "replicas", 9),
+    ("reversals_per_hour", "rev/h", 7),
+    ("ttft_p95_ms", "TTFT p95 ms", 12),
+)
+_WIDE = 25  # of a policy's name
 
 
 def command(given: argparse.Namespace) -> int:
     """Run; prints one line as soon as each run ends."""
     options = arguments.parse(given)
-    for number, row in enumerate(_rows(options)):
+    shown: tuple[object, object] | None = None
+    for row in _rows(options):
         if options.json:
             print(json.dumps(row), flush=True)
             continue
-        if number == 0:
-            print("".join(f"{name:>20}" for name in _COLUMNS))
-        print("".join(f"{row.get(name, '-')!s:>20}" for name in _COLUMNS), flush=True)
+        part = row["trace"], row["start_delay_s"]
+        if part != shown:
+            print(f"{part[0]}, replicas start in {part[1]:g} s")
+            print(f"{'policy':{_WIDE}}" + "".join(f"{heading:>{width}}" for _, heading, width in _COLUMNS))
+            shown = part
+        print(
+            f"{row['policy']!s:{_WIDE}}" + "".join(f"{row.get(name, '-')!s:>{width}}" for name, _, width in _COLUMNS),
+            flush=True,
+        )
     return 0
 
 

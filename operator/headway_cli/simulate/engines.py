@@ -19,6 +19,7 @@ BUILT_IN = Path(__file__).parent / "data" / "engines.csv"
 FORMAT = 2
 _COLUMNS = tuple(field.name for field in fields(StepModel))
 _LEAST = {"gpus": 1, "kv_tokens": 1}  # of the others that are not signed: 0
+_MOST = {"gpus": 4096, "kv_tokens": 1_000_000_000}
 _SIGNED = ("a1_ms", "a2_ms")  # the constants of two lines of which the larger one holds
 _WHOLE = ("gpus", "kv_tokens", "ahead")
 
@@ -48,11 +49,13 @@ def load_all(path: Path) -> list[StepModel]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise CliError(f"cannot read the engine file {path}: {why}") from None
-    rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+        raise CliError(
+            f"cannot read the engine file {path}: {error if isinstance(error, csv.Error) else why}"
+        ) from None
     if not rows:
         raise CliError(f"no engine in {path}")
     return rows
@@ -115,6 +118,8 @@ def _number(row: dict[str, str], column: str, where: str) -> float:
     if not math.isfinite(value) or value < least:
         limit = "a finite number" if column in _SIGNED else f"a finite number of at least {least}"
         raise CliError(f"{where}: {column} must be {limit}, got {row[column]}")
+    if value > _MOST.get(column, math.inf):
+        raise CliError(f"{where}: {column} must be at most {_MOST[column]}, got {row[column]}")
     if column in _WHOLE and value != int(value):
         raise CliError(f"{where}: {column} must be a whole number, got {row[column]}")
     if column == "ahead" and value > 1:

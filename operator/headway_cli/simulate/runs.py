@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headway_cli.errors import CliError
 from headway_cli.simulate import batch, engines, traces
 from headway_cli.simulate.arguments import DEADLINE_S, Options
 from headway_planner.model import BatchLimits
@@ -26,6 +27,8 @@ from headway_planner.steps import StepModel
 _START_SHARE = 0.6  # the fleet begins with replicas for the first five minutes at this share of an engine
 _SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scaled trace, batch work that is added
 _BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
+MOST_REQUESTS = 20_000_000  # of one run: about 10 GB
+MOST_REPLICAS = 10_000  # that a run begins with
 SEPARATE = "-separate"  # ends the name of a policy whose batch work has a fleet of its own
 
 Row = dict[str, object]
@@ -50,7 +53,13 @@ def cases(path: Path, options: Options) -> "CaseMaker":
         arrivals = traces.due(arrivals, options.batch_deadline_s)
     span_s = max(1.0, arrivals[-1].at_s)
     load = work_s(model, arrivals) / span_s
+    if not load:
+        raise CliError(f"engine {model.name}: its coefficients say that a token takes no time")
     scale = options.scale if options.scale is not None else float(max(1, round(options.load / load)))
+    if scale * len(arrivals) > MOST_REQUESTS:
+        raise CliError(
+            f"{path}: {len(arrivals)} requests times {scale:g} are more than {MOST_REQUESTS}; a smaller --scale, --load or --duration makes fewer"
+        )
     return CaseMaker(path.name.removesuffix(".gz").removesuffix(".csv"), options, arrivals, scale)
 
 
@@ -89,10 +98,15 @@ class CaseMaker:
         peak = max(sum(bins[index : index + minute]) / 60 for index in range(0, len(bins), minute))
         begin = bins[: 5 * minute]
         limits = BatchLimits(options.seqs, options.tokens)
+        initial = max(1, math.ceil(sum(begin) / (BIN_S * len(begin)) / _START_SHARE))
+        if initial > MOST_REPLICAS:
+            raise CliError(
+                f"{self._name}: its first minutes are work for {initial} replicas, at most {MOST_REPLICAS} are simulated"
+            )
         setup = Setup(
             model=model,
             limits=limits,
-            initial=max(1, math.ceil(sum(begin) / (BIN_S * len(begin)) / _START_SHARE)),
+            initial=initial,
             max_replicas=max(8, math.ceil(4 * peak)),
             start_delay_s=start_delay_s,
             mtbf_s=options.mtbf_hours * 3600,

@@ -61,6 +61,33 @@ def test_the_committed_results_are_compared(capsys: pytest.CaptureFixture[str]) 
     assert "of 30 cells are ahead of the peer" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{not json",
+        "[]",
+        '{"kind": "run", "gpus": ["NVIDIA H200"]}',
+        '{"kind": "run", "date": "d", "gpus": ["NVIDIA H200"]}\n{"kind": "figure", "name": "x", "value": NaN}',
+    ],
+)
+def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(line)
+    with pytest.raises(CliError, match=r"bad\.jsonl, line [12] is no result"):
+        run(["bench", "compare", "--results", str(tmp_path)])
+
+
+def test_a_figure_of_zero_milliseconds_has_no_ratio() -> None:
+    cells = compare({"s": {"decode": {"1": 2.0}}}, {}, {"s decode b=1": (0.0, "d")})
+    assert [cell.ratio for cell in cells] == [None]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"peers": [], "goals": []}', "[" * 100_000])
+def test_peers_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "peers.json").write_text(text)
+    with pytest.raises(CliError, match="--peers"):
+        run(["bench", "compare", "--peers", str(tmp_path / "peers.json")])
+
+
 def test_an_unknown_device_is_told_the_known_ones() -> None:
     with pytest.raises(CliError, match="--device must be one of 'NVIDIA H200', 'NVIDIA H100 80GB HBM3', got 'x'"):
         run(["bench", "compare", "--device", "x"])

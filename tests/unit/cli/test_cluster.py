@@ -1,11 +1,22 @@
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from headway_cli.cluster import Fleet, choose_fleet
+from headway_cli.cluster import Cluster, Fleet, choose_fleet
 from headway_cli.errors import CliError
 
 CHAT = Fleet("default", "chat", "")
 CODE = Fleet("default", "code", "")
 CHAT_ELSEWHERE = Fleet("team-b", "chat", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"a,b\n", b"a: [", b"\xff\xfe"])
+def test_what_is_no_kubeconfig_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    with pytest.raises(CliError, match="is no kubeconfig"):
+        asyncio.run(Cluster.connect())
 
 
 def test_the_only_fleet_is_found_without_a_name() -> None:

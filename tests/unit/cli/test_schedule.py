@@ -66,6 +66,13 @@ def test_what_the_operator_refuses_is_refused_with_its_words(tmp_path: Path) -> 
         run(["schedule", "preview", "-f", str(tmp_path / "empty.yaml")])
 
 
+def test_a_file_without_end_of_nesting_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "deep.yaml"
+    file.write_text("[" * 10_000)
+    with pytest.raises(CliError, match="nested too deeply"):
+        run(["schedule", "preview", "-f", str(file)])
+
+
 def test_a_window_that_contradicts_an_earlier_one_says_to_which_it_gives_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,8 @@ import pytest
 from engine_samples import buckets
 from rich.console import Console
 
+from headway_cli.errors import CliError
+from headway_cli.main import run
 from headway_cli.top import engine_row, fleet_table
 from headway_rpc import pb
 
@@ -48,3 +50,16 @@ def test_each_further_class_of_a_shared_fleet_has_a_row_of_its_own():
     assert rows[2][:2] == ["apps/shared", "interactive"]
     assert rows[3] == ["batch", "9100", "ms", "-"]
     assert len(rows) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--interval", "0"], "--interval must lie in 0.1 to 3600 s, got 0"),
+        (["--interval", "nan"], "--interval must lie in"),
+        (["--iterations", "0"], "--iterations must be at least 1, got 0"),
+    ],
+)
+def test_pictures_without_a_pause_or_none_at_all_are_refused(flags: list[str], message: str):
+    with pytest.raises(CliError, match=message):
+        run(["top", *flags])

@@ -311,11 +311,29 @@ def test_claims_are_printed_as_json_with_how_far_they_are_off(capsys: pytest.Cap
             ["--model", "llama8b", "--load", "batch=1/9/9", "--batch-deadline", "nan"],
             "--batch-deadline must be above 0",
         ),
+        (["--model", "llama8b", "--load", "batch=1/9/9", "--class", "realtime"], "--class is for --rate and --trace"),
+        (
+            ["--model", "llama8b", "--rate", "1000000", "--input", "9", "--output", "9", "--simulate"],
+            "--simulate: 120000000 requests are more than 20000000",
+        ),
+        (
+            ["--engine-file", "x", "--interconnect", "pcie", "--rate", "1", "--input", "9", "--output", "9"],
+            "--interconnect is for computed engines",
+        ),
     ],
 )
 def test_bad_input_names_the_flag(arguments: list[str], said: str) -> None:
     with pytest.raises(CliError, match=said):
         cli.run(["plan", *arguments])
+
+
+@pytest.mark.parametrize("hidden", ["1e999", "1" + "0" * 300, "[" * 100_000])
+def test_a_shape_beyond_all_models_is_refused(tmp_path: Path, hidden: str) -> None:
+    shape = tmp_path / "config.json"
+    rest = ", ".join(f'"num_{name}": 1' for name in ("attention_heads", "hidden_layers"))
+    shape.write_text(f'{{{rest}, "intermediate_size": 1, "vocab_size": 1, "hidden_size": {hidden}}}')
+    with pytest.raises(CliError, match="--shape"):
+        cli.run(["plan", "--shape", str(shape), "--rate", "1", "--input", "9", "--output", "9"])
 
 
 def test_measured_engines_are_planned_from_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

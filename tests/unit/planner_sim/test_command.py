@@ -1,5 +1,6 @@
 """`headway simulate`: what it prints and what it refuses."""
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -57,14 +58,73 @@ def test_a_class_column_is_taken_and_a_wrong_one_named(tmp_path: Path, capsys: p
         (["bench", "--trace", EXCERPT, "--seeds", "4-2"], "4-2 holds no seed"),
         (["/nowhere.csv"], "cannot read the trace /nowhere.csv"),
         ([EXCERPT, "--start-delay", "0"], "--start-delay must be above 0"),
-        ([EXCERPT, "--batch-share", "1"], "--batch-share must be at least 0 and below 1"),
-        ([EXCERPT, "--batch-deadline", "-1"], "--batch-deadline above 0"),
+        ([EXCERPT, "--batch-share", "1"], "--batch-share must be at least 0 and at most 0.99, got 1"),
+        ([EXCERPT, "--batch-deadline", "-1"], "--batch-deadline must be above 0"),
+        ([EXCERPT, "--batch-deadline", "0"], "--batch-deadline must be above 0"),
+        ([EXCERPT, "--duration", "nan"], "--duration must be above 0, got nan"),
+        ([EXCERPT, "--duration", "-1"], "--duration must be above 0, got -1"),
+        ([EXCERPT, "--noise", "inf"], "--noise must be at least 0 and at most 10, got inf"),
+        ([EXCERPT, "--mtbf-hours", "nan"], "--mtbf-hours must be at least 0, got nan"),
+        ([EXCERPT, "--spread", "nan"], "--spread must be at least 0 and at most 86400, got nan"),
+        ([EXCERPT, "--load", "1e300"], "--load must be above 0 and at most 10000"),
+        ([EXCERPT, "--max-num-seqs", "99999999"], "--max-num-seqs must be at least 1 and at most 4096"),
+        ([EXCERPT, "--policy", "hpa", "--target", "nan"], "--target must be above 0"),
+        ([EXCERPT, "--target", "3"], "--target: policy headway has none"),
+        ([EXCERPT, "--policies", "hpa"], "--policies is for bench; one run has --policy and --seed"),
+        ([EXCERPT, "--seeds", "0-9"], "--seeds is for bench"),
+        (["bench", "--trace", EXCERPT, "--policy", "hpa"], "--policy is for one run; bench has --policies and --seeds"),
+        (["bench", "--trace", EXCERPT, "--seed", "0"], "--seed is for one run"),
         ([EXCERPT, "--engine", "abacus"], "no engine abacus"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_name(flags: list[str], message: str):
     with pytest.raises(cli.CliError, match=message):
         cli.run(["simulate", *flags])
+
+
+HEAD = b"arrival_s,input_tokens,output_tokens\n"
+ROWS = HEAD + b"0,10,10\n" * 99
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", HEAD + b"0," + b"9" * 200_000 + b",1\n", "cannot read the trace .*field larger than"),
+        ("a.csv.gz", gzip.compress(ROWS)[:10] + b"\xff" * 40, "cannot read the trace .*while decompressing"),
+        ("a.csv", HEAD + b"0,10,10\n1,10485761,1\n", "line 3: input_tokens and output_tokens must be at most 10485760"),
+        ("a.csv", HEAD + b"0,10,10\n1e12,10,10\n", "arrival_s spans 1000000000000 s, at most 31622400"),
+        ("a.csv", HEAD + b"0,10,10000000\n" * 999, "its first minutes are work for .* replicas, at most 10000"),
+    ],
+)
+def test_a_trace_that_cannot_be_read_or_held_is_refused(tmp_path: Path, name: str, content: bytes, message: str):
+    trace = tmp_path / name
+    trace.write_bytes(content)
+    with pytest.raises(cli.CliError, match=message):
+        cli.run(["simulate", str(trace), "--policy", "static"])
+
+
+def test_a_scale_that_makes_too_many_requests_is_refused(tmp_path: Path):
+    trace = tmp_path / "mine.csv"
+    trace.write_bytes(HEAD + b"0,10,10\n" * 2001)
+    with pytest.raises(cli.CliError, match="2001 requests times 10000 are more than 20000000"):
+        cli.run(["simulate", str(trace), "--scale", "10000"])
+
+
+def test_a_trace_of_a_spreadsheet_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trace = tmp_path / "mine.csv"
+    trace.write_bytes(b"\xef\xbb\xbf" + ROWS.replace(b"\n", b"\r\n"))
+    cli.run(["simulate", str(trace), "--policy", "static", "--scale", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["requests"] == 99
+
+
+def test_the_table_has_80_columns_and_a_heading_for_each_trace_and_start_delay(capsys: pytest.CaptureFixture[str]):
+    flags = ["--duration", "60", "--scale", "1", "--start-delay", "5,60", "--policies", "static,work-bound"]
+    cli.run(["simulate", "bench", "--trace", EXCERPT, "--trace", EXCERPT, *flags])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) == 80
+    assert [line for line in lines if "start in" in line] == [
+        f"azure2023_code_excerpt, replicas start in {delay} s" for delay in (5, 60, 5, 60)
+    ]
 
 
 def test_bench_runs_every_start_delay_and_tunes_each_rival_once_for_it(capsys: pytest.CaptureFixture[str]):

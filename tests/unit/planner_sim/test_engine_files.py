@@ -58,6 +58,8 @@ def written(tmp_path: Path, **changed: str) -> Path:
         ("att_pf_ms", "inf", "att_pf_ms must be a finite number of at least 0, got inf"),
         ("kv_tokens", "0", "kv_tokens must be a finite number of at least 1, got 0"),
         ("gpus", "1.5", "gpus must be a whole number, got 1.5"),
+        ("kv_tokens", "1e300", "kv_tokens must be at most 1000000000, got 1e300"),
+        ("host_ms", "9" * 200_000, "cannot read the engine file .*field larger than"),
         ("ahead", "2", "ahead must be 0 or 1, got 2"),
         ("prompt_end_ms", "-0.5", "prompt_end_ms must be a finite number of at least 0, got -0.5"),
         ("first_token_each_ms", "", "first_token_each_ms is missing or no number"),
