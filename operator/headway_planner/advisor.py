@@ -110,6 +110,7 @@ class Engine:
         interconnect: what the GPUs of a replica talk over; "": it is in the measurement.
         reduces: all-reduces of a step that are told apart from the rest: constant, and per token.
         price: USD per GPU-hour.
+        kv_heads: of a computed engine, which its GPUs must share evenly; 0: it was measured, so they do.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Engine:
     interconnect: str = ""
     reduces: tuple[float, float] = (0.0, 0.0)
     price: float | None = None
+    kv_heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,22 +194,21 @@ class Row:
 def computed(shape: Shape, hardware: Hardware) -> Engine:
     """The engine that a shape makes of some GPUs."""
     gpu, tp, via = hardware.gpu, hardware.tp, link(hardware.gpu, hardware.interconnect)
-    return Engine(gpu.name, step_model(shape, gpu, tp, via), via, reduce_ms(shape, gpu, tp, via), hardware.price)
+    model, reduces = step_model(shape, gpu, tp, via), reduce_ms(shape, gpu, tp, via)
+    return Engine(gpu.name, model, via, reduces, hardware.price, shape.kv_heads)
 
 
 def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
     """One row of the table, of a computed engine."""
-    engine = computed(shape, hardware)
-    if shape.kv_heads % hardware.tp:
-        why = f"{shape.kv_heads} KV heads do not split"
-        return Row(engine.name, hardware.tp, engine.interconnect, 0, why)
-    return assess_engine(engine, demand)
+    return assess_engine(computed(shape, hardware), demand)
 
 
 def assess_engine(engine: Engine, demand: Demand, least: int = 1) -> Row:
     """One row of the table, of at least so many replicas."""
     name, model, via, mix = engine.name, engine.model, engine.interconnect, demand.mix
     tp = model.gpus
+    if engine.kv_heads % tp:
+        return Row(name, tp, via, 0, f"{engine.kv_heads} KV heads do not split")
     if model.kv_tokens < max(one.mix.inputs + one.mix.outputs for one in demand.classes):
         return Row(name, tp, via, 0, "does not fit", kv_tokens=model.kv_tokens)
     most = sustained(model, mix, LIMITS, demand.itl_ms)
@@ -267,22 +268,22 @@ def _fewest(model: StepModel, demand: Demand) -> tuple[int, Slack | None]:
     steady = _mean_engines(model, online, demand.itl_ms) if online is not None else 0.0
     slack = Slack(waiting, steady, replicas if online is not None else 0)
     replicas = max(replicas, math.ceil((waiting + steady) / UTILIZATION))
-    if online is not None:
-        replicas = max(replicas, _online_replicas(model, online, demand))
-    return replicas, slack
+    return (replicas if online is None else _online_replicas(model, online, demand, replicas)), slack
 
 
 def _mean_engines(model: StepModel, demand: Demand, itl_ms: float) -> float:
     return demand.rate / sustained(model, demand.mix, LIMITS, itl_ms).rate
 
 
-def _online_replicas(model: StepModel, online: Demand, beside: Demand) -> int:
-    """The least count that keeps the targets of these classes beside all of those, or the most that is tried."""
+def _online_replicas(model: StepModel, online: Demand, beside: Demand, least: int = 1) -> int:
+    """The least count from `least` on that keeps the targets of these classes beside all of those, or the most that is tried."""
     most = sustained(model, online.mix, LIMITS, beside.itl_ms)
     slots = _slots(model, online.mix)
     share = online.output_rate / beside.output_rate
-    replicas = max(1, math.ceil(online.rate / (_LOAD * most.rate)))
-    while replicas * most.rate < 100 * online.rate:
+    replicas = max(least, math.ceil(online.rate / (_LOAD * most.rate)))
+    # A trickle beside much work that waits needs many times the replicas that its own rate does.
+    bound = max(2 * replicas, math.ceil(100 * online.rate / most.rate))
+    while replicas < bound:
         classes, _, running = _tails(model, beside, replicas)
         running *= share
         if max(one.lateness for one in classes) <= 1 and running + _SPARE * math.sqrt(running) <= slots:

@@ -5,6 +5,8 @@ time between tokens are read from the simulator's histograms, at the upper end o
 
 The estimate knows nothing of requests that come together to one replica, and its p95 TTFT is up to 40 % low. So a fleet whose
 estimate is over half of a target is tried before it is advised, and made larger until the simulator keeps its targets too.
+Where half as many again do not keep them, more hardly help: what is late does not wait for a replica, but for its own prefill
+and the step under way, and the row says so.
 """
 
 import math
@@ -27,7 +29,8 @@ RATE_TRIED = 100.0  # requests per second: of a larger fleet a part is tried, wi
 SEED_TRIED = 7_919
 NEAR = 0.5  # of a target
 SHORTEST_S, LONGEST_S = 120.0, 3600.0
-MOST_TIMES = 8
+MOST_TIMES = 8  # as many replicas are tried for a trace, whose bursts the estimate does not know
+MOST_MORE = 0.5  # of the estimated count may be added before it is the engine that is too slow
 BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
 
 
@@ -139,12 +142,27 @@ def tried(engine: Engine, demand: Demand, row: Row) -> Row:
     first = trial(engine.model, row.replicas // parts, part, arrivals, SEED_TRIED)
     if first.confirmed:
         return row
-    larger = enough(engine.model, first, part, arrivals, SEED_TRIED)
-    if larger is None:
-        most = MOST_TIMES * row.replicas
-        why = f"infeasible: a target is missed in the simulator with {row.replicas} to {most} replicas"
+    most = trial(engine.model, first.replicas + max(1, round(MOST_MORE * first.replicas)), part, arrivals, SEED_TRIED)
+    if not most.confirmed:
+        counts = f"{parts * first.replicas} and {parts * most.replicas} replicas in the simulator"
+        why = _unkept(engine.model, part, (first, most), counts)
         return Row(row.gpu, row.tp, row.interconnect, 0, why, row.ttft_p95_ms, row.itl_p95_ms, kv_tokens=row.kv_tokens)
-    return replace(assess_engine(engine, demand, larger.replicas * parts), estimated=row.replicas)
+    found = enough(engine.model, first, part, arrivals, SEED_TRIED) or most
+    return replace(assess_engine(engine, demand, found.replicas * parts), estimated=row.replicas)
+
+
+def _unkept(model: StepModel, demand: Demand, trials: tuple[Trial, Trial], counts: str) -> str:
+    """Which target more replicas do not keep, what binds instead, and the cure. `counts`: of the two trials, in words."""
+    classes = zip(demand.classes, trials[0].classes, trials[1].classes, strict=True)
+    aim, few, many = next(one for one in classes if not _kept(one[2], one[0]))
+    others = [one.name for one in demand.classes if one is not aim]
+    cure = "take a faster GPU or more TP" + (f", or serve it apart from {' and '.join(others)}" if others else "")
+    if aim.deadline_s < math.inf:
+        return f"infeasible: {aim.name} is not done in {aim.deadline_s:.0f} s with {counts}; {cure}"
+    return (
+        f"infeasible: p95 TTFT {few.ttft_p95_ms:.0f} and {many.ttft_p95_ms:.0f} ms > {aim.ttft_ms:.0f} ms ({aim.name}) with {counts}: "
+        f"own prefill {model.prefill_ms(aim.longest, LIMITS.tokens):.0f} ms and steps with prompts bind; {cure}"
+    )
 
 
 def _kept(seen: ClassTrial, aim: ClassDemand) -> bool:

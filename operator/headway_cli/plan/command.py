@@ -12,7 +12,7 @@ from headway_cli.plan import claims, load, sources, tables
 from headway_cli.simulate import engines
 from headway_cli.simulate.arguments import DEADLINE_S
 from headway_cli.simulate.runs import MOST_REQUESTS
-from headway_planner.advisor import Demand, Engine, Hardware, Row, assess, assess_engine, computed
+from headway_planner.advisor import Engine, Hardware, Row, assess_engine, computed
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import Rank
 from headway_planner.steps import StepModel
@@ -85,10 +85,12 @@ def command(given: argparse.Namespace) -> int:
     if given.engine_file and given.interconnect:
         raise CliError("--interconnect is for computed engines; those of --engine-file were measured with theirs")
     planned = load.read(given)
-    arrivals = len(planned.arrivals) or planned.demand.rate * SHORTEST_S
+    demand = planned.demand
+    arrivals = len(planned.arrivals) or demand.rate * SHORTEST_S
     if given.simulate and arrivals > MOST_REQUESTS:
         raise CliError(f"--simulate: {arrivals:.0f} requests are more than {MOST_REQUESTS}; give a lower rate")
-    found = _measured(given, planned.demand) if given.engine_file else _computed(given, planned.demand)
+    every = _measured(given) if given.engine_file else _computed(given)
+    found = [Option(tried(one, demand, assess_engine(one, demand)), one.model) for one in every]
     feasible = [option for option in found if option.row.replicas]
     if not feasible:
         why = "; ".join(sorted({option.row.binds for option in found}))
@@ -115,23 +117,20 @@ class Option:
     trials: tuple[Trial, ...] = ()
 
 
-def _computed(given: argparse.Namespace, demand: Demand) -> list[Option]:
+def _computed(given: argparse.Namespace) -> list[Engine]:
     shape = SHAPES[given.model] if given.model else _shape(given.shape)
     prices = dict(_price(text, {name.upper(): name for name in GPUS}) for text in given.prices)
-    all_hardware = [
-        Hardware(gpu, tp, given.interconnect or "nvlink", prices.get(gpu.name))
+    return [
+        computed(shape, Hardware(gpu, tp, given.interconnect or "nvlink", prices.get(gpu.name)))
         for gpu in GPUS.values()
         for tp in PARALLEL
     ]
-    found = ((assess(shape, one, demand), computed(shape, one)) for one in all_hardware)
-    return [Option(tried(engine, demand, row), engine.model) for row, engine in found]
 
 
-def _measured(given: argparse.Namespace, demand: Demand) -> list[Option]:
+def _measured(given: argparse.Namespace) -> list[Engine]:
     models = engines.load_all(given.engine_file)
     prices = dict(_price(text, {one.name.upper(): one.name for one in models}) for text in given.prices)
-    found = [Engine(one.name, one, price=prices.get(one.name)) for one in models]
-    return [Option(tried(one, demand, assess_engine(one, demand)), one.model) for one in found]
+    return [Engine(one.name, one, price=prices.get(one.name)) for one in models]
 
 
 def _best(feasible: Sequence[Option]) -> Option:

@@ -115,6 +115,12 @@ def test_a_little_work_that_may_wait_fits_into_the_room_for_bursts() -> None:
     assert small.slack.online + small.slack.waiting < 0.95 * alone.replicas
 
 
+@pytest.mark.parametrize("batch", [10, 16.25])
+def test_a_trickle_beside_much_work_that_may_wait_gets_the_replicas_that_it_needs(batch: float) -> None:
+    more = fleet(replace(CHAT, rate=1.0), waiting(1.2 * batch))
+    assert 0 < fleet(replace(CHAT, rate=1.0), waiting(batch)).replicas <= more.replicas
+
+
 def test_nothing_but_work_that_may_wait_needs_its_mean() -> None:
     row = fleet(waiting(10))
     assert row.slack is not None

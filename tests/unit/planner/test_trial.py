@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, computed
+from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, assess_engine, computed
 from headway_planner.capacity import Mix
 from headway_planner.roofline import GPUS, SHAPES, step_model
 from headway_planner.sim.jobs import Arrival, Rank
@@ -45,9 +45,23 @@ def test_targets_that_no_count_keeps_in_the_simulator_are_told() -> None:
     late = replace(row, classes=tuple(replace(one, ttft_target_ms=tight.classes[0].ttft_ms) for one in row.classes))
     found = tried(engine, tight, late)
     assert (found.replicas, found.gpus, found.classes) == (0, 0, ())
-    assert found.binds == (
-        f"infeasible: a target is missed in the simulator with {row.replicas} to {8 * row.replicas} replicas"
+    assert found.binds.startswith("infeasible: p95 TTFT ")
+    assert (
+        f" (interactive) with {row.replicas} and {round(1.5 * row.replicas)} replicas in the simulator: " in found.binds
     )
+    assert found.binds.endswith(" and steps with prompts bind; take a faster GPU or more TP")
+
+
+def test_a_fleet_that_more_replicas_hardly_help_is_not_advised() -> None:
+    # Prompts of 3,000 tokens of batch work hold up first tokens that may take 400 ms, whatever the count.
+    realtime = ClassDemand("realtime", 10, Mix(200, 200), 400, 50)
+    demand = Demand((realtime, ClassDemand("batch", 4, Mix(3000, 300), 10_000, 500, deadline_s=900.0)))
+    engine = computed(SHAPES["llama70b"], Hardware(GPUS["L40S"], 8))
+    row = assess_engine(engine, demand)
+    assert row.replicas
+    found = tried(engine, demand, row)
+    assert found.replicas == 0
+    assert found.binds.endswith("take a faster GPU or more TP, or serve it apart from batch")
 
 
 def test_of_a_large_fleet_a_part_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
