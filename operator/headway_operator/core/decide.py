@@ -161,7 +161,7 @@ def _pods(situation: Situation) -> list[Action]:
     actions += drain.start(steps.retire, observed.now)
     if observed.hold_creation:
         return actions
-    taken = [pod.name for pod in observed.pods]
+    taken = [*observed.taken, *(pod.name for pod in observed.pods)]
     owner = desired.owner_reference(fleet)
     for name in names.free_names(fleet.metadata.name, situation.revision, taken, steps.create):
         manifest = podspec.pod_manifest(fleet, name, situation.limits.effective, observed.defaults, owner)

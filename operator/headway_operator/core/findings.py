@@ -196,7 +196,7 @@ def _tuning_applied(situation: Situation) -> Finding | None:
     now = situation.observed.now
     deciding = before is None or before.effective != situation.limits.effective
     recent = changed is not None and (now - changed).total_seconds() < APPLY_GRACE_S
-    young = all(pods.age_s(pod, now) < APPLY_GRACE_S for pod in missing)
+    young = all(pods.ready_s(pod, now) < APPLY_GRACE_S for pod in missing)
     if deciding or recent or young:
         return None
     text = names.few(sorted(pod.name for pod in missing))

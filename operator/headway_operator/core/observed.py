@@ -187,6 +187,7 @@ class Observed:
         memory: what the pass before left for this one; None in the first pass of a process.
         autoscalers: HorizontalPodAutoscalers that target the fleet in mode Auto, where the API server refuses their writes
             and keeps no trace of them at the fleet.
+        taken: names that pods outside of the fleet have, as the API server said when a pod was to be created.
     """
 
     manifest: Mapping[str, Json]
@@ -200,6 +201,7 @@ class Observed:
     hold_creation: bool = False
     memory: LoopMemory | None = None
     autoscalers: tuple[str, ...] = ()
+    taken: frozenset[str] = frozenset()
 
     @property
     def metadata(self) -> Mapping[str, Json]:

@@ -3,7 +3,11 @@
 A failure of the API server ends the plan: what follows may rest on the write that failed, and the next pass starts from
 fresh reads anyway. Three failures do not end it. An Event that cannot be posted is only a lost message. An engine that does
 not answer blocks nothing but the later actions on its own pod: one silent engine must not stop the fleet. A pod that the
-API server will not have (a quota, say) holds up the creation of other pods only: those that run still want their limits.
+API server will not have (a quota, say) holds up the creation of other pods only: those that run still want their limits. A
+pod whose name is taken is left to the next pass, which avoids that name.
+
+Pods are created, never applied: an apply would write over what has the name already, a pod that somebody took out of the
+fleet by its label, say.
 """
 
 import logging
@@ -45,6 +49,7 @@ class Result:
         error: why it failed.
         engine_failures: control calls that failed, as sentences; the plan went on.
         refused: why the API server would not have a pod; the plan went on without further pods.
+        taken: names of pods that could not be created because another object has them.
     """
 
     done: list[Action] = field(default_factory=list)
@@ -52,6 +57,7 @@ class Result:
     error: KubeError | None = None
     engine_failures: list[str] = field(default_factory=list)
     refused: str = ""
+    taken: list[str] = field(default_factory=list)
 
     @property
     def created_pod(self) -> bool:
@@ -88,6 +94,9 @@ class Executor:
                 if _creates_pod(action) and error.failure is Failure.PERMANENT:
                     result.refused = error.message
                     continue
+                if _creates_pod(action) and error.failure is Failure.CONFLICT:
+                    result.taken.append(_name(action))
+                    continue
                 result.failed, result.error = action, error
                 return result
             except EngineError as error:
@@ -102,7 +111,7 @@ class Executor:
         """One action, one write. `pods`: the observed ones by name."""
         match action:
             case Apply(manifest=manifest):
-                await self._kube.apply(manifest)
+                await (self._kube.create if _creates_pod(action) else self._kube.apply)(manifest)
             case MarkDraining() | MarkServing():
                 await self._kube.patch(Ref("Pod", key.namespace, action.pod), _mark_patch(action))
             case StartDrain(pod=pod, deadline_s=deadline_s):
@@ -196,10 +205,14 @@ def _creates_pod(action: Action) -> bool:
     return isinstance(action, Apply) and text_at(action.manifest, "kind") == "Pod"
 
 
+def _name(action: Action) -> str:
+    return text_at(action.manifest, "metadata", "name") if isinstance(action, Apply) else _pod_of(action)
+
+
 def _describe(action: Action) -> str:
     name = type(action).__name__
     match action:
         case Apply(manifest=manifest):
-            return f"{name} {text_at(manifest, 'kind')}/{text_at(manifest, 'metadata', 'name')}"
+            return f"{name} {text_at(manifest, 'kind')}/{_name(action)}"
         case _:
             return f"{name} {_pod_of(action)}".rstrip()

@@ -42,10 +42,11 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What one pass of this process leaves to the next: the last refusal, and the memory of the decisions."""
+    """What one pass of this process leaves to the next: the last refusal, the memory of the decisions, names not to use."""
 
     refusal: Refusal | None = None
     memory: LoopMemory | None = None
+    taken: frozenset[str] = frozenset()
 
 
 async def read_fleet(kube: KubeApi, key: FleetKey) -> Reads | None:
@@ -91,6 +92,7 @@ def observed(
         refused=refusal.message if refusal is not None else "",
         hold_creation=refusal is not None and monotonic_s < refusal.retry_at_s,
         memory=carried.memory,
+        taken=carried.taken,
     )
 
 

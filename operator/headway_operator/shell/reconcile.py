@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 Decide = Callable[[Observed], Plan]
 
 ENGINE_RETRY_S = 2.0  # a pod whose control call failed is tried again after so long
+TAKEN_S = 0.1  # a pod whose name was taken is created under another one after so long
 TELL_S = 0.5  # a refusal that says something new is in the fleet's conditions after so long
 
 
@@ -71,6 +72,7 @@ class Reconciler:
         self._decide = decide
         self._refusals = Refusals()
         self._memories: dict[FleetKey, LoopMemory] = {}
+        self._taken: dict[FleetKey, frozenset[str]] = {}
 
     async def __call__(self, key: FleetKey) -> Outcome:
         """Run one pass."""
@@ -83,6 +85,7 @@ class Reconciler:
             self._shell.metrics.forget(key)
             self._refusals.clear(key)
             self._memories.pop(key, None)
+            self._taken.pop(key, None)
         return outcome
 
     async def _pass(self, key: FleetKey) -> Outcome:
@@ -95,7 +98,7 @@ class Reconciler:
             manifest = reads.manifest
             shell.engines.track(key, reads.pods, window_s(manifest))
             now_s = asyncio.get_running_loop().time()
-            carried = Carried(self._refusals.get(key), self._memories.get(key))
+            carried = Carried(self._refusals.get(key), self._memories.get(key), self._taken.get(key, frozenset()))
             snapshot = observed(reads, shell.engines.samples(key), now_s, shell.defaults, carried)
             shell.metrics.fleet(key, manifest, shell.engines.oldest_sample_age_s(key, now_s))
             plan = self._decide(snapshot)
@@ -114,6 +117,10 @@ class Reconciler:
         if result.error is not None:
             return await self._failed(key, manifest, result.error, type(result.failed).__name__)
         requeue_s = min(plan.requeue_s, ENGINE_RETRY_S) if result.engine_failures else plan.requeue_s
+        if result.taken:
+            log.warning("%s: other pods have these names, others are used: %s", key, ", ".join(result.taken))
+            self._taken[key] = self._taken.get(key, frozenset()).union(result.taken)
+            requeue_s = TAKEN_S
         return Outcome(min(requeue_s, await self._remember(key, manifest, result)))
 
     async def _remember(self, key: FleetKey, manifest: Manifest, result: Result) -> float:

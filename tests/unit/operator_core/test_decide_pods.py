@@ -5,7 +5,9 @@ from dataclasses import replace
 from fleet_world import World, spec
 
 from headway_operator.core import names
-from headway_operator.core.plan import Emit, MarkServing
+from headway_operator.core.decide import decide
+from headway_operator.core.plan import Apply, Emit, MarkServing
+from headway_operator.shell.kube import text_at
 
 
 def test_a_pod_without_its_serving_label_is_put_back_into_the_endpoints():
@@ -21,6 +23,28 @@ def test_a_pod_without_its_serving_label_is_put_back_into_the_endpoints():
     world.edit(paused=True)
     pod.view = replace(pod.view, labels={})
     assert not any(isinstance(action, MarkServing) for action in world.run().actions), "paused: nothing is changed"
+
+
+def test_a_name_that_a_pod_outside_of_the_fleet_has_is_not_asked_for_again():
+    world = World(spec(replicas=2))
+    world.settle()
+    first, second = sorted(world.live())
+    del world.pods[first]  # somebody took its label: the fleet does not see it any more
+    plan = decide(replace(world.observe(), taken=frozenset({first})))
+    [made] = [action for action in plan.actions if isinstance(action, Apply)]
+    assert text_at(made.manifest, "metadata", "name") == f"{first.removesuffix('-0')}-2"
+    assert second.endswith("-1")
+
+
+def test_limits_that_changed_while_a_pod_started_are_no_warning_when_it_becomes_ready():
+    world = World(spec(replicas=1), boot_s=15.0)
+    world.settle()
+    world.edit(replicas=2, engine={**world.manifest["spec"]["engine"], "limits": {"maxNumSeqs": 3}})
+    emitted: list[str] = []
+    for _ in range(30):
+        emitted += [action.event_reason for action in world.step().actions if isinstance(action, Emit)]
+    assert world.condition("TuningApplied")["status"] == "True"
+    assert "Applying" not in emitted
 
 
 def test_an_engine_that_has_just_become_ready_is_no_lost_one_until_it_stays_silent():

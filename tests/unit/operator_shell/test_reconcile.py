@@ -172,6 +172,30 @@ async def test_a_refused_pod_is_observed_and_holds_up_only_the_creation_of_pods(
     assert seen[-1].refused == ""
 
 
+async def test_a_pod_taken_out_of_the_fleet_by_its_label_is_left_alone_and_replaced(kube: FakeKube) -> None:
+    def decide(observed: Observed) -> Plan:
+        pods = [pod.name for pod in observed.pods]
+        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {"containers": [{"name": "engine"}]}}
+        for name in names.free_names("demo", "abc123", [*observed.taken, *pods], 2 - len(pods)):
+            metadata = {"name": name, "namespace": "apps", "labels": names.pod_labels("demo", "abc123")}
+            owner: Json = [{"uid": "uid-demo", "controller": True}]
+            manifest = {**manifest, "metadata": {**metadata, "ownerReferences": owner}}
+            return Plan((Apply(manifest, "missing"),), 2.0)
+        return Plan((), 30.0)
+
+    reconcile = new_process(kube, FakeControl(), decide)
+    await settle(reconcile, passes=3)
+    quarantined = Ref("Pod", "apps", "demo-abc123-0")
+    kube.edit(quarantined, lambda pod: pod["metadata"]["labels"].pop(names.LABEL_FLEET))
+    before = copy.deepcopy(kube.objects[quarantined])
+    outcome = await reconcile(KEY)
+    assert outcome.failure is None
+    assert outcome.requeue_s < 1, "a replica is missing: do not wait"
+    await settle(reconcile, passes=2)
+    assert [ref.name for ref in kube.of_kind("Pod")] == ["demo-abc123-0", "demo-abc123-1", "demo-abc123-2"]
+    assert kube.objects[quarantined] == before
+
+
 async def test_an_event_that_cannot_be_posted_does_not_end_the_pass(
     kube: FakeKube, make_reconciler: MakeReconciler
 ) -> None:
