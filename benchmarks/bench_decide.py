@@ -2,12 +2,14 @@
 
 The fleet is the one of the unit tests: pods and engines in memory, here with the histograms of a minute under load. Each
 pass gets a new sample of every engine, as the operator's poll delivers it, and the memory of the pass before. Prints one JSON
-object with the seconds of process time per pass; `max_s` holds the collector's full runs, over the samples of all engines.
+object with the seconds of process time per pass. The collector has the operator's thresholds; `max_s` holds its full runs, over the
+samples of all engines, if there are any.
 Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20] [--classes]`; `--classes`: half of the
 requests are batch work with a deadline.
 """
 
 import argparse
+import gc
 import json
 import random
 import statistics
@@ -21,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "fakes")]
 
 from fleet_world import World, spec  # noqa: E402  the tests' support is no package
 
+from headway_operator.__main__ import COLLECTOR  # noqa: E402
 from headway_operator.api.v1alpha1 import LimitValues  # noqa: E402
 from headway_operator.core.decide import decide  # noqa: E402
 from headway_operator.core.observed import ClassSample, EngineSample  # noqa: E402
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--classes", action="store_true")
     options = parser.parse_args()
+    gc.set_threshold(*COLLECTOR)
     world = fleet(options.replicas, SHARED if options.classes else {})
     chance = random.Random(1)  # noqa: S311  a load, no secret
     for name in world.samples:

@@ -6,6 +6,7 @@ Nothing is written before the Lease is held, and a leader that loses it ends the
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -25,6 +26,9 @@ from headway_operator.shell.reconcile import Decide
 log = logging.getLogger("headway_operator")
 
 LEASE_NAME = "headway-operator"
+# The last of the collector's thresholds (default 10). The samples of a large fleet are old objects that come and go, in no cycles: a walk
+# over those of 5,000 engines takes 0.7 s, and was made in each twelfth pass.
+COLLECTOR = (700, 10, 500)
 EXIT_LOST = 1
 EXIT_SETTINGS = 2
 WATCH_STOP_S = 1.5  # together with the fleets' patience this stays below the promised 5 s
@@ -33,6 +37,7 @@ RELEASE_TIMEOUT_S = 1.0
 
 def main() -> int:
     """Run the operator; returns the exit code."""
+    gc.set_threshold(*COLLECTOR)
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
