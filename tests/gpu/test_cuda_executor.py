@@ -1,7 +1,6 @@
 """The CUDA executor under the real scheduler: what it samples is what a float32 model would, whatever runs beside it.
 
-Weights are random, so the best and the second best logit are often closer than bfloat16 can tell. A sampled token is right
-when the float32 model, given the tokens before it, rates it within a small margin of its own best one.
+What is right is told in `cuda_driver.py`.
 """
 
 from collections.abc import Callable
@@ -16,140 +15,24 @@ if not torch.cuda.is_available():
     pytest.skip("the CUDA executor needs a CUDA device", allow_module_level=True)
 
 import triton
+from cuda_driver import EVEN, MARGIN, SIZES, TINY, Driver, logits_of, prepared, prompt_of, worst_margin
 
-from headway_engine.bench.shapes import SHAPES, random_decoder
+from headway_engine.bench.shapes import SHAPES
 from headway_engine.core.batch import Batch, Careful, Chunk, StepFailure
-from headway_engine.core.blocks import BlockPool
-from headway_engine.core.constraint import Constraint, ConstraintKind, ConstraintSpec
-from headway_engine.core.limits import Limits
-from headway_engine.core.logprobs import TokenLogprobs
-from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler
-from headway_engine.model.attention import StepLayout, TorchAttention
+from headway_engine.core.request import FinishReason, RequestId, SamplingParams
 from headway_engine.model.careful import CarefulRow, reshape
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime import cuda_prompts
 from headway_engine.runtime.cuda_executor import CudaExecutor
-from headway_engine.runtime.cuda_sizes import CudaSizes
 
 pytestmark = pytest.mark.gpu
-
-TINY = replace(
-    SHAPES["qwen06b"], vocab_size=1003, hidden_size=96, intermediate_size=200, num_layers=3, num_heads=6, num_kv_heads=2,
-    head_dim=32, tie_word_embeddings=False,
-)  # fmt: skip
-# Its matrices fit the tiles of narrow products, those of `TINY` do not.
-EVEN = replace(TINY, hidden_size=128, intermediate_size=192)
-SIZES = CudaSizes(num_blocks=200, block_size=16, max_seqs=24, max_tokens=256, max_len=1024)
-# In standard deviations of a row's logits; bfloat16 moves a logit by some hundredths of one.
-MARGIN = 0.25
 
 
 @pytest.fixture(scope="module", params=[TINY, EVEN], ids=["odd", "even"])
 def tiny(request: pytest.FixtureRequest) -> Decoder:
     config: ModelConfig = request.param
     return prepared(config)
-
-
-def prepared(config: ModelConfig) -> Decoder:
-    torch.manual_seed(0)  # the same model whichever test asks first: a close call must not come and go
-    model = random_decoder(config, torch.device("cuda"), torch.bfloat16)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:  # not ones, so that a norm that is left out shows
-            parameter.data.uniform_(0.5, 1.5)
-        elif name == "embed":
-            parameter.data.normal_(0, 1)
-        else:  # large enough that attention and feed-forward outweigh the token itself
-            parameter.data.normal_(0, 1.5 * parameter.shape[1] ** -0.5)
-    model.prepare(1024)
-    return model
-
-
-def logits_of(model: Decoder, tokens: list[int]) -> torch.Tensor:
-    """Float32 logits after each token, computed by the torch decoder in one pass."""
-    config, count = model.config, len(tokens)
-    wide = Decoder(config).to("cuda")
-    for parameter, source in zip(wide.parameters(), model.parameters(), strict=True):
-        parameter.data.copy_(source.data)
-    if config.tie_word_embeddings:
-        wide.head.weight = wide.embed
-    wide.prepare(1024)
-    blocks = -(-count // 16)
-    shape = (blocks + 1, 16, config.num_kv_heads, config.head_dim)
-    cache = [(torch.zeros(shape, device="cuda"), torch.zeros(shape, device="cuda")) for _ in range(config.num_layers)]
-    every = torch.arange(count, device="cuda")
-    layout = StepLayout([count], [count], [tuple(range(1, blocks + 1))], 0, every + 16, 16, torch.float32)
-    with torch.inference_mode():
-        logits: torch.Tensor = wide(torch.tensor(tokens, device="cuda"), every, TorchAttention(layout), cache, every)
-    return logits
-
-
-def worst_margin(model: Decoder, prompt: list[int], answer: list[int]) -> float:
-    """How far the worst token of the answer is behind the best one, in standard deviations."""
-    logits = logits_of(model, prompt + answer[:-1])[len(prompt) - 1 :]
-    chosen = logits.gather(1, torch.tensor(answer, device="cuda")[:, None]).squeeze(1)
-    return float(((logits.amax(1) - chosen) / logits.std(1)).max())
-
-
-class Driver:
-    """A scheduler and an executor, stepped by hand."""
-
-    def __init__(self, model: Decoder, sizes: CudaSizes = SIZES, budget: int = 256) -> None:
-        self.executor = CudaExecutor(model, sizes)
-        self.pool = BlockPool(sizes.num_blocks, sizes.block_size)
-        limits = Limits(sizes.max_seqs, budget, 0, 100)
-        self.scheduler = Scheduler(self.pool, limits, sizes.max_len, frozenset(), tokens_ahead=1)
-        self.prompts: dict[str, list[int]] = {}
-        self.answers: dict[str, list[int]] = {}
-        self.logprobs: dict[str, list[TokenLogprobs]] = {}
-        self.now = 0.0
-
-    def add(
-        self,
-        name: str,
-        prompt: list[int],
-        tokens: int,
-        seed: int = 0,
-        constraint: Constraint | None = None,
-        **sampling: object,
-    ) -> None:
-        params = SamplingParams(max_tokens=tokens, **{"temperature": 0.0, **sampling})  # type: ignore[arg-type]
-        if constraint is not None:
-            params = replace(params, constraint=ConstraintSpec(ConstraintKind.REGEX, "."))
-        request = Request(
-            RequestId(name),
-            self.now,
-            prompt_ids=tuple(prompt),
-            sampling=params,
-            priority=Priority.BATCH,
-            constraint=constraint,
-        )
-        self.scheduler.add(request, seed)
-        self.prompts[name], self.answers[name], self.logprobs[name] = prompt, [], []
-
-    def step(self) -> bool:
-        self.now += 1
-        batch = self.scheduler.schedule(self.now)
-        if batch is None:
-            return False
-        for event in self.scheduler.commit(batch, self.executor.run(batch), self.now):
-            assert event.finished is None or event.finished.reason is FinishReason.LENGTH
-            self.answers[event.request_id] += event.token_ids
-            if event.logprobs is not None:
-                self.logprobs[event.request_id].append(event.logprobs)
-        return True
-
-    def finish(self, each_step: Callable[[int], None] = lambda _: None) -> None:
-        count = 0
-        while self.step():
-            count += 1
-            each_step(count)
-
-
-def prompt_of(length: int, seed: int, vocabulary: int = 1003) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, vocabulary, (length,), generator=generator).tolist()
 
 
 def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
@@ -165,7 +48,7 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
 def test_prompts_that_the_library_gets_padded_are_right_at_the_end_of_a_step_and_before_others(tiny: Decoder) -> None:
     sizes = replace(SIZES, num_blocks=400, max_tokens=4096)
     driver = Driver(tiny, sizes, budget=4096)
-    driver.executor._prompts.graphs = {}  # a graph would keep them from the library
+    driver.executor._launches.prompts.graphs = {}  # a graph would keep them from the library
     for name, length in {"decode": 20, "first": 950, "second": 1001, "between": 300, "last": 897}.items():
         driver.add(name, prompt_of(length, length), 20)
         if name == "decode":
@@ -191,9 +74,10 @@ def test_no_step_waits_for_a_compiler(tiny: Decoder, graphs: bool, monkeypatch: 
     assert compiled == []
 
 
-def test_answers_do_not_depend_on_arrivals_aborts_and_preemptions_beside_them(tiny: Decoder) -> None:
+@pytest.mark.parametrize("budget", [256, 40], ids=["decodes ahead", "steps with prompts ahead"])
+def test_answers_do_not_depend_on_arrivals_aborts_and_preemptions_beside_them(tiny: Decoder, budget: int) -> None:
     sizes = replace(SIZES, num_blocks=30)  # too few for all: some are preempted
-    driver = Driver(tiny, sizes)
+    driver = Driver(tiny, sizes, budget)
     driver.add("first", prompt_of(50, 1), 120)
 
     def disturb(step: int) -> None:
@@ -324,7 +208,7 @@ def test_one_failed_row_ends_its_request_and_no_other(tiny: Decoder) -> None:
 @pytest.mark.parametrize("length", [897, 960, 1000])
 def test_a_long_prompt_that_has_a_step_of_its_own_is_answered_from_its_graph(tiny: Decoder, length: int) -> None:
     driver = Driver(tiny, replace(SIZES, max_tokens=1024), budget=1024)
-    graphs = driver.executor._prompts.whole
+    graphs = driver.executor._launches.prompts.whole
     assert list(graphs) == [1024]
     replays = []
     replay = graphs[1024].graph.replay
@@ -345,7 +229,7 @@ def test_prompts_beside_running_answers_wait_for_no_launches(
         monkeypatch.setattr(cuda_prompts, "_SMALL_MODEL_BYTES", 0)
     driver = Driver(tiny, replace(SIZES, num_blocks=600, max_seqs=70))
     at_once: list[object] = []
-    monkeypatch.setattr(driver.executor._prompts, "_forward", lambda *step: at_once.append(step))
+    monkeypatch.setattr(driver.executor._launches.prompts, "_forward", lambda *step: at_once.append(step))
     # From one decode to more than a graph's smallest room; several chunks a step, the last one cut.
     for index in range(60):
         driver.add(f"r{index}", prompt_of(20 + 37 * index % 150, index), 40)

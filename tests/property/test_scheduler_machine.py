@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headway_engine.core.batch import Batch, StepFailure
+from headway_engine.core.batch import UNSEEN, Batch, Chunk, StepFailure
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.limits import BatchingMode, Limits, Profile
 from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
@@ -53,21 +53,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         # What each row of the KV cache was computed from: the tokens up to its own, and who may see it.
         self.rows: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}
         self.ended_in_flight: dict[int, Sequence] = {}
+        self.foreseen: tuple[Chunk, ...] = ()
+        self.foreseen_under: Limits | None = None
+        self.foreseen_preemptions = 0
 
     @initialize(
-        num_blocks=st.integers(1, 14),
-        seqs=st.integers(1, 8),
-        budget=st.integers(8, 32),
+        sizes=st.tuples(st.integers(1, 14), st.integers(1, 8), st.integers(8, 32)),
         mode=st.sampled_from(BatchingMode),
         profile=st.sampled_from(Profile),
         reserved=st.sampled_from(RESERVED),
+        tokens_ahead=st.integers(0, 1),
     )
     def boot(
-        self, num_blocks: int, seqs: int, budget: int, mode: BatchingMode, profile: Profile, reserved: int
+        self, sizes: tuple[int, int, int], mode: BatchingMode, profile: Profile, reserved: int, tokens_ahead: int
     ) -> None:
+        num_blocks, seqs, budget = sizes
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
         limits = Limits(seqs, budget, 0, 100, mode, profile, itl_target_ms=20, reserved_percent=reserved)
-        self.scheduler = Scheduler(self.pool, limits, MAX_MODEL_LEN, frozenset([EOS]))
+        self.scheduler = Scheduler(self.pool, limits, MAX_MODEL_LEN, frozenset([EOS]), tokens_ahead)
+        self.tokens_ahead = tokens_ahead
 
     # ---- rules ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +174,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.batch_work_took_only_slack(set(scheduler.running()) - ran)
         assert scheduler.num_running <= max(before, scheduler.limits.max_num_seqs)
         if self.batch is not None:
+            self.check_budget(self.batch)
             self.check_batch(self.batch)
+            self.check_foreseen(self.batch)
 
     @precondition(lambda self: self.batch is not None)
     @rule(data=st.data())
@@ -300,10 +306,45 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(running) + limits.max_num_seqs * limits.reserved_percent // 100 <= limits.max_num_seqs
         assert len(batch) == 1 or all(sequence.workload_class is Priority.BATCH for sequence in running)
 
+    def check_budget(self, batch: Batch) -> None:
+        """A step is what was foreseen, under the limits of that time, without those that have gone; or one of its own."""
+        running = {sequence.sequence_id for sequence in self.scheduler.running()}
+        scheduled = [(chunk.sequence_id, chunk.start, len(chunk.token_ids)) for chunk in batch.chunks]
+        foreseen = [(chunk.sequence_id, chunk.start, len(chunk.token_ids)) for chunk in self.foreseen]
+        limits = self.scheduler.limits
+        if self.scheduler.metrics.preemptions == self.foreseen_preemptions:
+            assert scheduled == [one for one in foreseen if one[0] in running] or running.isdisjoint(
+                one[0] for one in foreseen
+            )
+        if foreseen and set(scheduled) <= set(foreseen):
+            assert self.foreseen_under is not None
+            limits = self.foreseen_under
+        assert batch.num_tokens <= limits.max_num_batched_tokens
+
+    def check_foreseen(self, batch: Batch) -> None:
+        """What can be launched behind this step: each chunk into blocks that its sequence holds, behind what it computes."""
+        running = {sequence.sequence_id: sequence for sequence in self.scheduler.running()}
+        self.foreseen, self.foreseen_under = batch.ahead, self.scheduler.limits
+        self.foreseen_preemptions = self.scheduler.metrics.preemptions
+        assert self.tokens_ahead or not batch.ahead
+        assert batch.prompts_follow or not batch.ahead
+        in_step = {chunk.sequence_id: len(chunk.token_ids) for chunk in batch.chunks}
+        assert sum(len(chunk.token_ids) for chunk in batch.ahead) <= self.scheduler.limits.max_num_batched_tokens
+        for chunk in batch.ahead:
+            sequence = running[chunk.sequence_id]
+            assert chunk.start == sequence.num_computed + in_step.get(chunk.sequence_id, 0)
+            assert chunk.start + len(chunk.token_ids) <= len(chunk.block_table) * BLOCK_SIZE
+            assert chunk.block_table == tuple(sequence.blocks)
+            if chunk.token_ids == UNSEEN:
+                assert (chunk.start, chunk.sample) == (len(sequence.tokens), True)
+            else:
+                end = chunk.start + len(chunk.token_ids)
+                assert chunk.token_ids == tuple(sequence.tokens[chunk.start : end])
+                assert chunk.sample == (end == len(sequence.tokens))
+
     def check_batch(self, batch: Batch) -> None:
         running = {sequence.sequence_id: sequence for sequence in self.scheduler.running()}
         assert batch.chunks
-        assert batch.num_tokens <= self.scheduler.limits.max_num_batched_tokens
         assert len({chunk.sequence_id for chunk in batch.chunks}) == len(batch.chunks)
         decodes = [running[chunk.sequence_id].decoding for chunk in batch.chunks]
         assert decodes == sorted(decodes, reverse=True)

@@ -15,7 +15,8 @@ Lowering `max_num_seqs` stops admission until enough have ended; nobody is preem
 than the budget has tokens, they take turns.
 
 An executor that computes steps before they are scheduled (`tokens_ahead`) needs room for tokens that nobody has seen yet:
-decoding sequences get their next block that much earlier, as long as the blocks below the watermark stay free.
+decoding sequences get their next block that much earlier, as long as the blocks below the watermark stay free. While prompts
+are left over it is told the next step along with each one (`foresee`), for which admission lets in the prompts of both.
 
 A sequence that ends while its step is in flight keeps its blocks until `commit`, since the executor may still write there.
 """
@@ -28,7 +29,9 @@ from headway_engine.core.batch import Batch, Chunk, StepFailure, StepResult
 from headway_engine.core.batching import QueueView
 from headway_engine.core.blocks import BlockPool
 from headway_engine.core.constraint import ConstraintError
+from headway_engine.core.cuts import Cut, Rules, cut_prompts, prompts_left
 from headway_engine.core.deadlines import Deadlines
+from headway_engine.core.foresee import Step, foresee
 from headway_engine.core.limits import Limits, Profile
 from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.metrics import Metrics
@@ -78,7 +81,7 @@ class Scheduler:
         self._step_time = StepTime()
         self._scheduled_s = 0.0  # when the step in flight was scheduled
         self._blocked = False  # the latest step left a sequence waiting
-        self._prompts_follow = False  # it left prompt tokens that only lacked token budget
+        self._foreseen: dict[int, Cut] = {}  # the step that the executor was told along with the latest one
         self._kv_tokens = 0
         self.backlog = Backlog()
 
@@ -176,21 +179,21 @@ class Scheduler:
         if not self._running and not self._group:
             return None
         decoding = [sequence for sequence in self._running.values() if sequence.decoding]
-        self._admit(decoding)
-        budget = batching.step_tokens(self.limits, self.backlog.tokens, len(decoding))
-        if len(decoding) > budget:
-            first = self._turn % len(decoding)
-            decoding = (decoding[first:] + decoding[:first])[:budget]
-            self._turn += budget
-        block_size = self.pool.block_size
-        for sequence in decoding:
-            if len(sequence.tokens) > len(sequence.blocks) * block_size and sequence.decoding:
-                self._grow(sequence)
-        # A sequence preempted above does not decode any more, also when it has been admitted again.
-        chunks = [self._launch(sequence, 1) for sequence in decoding if sequence.decoding]
-        chunks += self._cut_prefills(self._prompt_budget(budget - len(chunks)), now)
+        over_budget = self._admit(decoding)
+        kept, self._foreseen = self._foreseen, {}
+        cuts = list(kept.values()) or self._cut(decoding)
+        chunks = [self._launch(cut, now) for cut in cuts]
         self._scheduled_s = now
-        return Batch(tuple(chunks), self._prompts_follow) if chunks else None
+        if not chunks:
+            return None
+        left = prompts_left(self._running.values(), cuts)
+        prompts_follow = over_budget or bool(left)
+        ahead: tuple[Chunk, ...] = ()
+        if self._tokens_ahead and prompts_follow:
+            step = Step(cuts, chunks, self._running, left, self.backlog.tokens)
+            foreseen = foresee(step, self.pool.block_size, self._rules)
+            self._foreseen, ahead = foreseen.cuts, foreseen.chunks
+        return Batch(tuple(chunks), prompts_follow, ahead)
 
     def commit(self, batch: Batch, results: tuple[StepResult, ...], now: float) -> list[StepEvent]:
         """Take the tokens of the step in; returns what happened to each request."""
@@ -227,48 +230,46 @@ class Scheduler:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.limits, self._step_time)
+
     def _queue(self, now: float) -> QueueView:
         oldest_s = self._waiting.oldest_arrival_s() or 0.0
         return QueueView(now, len(self._waiting), len(self._running), self.backlog.tokens, oldest_s, self._newest_s)
 
-    def _prompt_budget(self, room: int) -> int:
-        """Prompt tokens of this step: what the decodes leave, or less where running streams shall not wait longer."""
-        return room if self.limits.profile is Profile.THROUGHPUT else min(room, self._tokens_beside())
-
-    def _tokens_beside(self) -> int:
-        return slack.tokens_beside(self._in_flight.values(), self.limits, self._step_time)
-
-    def _admit(self, decoding: list[Sequence]) -> None:
-        """Move waiting sequences to the running ones while there is room."""
+    def _admit(self, decoding: list[Sequence]) -> bool:
+        """Move waiting sequences to the running ones while there is room; whether the budget was what ended it."""
         pool = self.pool
         growing = sum(len(s.tokens) > len(s.blocks) * pool.block_size for s in decoding)
         # LOW_TAIL lets everybody in whom slots and blocks hold: the shortest prompt goes first among those who run.
         low_tail = self.limits.profile is Profile.LOW_TAIL
-        budget = self.limits.max_num_batched_tokens - len(decoding)
+        budget = (self.limits.max_num_batched_tokens - len(decoding)) * (1 + self._tokens_ahead)
         # Backlog of running prefills by class: those of a worse class do not stand in the way of a better one.
         ahead = [0 for _ in Priority]
         if len(self._running) > len(decoding):
             for sequence in self._running.values():
                 ahead[sequence.priority] += sequence.backlog
-        self._blocked = self._prompts_follow = batch_joined = False
+        self._blocked = batch_joined = False
         while (head := self._waiting.head()) is not None:
             if not self._group:
                 self._blocked = True
-                return
+                return False
             priority = head.priority
             over_budget = not low_tail and sum(ahead[: priority + 1]) >= budget
             in_turn = not head.in_slack or slack.admits(
                 self.limits, self._running.values(), self._step_time, batch_joined
             )
             if over_budget or not in_turn or not self._take_room(head, growing):
-                self._blocked, self._prompts_follow = True, over_budget
-                return
+                self._blocked = True
+                return over_budget
             self._waiting.remove(head)
             self._group -= 1
             head.phase = Phase.RUNNING
             self._running[head.sequence_id] = head
             ahead[priority] += head.backlog
             batch_joined |= head.in_slack
+        return False
 
     def _take_room(self, head: Sequence, growing: int) -> bool:
         """Give `head` its blocks if it can run now."""
@@ -305,39 +306,30 @@ class Scheduler:
         if wanted > 0 and pool.num_free - wanted >= self._watermark:
             sequence.blocks += pool.allocate(wanted)
 
-    def _cut_prefills(self, budget: int, now: float) -> list[Chunk]:
-        """Chunks of prompts, in the order of the profile, of at most `budget` tokens in all."""
-        prefilling = [sequence for sequence in self._running.values() if not sequence.decoding]
-        low_tail = self.limits.profile is Profile.LOW_TAIL
-        prefilling.sort(key=self._shortest_first if low_tail else lambda sequence: sequence.rank)
-        chunks: list[Chunk] = []
-        beside = self._tokens_beside() if self.limits.reserved_percent and prefilling else budget
-        for sequence in prefilling:
-            if sequence.in_slack:  # they come last
-                budget = min(budget, beside)
-            if budget < sequence.backlog:
-                self._prompts_follow = True
-            if budget <= 0:
-                break
-            num_tokens = min(budget, sequence.backlog)
-            budget, beside = budget - num_tokens, beside - num_tokens
-            if sequence.started_s is None:
-                sequence.started_s = now
-                kind, request = sequence.workload_class, sequence.request
-                waited_s, cached = now - request.arrival_s, sequence.cached_tokens or 0
-                self.metrics.prefill_began(kind, waited_s, len(request.prompt_ids), cached)
-            chunks.append(self._launch(sequence, num_tokens))
-        return chunks
+    def _cut(self, decoding: list[Sequence]) -> list[Cut]:
+        """A step that was not foreseen: decodes, and prompts in the room that they leave."""
+        budget = batching.step_tokens(self.limits, self.backlog.tokens, len(decoding))
+        if len(decoding) > budget:
+            first = self._turn % len(decoding)
+            decoding = (decoding[first:] + decoding[:first])[:budget]
+            self._turn += budget
+        block_size = self.pool.block_size
+        for sequence in decoding:
+            if len(sequence.tokens) > len(sequence.blocks) * block_size and sequence.decoding:
+                self._grow(sequence)
+        # A sequence preempted above does not decode any more, also when it has been admitted again.
+        decoding = [sequence for sequence in decoding if sequence.decoding]
+        prompts = cut_prompts(prompts_left(self._running.values()), decoding, budget - len(decoding), self._rules)
+        return [*(Cut(sequence, 1) for sequence in decoding), *prompts]
 
-    def _shortest_first(self, sequence: Sequence) -> tuple[int, float]:
-        """Class, then arrival plus the time that the prompt still needs.
-
-        So a shorter prompt overtakes, but only one that arrives within the difference of the two times.
-        """
-        return sequence.priority, sequence.request.arrival_s * 1000 + self._step_time.prefill_ms(sequence.backlog)
-
-    def _launch(self, sequence: Sequence, num_tokens: int) -> Chunk:
+    def _launch(self, cut: Cut, now: float) -> Chunk:
+        sequence, num_tokens = cut
         self._in_flight[sequence.sequence_id] = sequence
+        if sequence.started_s is None:
+            sequence.started_s = now
+            kind, request = sequence.workload_class, sequence.request
+            waited_s, cached = now - request.arrival_s, sequence.cached_tokens or 0
+            self.metrics.prefill_began(kind, waited_s, len(request.prompt_ids), cached)
         if self._tokens_ahead and sequence.num_computed + num_tokens == len(sequence.tokens):
             self._grow_ahead(sequence)
         return sequence.chunk(num_tokens)
@@ -370,7 +362,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's slot and blocks; it waits before its class and recomputes."""
-        del self._running[sequence.sequence_id]
+        self._leave(sequence)
         self.backlog.add(sequence, -sequence.backlog)
         self._release(sequence)
         self.backlog.add(sequence, sequence.backlog)
@@ -381,7 +373,7 @@ class Scheduler:
     def _end(self, sequence: Sequence, reason: FinishReason, now: float, error: str = "") -> StepEvent:
         """Take a sequence out of every structure; its blocks wait for `commit` when its step is in flight."""
         if sequence.phase is Phase.RUNNING:
-            del self._running[sequence.sequence_id]
+            self._leave(sequence)
         else:
             self._waiting.remove(sequence)
         sequence.phase = Phase.ENDED
@@ -393,6 +385,11 @@ class Scheduler:
         self._deadlines.tidy(len(self._by_request))
         self.metrics.ended(sequence.workload_class, reason, now - request.arrival_s, self.limits.batch_deadline_ms)
         return StepEvent(request.request_id, (), sequence.finished(reason, now, error))
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Run no more; what was launched ahead for it is computed in vain."""
+        del self._running[sequence.sequence_id]
+        self._foreseen.pop(sequence.sequence_id, None)
 
     def _release(self, sequence: Sequence) -> None:
         self._kv_tokens -= sequence.num_computed

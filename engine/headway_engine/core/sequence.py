@@ -40,6 +40,7 @@ class Sequence:
         sequence_id: also the order in which they came here.
         request: as admitted, with `prompt_ids`.
         seed: of its random stream.
+        plain: its tokens are drawn without the host's help.
         stop_ids: token ids that end it.
         max_len: prompt and answer together never exceed it.
         tokens: prompt and answer so far.
@@ -60,6 +61,7 @@ class Sequence:
     sequence_id: int
     request: Request
     seed: int
+    plain: bool
     stop_ids: frozenset[int]
     max_len: int
     tokens: list[int]
@@ -88,6 +90,7 @@ class Sequence:
             sequence_id=sequence_id,
             request=request,
             seed=seed,
+            plain=sampling.plain,
             stop_ids=stop_ids if sampling.ignore_eos else stop_ids | bounds.eos,
             max_len=longest if sampling.max_tokens is None else min(longest, prompt_len + sampling.max_tokens),
             tokens=list(request.prompt_ids),
@@ -128,9 +131,10 @@ class Sequence:
         self.priority = Priority(self.priority - 1)
         self.class_since_s = now
 
-    def chunk(self, num_tokens: int) -> Chunk:
-        """The next `num_tokens` tokens to compute."""
-        start, end, known = self.num_computed, self.num_computed + num_tokens, len(self.tokens)
+    def chunk(self, num_tokens: int, in_flight: int = 0) -> Chunk:
+        """The next `num_tokens` tokens to compute, behind those that are being computed."""
+        start, known = self.num_computed + in_flight, len(self.tokens)
+        end = start + num_tokens
         if len(self._table) != len(self.blocks):  # a tuple per step would cost O(context); blocks only ever append
             self._table = tuple(self.blocks)
         return Chunk(
@@ -142,7 +146,7 @@ class Sequence:
             sampling=self.request.sampling,
             seed=self.seed,
             num_sampled=known - len(self.request.prompt_ids),
-            careful=self._careful() if end == known and not self.request.sampling.plain else None,
+            careful=self._careful() if end == known and not self.plain else None,
         )
 
     def take_blocks(self, shared: list[int], own: list[int], prefix: Prefix, block_size: int) -> None:

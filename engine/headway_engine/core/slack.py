@@ -55,9 +55,9 @@ def to_age(limits: Limits, running: Collection[Sequence], waiting: WaitingQueue,
     return 0 if served or waiting.has_moved_up_batch() else 1
 
 
-def tokens_beside(in_step: Iterable[Sequence], limits: Limits, step_time: StepTime) -> int:
+def tokens_beside(decodes: Iterable[Sequence], limits: Limits, step_time: StepTime) -> int:
     """Prompt tokens that a step may have so that its decodes of better classes keep to the target; all without those."""
-    if not serves_better(sequence for sequence in in_step if sequence.decoding):
+    if not serves_better(decodes):
         return LARGEST_CHUNK
     return step_time.prompt_tokens_within(limits.itl_target_ms)
 

@@ -2,7 +2,8 @@
 
 A graph is for a number of decodes and a number of prompt tokens. A step takes the smallest one that holds it, padded with
 chunks of nobody and tokens of the padding row; one that none holds is launched kernel by kernel. Its input is one packed array
-(`cuda_pack.py`), its tokens go to the ring of `cuda_results.py` and into the row table, like those of a decode graph.
+(`cuda_pack.py`), its tokens go to the ring of `cuda_results.py` and into the row table, like those of a decode graph. A token
+that only the device knows yet (`core.batch.UNSEEN`) is taken from there.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
 from headway_engine.kernels.launch import compiling_together
 from headway_engine.kernels.rope import Tokens
+from headway_engine.kernels.rows import TOKEN
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.runtime.cuda_graphs import GraphPool
 from headway_engine.runtime.cuda_pack import (
@@ -137,7 +139,9 @@ class PromptSteps:
     def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
         """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
         decoder, results, rows = self._shared.decoder, self._shared.results, self._shared.rows
-        h = F.embedding(views.token_ids, decoder.embedding)
+        known = views.token_ids
+        drawn = rows.tensor[:, TOKEN].index_select(0, views.rows)
+        h = F.embedding(torch.where(known < 0, drawn, known), decoder.embedding)
         step = Step(
             tokens=Tokens(views.positions, views.rows, rows.block_tables, self._sizes.block_size),
             num_decodes=packed.num_decodes,

@@ -6,6 +6,7 @@ block of tokens. A row is only a copy of what chunks say: it can be taken from a
 filled again when the sequence comes back.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,9 +55,15 @@ class RowTable:
         """`[rows, blocks]`, a view."""
         return self.tensor[:, HEADER:]
 
-    def next_turn(self) -> None:
-        """A batch begins: rows that it does not use may be given away."""
+    def next_turn(self, kept: Iterable[int]) -> None:
+        """A batch begins: rows that it does not use may be given away.
+
+        Args:
+            kept: sequences of it that were launched already; what their rows hold may be known to the device alone.
+        """
         self._turn += 1
+        for sequence_id in kept:
+            self._rows[sequence_id].turn = self._turn
 
     def of(self, chunk: Chunk) -> Row:
         """The chunk's row, with its blocks and its way of sampling."""

@@ -87,11 +87,11 @@ def test_a_sample_is_the_median_of_equal_steps_seen_often_enough() -> None:
 
 
 def test_a_step_that_waits_for_nothing_of_its_own_blurs_the_next(tmp_path: Path) -> None:
-    unended = replace(chunk(1, 4, 0), sample=False)
+    unended = chunk(1, 4, 0)._replace(sample=False)
     batches = (
         Batch((chunk(0, 5, 0),)),
         Batch((chunk(0, 1, 5, sampled=1), unended), prompts_follow=True),  # its decode had run ahead
-        Batch((chunk(0, 1, 6, sampled=2), replace(chunk(1, 4, 4), sample=False)), prompts_follow=True),
+        Batch((chunk(0, 1, 6, sampled=2), chunk(1, 4, 4)._replace(sample=False)), prompts_follow=True),
         Batch((chunk(0, 1, 7, sampled=3), chunk(1, 4, 8))),
     )
     steps = steps_of(1, tmp_path / "steps", *batches)
