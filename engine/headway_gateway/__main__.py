@@ -14,6 +14,9 @@ from headway_gateway.engines import Engines
 from headway_gateway.settings import Settings, parse
 
 CLOSE_TIMEOUT_S = 1.0
+IDLE_TIMEOUT_S = (
+    75.0  # of a connection without a whole request; longer than the 60 s after which proxies give theirs up
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,7 +41,12 @@ async def serve(settings: Settings) -> None:
     async with Engines(settings.engines) as engines:
         gateway = Gateway(settings, engines)
         # What is in flight has been waited for already when the runner ends: its own wait would come on top.
-        runner = web.AppRunner(gateway.application(), handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
+        runner = web.AppRunner(
+            gateway.application(),
+            handler_cancellation=True,
+            shutdown_timeout=CLOSE_TIMEOUT_S,
+            keepalive_timeout=IDLE_TIMEOUT_S,
+        )
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port)
         try:

@@ -103,7 +103,7 @@ class Gateway:
         self._metrics.in_flight.set(self._in_flight)
         self._idle.clear()
         try:
-            body = api.parse(kind, await request.read())
+            body = api.parse(kind, await self._body(request))
             model = self._engines.model(body.model)
             wanted = translate.generate_request(body, model.chat_template, request.headers.get(classes.HEADER))
             is_chat = isinstance(body, ChatRequest)
@@ -131,6 +131,17 @@ class Gateway:
             self._metrics.in_flight.set(self._in_flight)
             if not self._in_flight:
                 self._idle.set()
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The whole body; a client that sends it too slowly, or not as it says, would hold up a drain, or look like a bug."""
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                return await request.read()
+        except TimeoutError:
+            seconds = self._settings.request_timeout_s
+            raise Failure(408, "invalid_request_error", f"the body did not come within {seconds:g} s") from None
+        except web.RequestPayloadError as error:
+            raise errors.invalid(f"the body cannot be read: {' '.join(str(error).split())}", None) from None
 
     async def _models(self, _: web.Request) -> web.Response:
         entries = [

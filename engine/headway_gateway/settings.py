@@ -4,6 +4,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_PORT = 65_535
+_BOUNDS = {
+    "port": (0, MOST_PORT),
+    "request_timeout_seconds": (1, 86_400),
+    "drain_timeout_seconds": (0, 86_400),
+    "max_body_bytes": (1, 1 << 30),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -61,8 +69,12 @@ def parse(argv: Sequence[str] | None) -> Settings:
     options = parser.parse_args(argv)
     for address in options.engine:
         host, colon, port = address.rpartition(":")
-        if not (host and colon and port.isdigit()):
-            parser.error(f"--engine must be HOST:PORT, got {address!r}")
+        if not (host and colon and port.isdecimal() and 0 < int(port) <= MOST_PORT):
+            parser.error(f"--engine must be HOST:PORT with a port of 1 to {MOST_PORT}, got {address!r}")
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(options, name)
+        if not least <= value <= most:
+            parser.error(f"--{name.replace('_', '-')} must be {least} to {most}, got {value}")
     return Settings(
         engines=tuple(options.engine),
         host=options.host,

@@ -30,6 +30,8 @@ _JSON_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separat
 _LONGEST_REASON = 300
 # Half of the library's bound on the work of a token (7 ms then), and a tenth of that on what a form keeps (1 to 2 KiB a state).
 _STEP_FUEL, _LEXER_STATES = 100_000, 25_000
+# A fifth of its bound on what a token may force after it, which all rows of the step wait for: 7 ms then, where the library's own took 47.
+_STEP_ITEMS = 10_000
 
 
 class Vocabulary(Protocol):
@@ -100,7 +102,12 @@ class GrammarCompiler:
 
         if self._vocabulary is None:
             self._vocabulary = self._load()
-        limits = LLParserLimits(verbose_errors=False, step_lexer_fuel=_STEP_FUEL, max_lexer_states=_LEXER_STATES)
+        limits = LLParserLimits(
+            verbose_errors=False,
+            step_lexer_fuel=_STEP_FUEL,
+            step_max_items=_STEP_ITEMS,
+            max_lexer_states=_LEXER_STATES,
+        )
         matcher = LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=limits)
         if matcher.is_error():
             raise _problem(spec.kind, matcher.get_error())

@@ -199,6 +199,15 @@ def test_a_form_that_turns_out_too_large_ends_its_answer_with_the_reason(bytewis
         bytewise.walk(constraint, 0)
 
 
+def test_a_text_that_is_forced_without_end_ends_its_answer_after_a_bounded_part(bytewise: Forms) -> None:
+    # Each object must hold another one.
+    schema = '{"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"], "additionalProperties": false}'
+    constraint = bytewise.compiled(ConstraintKind.JSON_SCHEMA, schema)
+    assert bytewise.allowed(constraint) == {ord("{")}
+    with pytest.raises(ConstraintError, match="limit 10000"):
+        constraint.advance(ord("{"))
+
+
 def test_no_more_forms_are_kept_than_the_bound(bytewise: Forms) -> None:
     for n in range(KEPT_FORMS + 5):
         bytewise.compiled(ConstraintKind.CHOICE, "", f"n{n}")
