@@ -107,6 +107,13 @@ def run(provider: str, nodes: int) -> bool:
     return load(float(os.environ.get("DEMO_RATE", "1.5")), int(os.environ.get("DEMO_SECONDS", "90")))
 
 
+def shell_line(provider: str) -> str:
+    """The command that points a user's shell at the cluster. The own one brings kubectl and helm, which may be nowhere else."""
+    if provider == "own":
+        return 'eval "$(python3 deploy/local/cluster.py env)"'
+    return f"export KUBECONFIG=$(make -s kubeconfig CLUSTER={provider})"
+
+
 def main() -> int:
     """Run the demo; returns the exit code."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -121,12 +128,13 @@ def main() -> int:
         return 1
     print(f"""
 Try:
-  export KUBECONFIG=$(make -s kubeconfig) PATH=$PWD/.venv/bin:$PATH
+  {shell_line(options.cluster)}
+  export PATH=$PWD/.venv/bin:$PATH
   kubectl get llmdep -n {NAMESPACE} -o wide
   headway generate "{PROMPT}"
   headway top
 Stop everything:
-  make demo-down""")
+  make demo-down CLUSTER={options.cluster}""")
     return 0 if fine else 1
 
 
