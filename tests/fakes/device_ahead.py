@@ -48,9 +48,12 @@ def _draw(tokens: Sequence[int], seed: int) -> int:
 class Results:
     """Implements `runtime.ahead.Answers`."""
 
+    device: "Device"
+    launch: int
     results: list[StepResult]
 
     def wait(self) -> list[StepResult]:
+        self.device.waited_for = max(self.device.waited_for, self.launch)
         return self.results
 
 
@@ -62,28 +65,28 @@ class Device:
         self.answers: dict[int, Answer] = {}  # by seed
         self.cache: dict[tuple[int, int], tuple[int, int]] = {}  # block, offset -> position, token
         self.rows: dict[int, tuple[int, int]] = {}  # by sequence: the token drawn last, its position
-        self.launches = self.kept = 0
+        self.launches = self.kept = self.waited_for = 0
 
     def next_batch(self, kept: Sequence[Chunk]) -> None:
         self.kept = len(kept)
 
-    def launch(self, chunks: Sequence[Chunk]) -> Results | None:
+    def launch(self, chunks: Sequence[Chunk]) -> Results:
         results = self._compute(chunks)
-        return Results(results) if results else None
+        return Results(self, self.launches, results)
 
     def decode_after(self, chunks: Sequence[Chunk]) -> Results:
-        return Results(
-            self._compute(
-                [
-                    Chunk(one.sequence_id, UNSEEN, one.start + len(one.token_ids), one.block_table, True, one.sampling,
-                          one.seed, one.num_sampled + 1)
-                    for one in chunks
-                ]
-            )
+        return self.launch(
+            [
+                Chunk(one.sequence_id, UNSEEN, one.start + len(one.token_ids), one.block_table, True, one.sampling,
+                      one.seed, one.num_sampled + 1)
+                for one in chunks
+            ]
         )  # fmt: skip
 
     def _compute(self, chunks: Sequence[Chunk]) -> list[StepResult]:
         self.launches += 1
+        # A GPU's buffers hold the input of a few launches only.
+        assert self.launches - self.waited_for <= 3
         assert len({chunk.sequence_id for chunk in chunks}) == len(chunks)
         for chunk in chunks:
             for position, token in enumerate(self._tokens(chunk), chunk.start):

@@ -1,6 +1,6 @@
 """Runs batches on a device one step ahead of the scheduler, so that the device never waits for Python.
 
-    run(n):  step n is running already; launch what else is in batch n; launch step n + 1; wait for step n's tokens and return
+    run(n):  step n is running already; launch what else is in batch n; launch step n + 1; wait for step n, return its tokens
 
 Step n + 1 is launched before anybody has seen the tokens of step n: they stay on the device. What of it is known by then
 depends on what follows:
@@ -20,6 +20,7 @@ the rest is launched.
 - a sequence runs ahead only into a block that it holds. The scheduler hands that block out one token early
   (`Scheduler(tokens_ahead=1)`) while blocks are plenty.
 - what has to be drawn with the host's help (`Chunk.careful`) never runs ahead.
+- a step without tokens, of a long prompt, is waited for too: the host stays one step ahead, and a step takes the time it takes.
 
 Nothing here knows of the device but that it does in order what is launched (`Launches`).
 """
@@ -35,7 +36,7 @@ class Answers(Protocol):
     """The results of a launch, on their way."""
 
     def wait(self) -> Sequence[StepResult]:
-        """One for each chunk that samples, in the order of the launch."""
+        """One for each chunk that samples, in the order of the launch, once it is done."""
 
 
 class Launches(Protocol):
@@ -44,8 +45,8 @@ class Launches(Protocol):
     def next_batch(self, kept: Sequence[Chunk]) -> None:
         """A batch begins; of it, these chunks were launched already."""
 
-    def launch(self, chunks: Sequence[Chunk]) -> Answers | None:
-        """Compute chunks, decodes first; None when none of them samples."""
+    def launch(self, chunks: Sequence[Chunk]) -> Answers:
+        """Compute chunks, decodes first."""
 
     def decode_after(self, chunks: Sequence[Chunk]) -> Answers:
         """Compute the tokens that these chunks, launched before, sample."""

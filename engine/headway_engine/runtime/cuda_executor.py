@@ -125,7 +125,7 @@ class CudaLaunches:
         """See `ahead.Launches`."""
         self._rows.next_turn(chunk.sequence_id for chunk in kept)
 
-    def launch(self, chunks: Sequence[Chunk]) -> _Launched | None:
+    def launch(self, chunks: Sequence[Chunk]) -> _Launched:
         """See `ahead.Launches`."""
         if all(chunk.sample and len(chunk.token_ids) == 1 for chunk in chunks):
             return self._launch_decodes(chunks)
@@ -164,7 +164,7 @@ class CudaLaunches:
         hidden = self._graphs.replay(size)
         return self._results.collect(count), hidden
 
-    def _launch_prompts(self, chunks: Sequence[Chunk]) -> _Launched | None:
+    def _launch_prompts(self, chunks: Sequence[Chunk]) -> _Launched:
         indices = []
         for chunk in chunks:
             row = self._rows.of(chunk)
@@ -176,7 +176,7 @@ class CudaLaunches:
         num_sampled = sum(chunk.sample for chunk in chunks)
         hidden = self.prompts.launch(chunks, indices)
         if not num_sampled:
-            return None
+            return _Launched(self._results.nothing(), None)
         pending = self._results.collect(num_sampled)
         return _Launched(pending, redraw(self._decoder, self._rows.tensor, hidden, chunks, indices))
 

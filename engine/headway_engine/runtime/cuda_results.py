@@ -49,6 +49,12 @@ class Results:
             self._copied[slot].record()
         return Pending(self._host[slot, :rows], self._copied[slot])
 
+    def nothing(self) -> Pending:
+        """Call after a launch that draws no tokens: tells when it is done."""
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch ships it untyped
+        done.record()
+        return Pending(self._host[0, :0], done)
+
     def skip(self) -> None:
         """A launch counted `step` up, and nobody wants its tokens."""
         self._count += 1
