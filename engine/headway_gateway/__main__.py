@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    # It has a trace for each client that speaks no HTTP; a bug of ours is logged by the gateway itself.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     asyncio.run(serve(settings))
 
 

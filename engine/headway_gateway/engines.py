@@ -42,7 +42,7 @@ VIRTUAL = (
     "--engine %s has one address, %s, and several engines behind it: this gateway's requests go to one of them at a time. Name the"
     " engines themselves: the headless Service FLEET-engines has the address of each"
 )
-_STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 _NOT_BEGUN = (pb.ABORT, pb.GIVEN_BACK)
 
 

@@ -68,8 +68,10 @@ def of_call(error: EngineError) -> Failure:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             hint = error.retry_after_ms or RETRY_AFTER_MS
             return Failure(429, "rate_limit_error", error.message, code="rate_limit_exceeded", retry_after_ms=hint)
-        case grpc.StatusCode.UNAVAILABLE:
-            return unavailable(error.message)
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            # Nobody here cancelled it: gRPC's server drops calls when more than 1,000 of them wait to be looked at.
+            dropped = error.code is grpc.StatusCode.CANCELLED
+            return unavailable("the engine dropped the call: too many came at once" if dropped else error.message)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return Failure(504, "timeout_error", error.message)
         case _:

@@ -4,10 +4,12 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
+import grpc
 import openai
 import pytest
 from aiohttp.test_utils import TestServer
@@ -20,6 +22,7 @@ from headway_gateway import engines as engines_module
 from headway_gateway.app import Gateway
 from headway_gateway.engines import Engines
 from headway_gateway.settings import Settings
+from headway_rpc.client import EngineClient, EngineError, Message
 
 
 async def test_a_chat_is_answered_whole_and_streamed_alike() -> None:
@@ -121,6 +124,23 @@ async def test_a_full_engine_sends_the_request_on_and_when_all_are_full_it_is_42
         with pytest.raises(openai.RateLimitError) as caught:
             await client.completions.create(model="fake", prompt="x")
         assert caught.value.response.headers["retry-after-ms"] == "250"
+
+
+async def test_a_call_that_an_engine_drops_is_begun_on_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    generate, dropped = EngineClient.generate, list[str]()
+
+    async def dropping(client: EngineClient, *arguments: Any) -> AsyncGenerator[Message]:
+        if len(dropped) < 2:
+            dropped.append(client.address)
+            raise EngineError(grpc.StatusCode.CANCELLED, "CANCELLED")
+        async for message in generate(client, *arguments):
+            yield message
+
+    monkeypatch.setattr(EngineClient, "generate", dropping)
+    async with front(*(FakeAsyncEngine(auto=True) for _ in range(3))) as (client, _):
+        answer = await client.completions.create(model="fake", prompt="x", max_tokens=1)
+        assert answer.choices[0].finish_reason == "length"
+        assert len(set(dropped)) == 2
 
 
 async def test_load_is_shared_by_what_is_in_flight() -> None:

@@ -185,6 +185,7 @@ def test_a_completion_has_16_tokens_unless_it_says_otherwise() -> None:
         ("INVALID_ARGUMENT", "model must be empty or 'a', got 'b'", 404, "invalid_request_error"),
         ("RESOURCE_EXHAUSTED", "8 requests wait", 429, "rate_limit_error"),
         ("UNAVAILABLE", "the engine is draining", 503, "server_error"),
+        ("CANCELLED", "the engine dropped the call", 503, "server_error"),
         ("DEADLINE_EXCEEDED", "too late", 504, "timeout_error"),
         ("INTERNAL", "broken", 500, "server_error"),
     ],
