@@ -186,6 +186,11 @@ def test_decode_attention_is_that_of_the_reference(shape: tuple[int, int, int], 
     decode_attention(qkv, paged.cache, tokens, out, plan or plan_splits(len(lengths), kv_heads))
     for row, length in enumerate(lengths):
         assert_close(out[row : row + 1], paged.attend(qkv[row : row + 1, :heads], row, length - 1))
+    some = torch.full_like(out, math.nan)
+    plan = plan or plan_splits(len(lengths), kv_heads)
+    decode_attention(qkv, paged.cache, tokens, some, plan, decodes=torch.tensor([7], device="cuda"))
+    assert torch.equal(some[:7], out[:7])
+    assert some[7:].isnan().all()
 
 
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)

@@ -26,8 +26,17 @@ _LOG2E = 1.4426950408889634
 
 @triton.jit
 def _chunk_of(context, num_splits, min_chunk, TILE: tl.constexpr):
-    wanted = tl.minimum(num_splits, tl.cdiv(context, min_chunk))
+    wanted = tl.maximum(tl.minimum(num_splits, tl.cdiv(context, min_chunk)), 1)
     return tl.cdiv(tl.cdiv(context, wanted), TILE) * TILE
+
+
+@triton.jit
+def _context_of(token, positions, decodes, COUNTED: tl.constexpr):
+    """Tokens to attend to; none for a token that is no decode."""
+    context = (tl.load(positions + token) + 1).to(tl.int32)
+    if COUNTED:
+        context = tl.where(token < tl.load(decodes), context, 0)
+    return context
 
 
 @triton.jit(do_not_specialize=["num_splits", "min_chunk"])
@@ -36,6 +45,7 @@ def _split_kernel(
     keys,
     values,
     positions,
+    decodes,
     rows,
     tables,
     out,
@@ -52,6 +62,7 @@ def _split_kernel(
     BLOCK_SIZE: tl.constexpr,
     GROUP_TILE: tl.constexpr,
     TILE: tl.constexpr,
+    COUNTED: tl.constexpr,
 ):
     let_next_start()
     wait_for_previous()
@@ -59,7 +70,7 @@ def _split_kernel(
     kv_head = tl.program_id(0)
     token = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
-    context = (tl.load(positions + token) + 1).to(tl.int32)
+    context = _context_of(token, positions, decodes, COUNTED)
     chunk = _chunk_of(context, num_splits, min_chunk, TILE)
     start = split * chunk
     if start >= context:
@@ -104,6 +115,7 @@ def _split_kernel(
 @triton.jit(do_not_specialize=["num_splits", "min_chunk"])
 def _combine_kernel(
     positions,
+    decodes,
     out,
     partial,
     weights,
@@ -113,11 +125,12 @@ def _combine_kernel(
     DIM: tl.constexpr,
     TILE: tl.constexpr,
     SPLIT_TILE: tl.constexpr,
+    COUNTED: tl.constexpr,
 ):
     let_next_start()
     wait_for_previous()
     token = tl.program_id(0).to(tl.int64)
-    context = (tl.load(positions + token) + 1).to(tl.int32)
+    context = _context_of(token, positions, decodes, COUNTED)
     chunk = _chunk_of(context, num_splits, min_chunk, TILE)
     if chunk >= context:
         return
@@ -177,6 +190,7 @@ def decode_attention(
     tokens: Tokens,
     out: torch.Tensor,
     plan: SplitPlan,
+    decodes: torch.Tensor | None = None,
 ) -> None:
     """Attend from each token to its whole sequence, itself included; keys and values are in the cache.
 
@@ -186,8 +200,10 @@ def decode_attention(
         tokens: positions and block tables.
         out: `[tokens, heads, head_dim]`, contiguous.
         plan: how to split.
+        decodes: int64 `[1]`, how many leading tokens this is for, the others' rows of `out` stay; None = all of them.
     """
     keys, values = cache
+    counted = tokens.positions if decodes is None else decodes
     count, heads, dim = out.shape
     kv_heads = keys.shape[2]
     partial = torch.empty(count, heads, plan.num_splits, dim, dtype=torch.float32, device=out.device)
@@ -199,6 +215,7 @@ def decode_attention(
         keys,
         values,
         tokens.positions,
+        counted,
         tokens.rows,
         tokens.tables,
         out,
@@ -215,6 +232,7 @@ def decode_attention(
         BLOCK_SIZE=tokens.block_size,
         GROUP_TILE=max(16, triton.next_power_of_2(heads // kv_heads)),
         TILE=plan.tile,
+        COUNTED=decodes is not None,
         num_warps=plan.num_warps,
         num_stages=plan.num_stages,
         **LAUNCH,
@@ -223,6 +241,7 @@ def decode_attention(
         _combine_kernel,
         (count, heads),
         tokens.positions,
+        counted,
         out,
         partial,
         weights,
@@ -232,6 +251,7 @@ def decode_attention(
         DIM=dim,
         TILE=plan.tile,
         SPLIT_TILE=triton.next_power_of_2(plan.num_splits),
+        COUNTED=decodes is not None,
         num_warps=4 if plan.num_splits > 8 else 1,
         **LAUNCH,
     )

@@ -48,10 +48,11 @@ class Step:
 
     Attributes:
         tokens: positions and block tables of all of them.
-        num_decodes: leading tokens that decode.
+        num_decodes: leading tokens that decode, at most.
         splits: how the decodes' contexts are split.
         tiles: the queries of the chunks, but those of `whole` (see `prefill_attention.py`); None when there are none.
         whole: chunks for the library's attention.
+        decodes: int64 `[1]`, how many of the leading tokens decode; None = `num_decodes`.
     """
 
     tokens: Tokens
@@ -59,6 +60,7 @@ class Step:
     splits: SplitPlan
     tiles: torch.Tensor | None = None
     whole: tuple[WholePrompt, ...] = ()
+    decodes: torch.Tensor | None = None
 
     def slack(self, count: int) -> int:
         """Rows behind the `count` tokens that the last prompt is padded with."""
@@ -166,7 +168,7 @@ class FusedDecoder:
         out = qkv.new_empty(qkv.shape[0], heads, dim)
         if step.num_decodes:
             count = step.num_decodes
-            decode_attention(qkv[:count], layer.cache, step.tokens, out[:count], step.splits)
+            decode_attention(qkv[:count], layer.cache, step.tokens, out[:count], step.splits, step.decodes)
         if step.tiles is not None:
             prefill_attention(qkv, layer.cache, step.tokens, step.tiles, out)
         for chunk in step.whole:

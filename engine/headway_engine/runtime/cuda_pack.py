@@ -1,6 +1,6 @@
 """A step with prompt chunks as one packed int64 array, so that one copy brings everything to the device.
 
-    token ids | positions | rows | sampled: index among the tokens | sampled: row | tiles of prefill attention
+    token ids | positions | rows | sampled: index among the tokens | sampled: row | decodes | tiles of prefill attention
 
 A graph needs the same sizes each time: `pad` gives them, filled up with tokens of the padding row and empty tiles.
 
@@ -58,7 +58,7 @@ class Shape:
     @property
     def length(self) -> int:
         """Elements of the array."""
-        return 3 * _room(self.tokens) + 2 * _room(self.sampled) + 4 * self.tiles
+        return 3 * _room(self.tokens) + 2 * _room(self.sampled) + _room(1) + 4 * self.tiles
 
     def fits(self, other: "Shape") -> bool:
         """Whether a step of the other shape can be padded to this one."""
@@ -74,6 +74,7 @@ class Unpacked:
     rows: torch.Tensor
     sampled_flat: torch.Tensor
     sampled_rows: torch.Tensor
+    decodes: torch.Tensor
     tiles: torch.Tensor
 
 
@@ -84,7 +85,7 @@ class Packed:
     Attributes:
         parts: the arrays, in order.
         shape: their sizes.
-        num_decodes: leading tokens for decode attention.
+        num_decodes: leading tokens for decode attention; of a graph, those that it has room for.
         whole: chunks for the library's attention.
     """
 
@@ -126,13 +127,21 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
             tiled.append((flat_start, rows[index], start, length))
     tiles = np.array(cut_tiles(tiled), dtype=np.int64).reshape(-1, 4)
     shape = Shape(len(flat), int(samples.sum()), len(tiles))
-    parts = (token_ids, positions, np.repeat(row_of, lengths), (ends - 1)[samples], row_of[samples], tiles.reshape(-1))
+    parts = (
+        token_ids,
+        positions,
+        np.repeat(row_of, lengths),
+        (ends - 1)[samples],
+        row_of[samples],
+        np.array([num_decodes]),
+        tiles.reshape(-1),
+    )
     return Packed(parts, shape, num_decodes, tuple(whole))
 
 
 def pad(packed: Packed, shape: Shape, padding_row: int) -> Packed:
     """The same step in the sizes of a graph."""
-    token_ids, positions, rows, flat, sampled_rows, tiles = packed.parts
+    token_ids, positions, rows, flat, sampled_rows, decodes, tiles = packed.parts
     tokens, sampled = shape.tokens - packed.shape.tokens, shape.sampled - packed.shape.sampled
     parts = (
         np.pad(token_ids, (0, tokens)),
@@ -140,6 +149,7 @@ def pad(packed: Packed, shape: Shape, padding_row: int) -> Packed:
         np.pad(rows, (0, tokens), constant_values=padding_row),
         np.pad(flat, (0, sampled)),
         np.pad(sampled_rows, (0, sampled), constant_values=padding_row),
+        decodes,
         np.pad(tiles, (0, 4 * (shape.tiles - packed.shape.tiles))),
     )
     return Packed(parts, shape, packed.num_decodes, packed.whole)
@@ -149,10 +159,10 @@ def unpack(array: torch.Tensor, shape: Shape) -> Unpacked:
     """Views of an array of `shape.length` elements."""
     n, s = shape.tokens, shape.sampled
     many, few = _room(n), _room(s)
-    token_ids, positions, rows, flat, sampled_rows, tiles = array[: shape.length].split(  # type: ignore[no-untyped-call]  # torch ships it untyped
-        (many, many, many, few, few, 4 * shape.tiles)
+    token_ids, positions, rows, flat, sampled_rows, decodes, tiles = array[: shape.length].split(  # type: ignore[no-untyped-call]  # torch ships it untyped
+        (many, many, many, few, few, _room(1), 4 * shape.tiles)
     )
-    return Unpacked(token_ids[:n], positions[:n], rows[:n], flat[:s], sampled_rows[:s], tiles.view(-1, 4))
+    return Unpacked(token_ids[:n], positions[:n], rows[:n], flat[:s], sampled_rows[:s], decodes[:1], tiles.view(-1, 4))
 
 
 def _room(count: int) -> int:
@@ -161,5 +171,5 @@ def _room(count: int) -> int:
 
 
 def graph_shape(tokens: int, max_chunks: int, decodes: int = 0) -> Shape:
-    """Sizes that hold any step of up to this many decodes and, in chunks, tokens; all of them sampled."""
-    return Shape(decodes + tokens, decodes + max_chunks, tokens // Q_TILE + max_chunks)
+    """Sizes that hold any step of so many tokens, of them up to this many decodes and the others in chunks; all sampled."""
+    return Shape(tokens, min(tokens, decodes + max_chunks), tokens // Q_TILE + max_chunks)

@@ -1,9 +1,9 @@
 """Launches of steps with prompt chunks, in graphs where they would otherwise wait for Python.
 
-A graph is for a number of decodes and a number of prompt tokens. A step takes the smallest one that holds it, padded with
-chunks of nobody and tokens of the padding row; one that none holds is launched kernel by kernel. Its input is one packed array
-(`cuda_pack.py`), its tokens go to the ring of `cuda_results.py` and into the row table, like those of a decode graph. A token
-that only the device knows yet (`core.batch.UNSEEN`) is taken from there.
+A graph is for a number of tokens, of which the first ones decode: how many is part of its input, up to what it has room for. A
+step takes the smallest graph that holds it, padded with tokens of the padding row; one that none holds is launched kernel by
+kernel. A graph's input is one packed array (`cuda_pack.py`), its tokens go to the ring of `cuda_results.py` and into the row
+table, like those of a decode graph. A token that only the device knows yet (`core.batch.UNSEEN`) is taken from there.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Chunk
-from headway_engine.core.request import SamplingParams
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
 from headway_engine.kernels.launch import compiling_together
@@ -46,10 +45,11 @@ _PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512)
 _SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
 _SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
-# The same beside up to these many decodes.
-_MIXED_GRAPH_DECODES = (8, 32, 64, 128, 192, 256)
-_MIXED_GRAPH_TOKENS = (64, 128, 256, 512, 1024)
-_SMALL_MIXED_GRAPH_TOKENS = (2048,)
+# Steps with up to these many decodes, and of up to these many tokens in all: close together, since a step under load is as large
+# as its token budget, and a large model computes a padded token as long as another.
+_MIXED_GRAPH_DECODES = (32, 128, 256, 512)
+_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
+_SMALL_MIXED_GRAPH_TOKENS = (1536, 2048)
 _WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`), and the tiles of longer prompts; paged attention comes along.
 _COMPILED_TOKENS = (16, 32, 64, 256, 512)
@@ -69,9 +69,8 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class PromptGraph:
-    """A captured step of decodes and prompt chunks, and its input; `tokens` are those of the chunks."""
+    """A captured step of decodes and prompt chunks, and its input."""
 
-    tokens: int
     packed: Packed
     array: torch.Tensor
     graph: torch.cuda.CUDAGraph
@@ -105,39 +104,35 @@ class PromptSteps:
         """
         decodes = next((n for n, chunk in enumerate(chunks) if len(chunk.token_ids) > 1), len(chunks))
         graph = self._graph_for(chunks, decodes)
-        if graph is not None:
-            return self._replay(graph, chunks, indices, decodes)
-        packed = pack(chunks, indices, decodes, allow_whole=True)
-        return self._forward(unpack(self._shared.staging.upload(*packed.aligned), packed.shape), packed)
-
-    def _replay(
-        self, prompt: PromptGraph, chunks: Sequence[Chunk], indices: Sequence[int], decodes: int
-    ) -> torch.Tensor:
-        room, fill = prompt.packed.num_decodes, prompt.packed.num_decodes - decodes
-        packed = pack(
-            [*chunks[:decodes], *[_NOBODYS] * fill, *chunks[decodes:]],
-            [*indices[:decodes], *[self._padding] * fill, *indices[decodes:]],
-            room,
-            allow_whole=bool(prompt.packed.whole),
-        )
-        packed = pad(packed, prompt.packed.shape, self._padding)
-        self._shared.staging.upload(*packed.aligned, into=prompt.array)
-        prompt.graph.replay()
-        if not any(chunk.sample for chunk in chunks):
+        if graph is None:
+            packed = pack(chunks, indices, decodes, allow_whole=True)
+            views = unpack(self._shared.staging.upload(*packed.aligned), packed.shape)
+            return self._forward(views, packed, counted=False)
+        packed = pack(chunks, indices, decodes, allow_whole=bool(graph.packed.whole))
+        self._shared.staging.upload(*pad(packed, graph.packed.shape, self._padding).aligned, into=graph.array)
+        graph.graph.replay()
+        if not packed.shape.sampled:
             self._shared.results.skip()
-        return prompt.hidden
+        return graph.hidden
 
     def _graph_for(self, chunks: Sequence[Chunk], decodes: int) -> PromptGraph | None:
-        tokens = sum(len(chunk.token_ids) for chunk in chunks[decodes:])
+        tokens = sum(len(chunk.token_ids) for chunk in chunks)
         if len(chunks) == 1 and chunks[0].start == 0 and (whole := self.whole.get(whole_length(tokens) or 0)):
             return whole
         if len(chunks) - decodes > _PROMPT_GRAPH_CHUNKS:
             return None
-        room = next((room for room in self.graphs if room >= decodes), None)
-        return None if room is None else next((fit for fit in self.graphs[room] if fit.tokens >= tokens), None)
+        room = next((room for room in self.graphs if room >= decodes), -1)
+        fitting = (graph for graph in self.graphs.get(room, ()) if graph.packed.shape.tokens >= tokens)
+        return next(fitting, None)
 
-    def _forward(self, views: Unpacked, packed: Packed) -> torch.Tensor:
-        """The step itself, in a graph or right now; returns the residual stream of the sampled rows."""
+    def _forward(self, views: Unpacked, packed: Packed, counted: bool) -> torch.Tensor:
+        """The step itself, in a graph or right now; returns the residual stream of the sampled rows.
+
+        Args:
+            views: the input.
+            packed: its shape, decodes and whole prompts.
+            counted: the input has the number of decodes.
+        """
         decoder, results, rows = self._shared.decoder, self._shared.results, self._shared.rows
         known = views.token_ids
         drawn = rows.tensor[:, TOKEN].index_select(0, views.rows)
@@ -148,6 +143,7 @@ class PromptSteps:
             splits=plan_splits(packed.num_decodes, decoder.config.num_kv_heads),
             tiles=views.tiles if packed.shape.tiles else None,
             whole=packed.whole,
+            decodes=views.decodes if counted else None,
         )
         h = decoder.hidden(h, step)[views.sampled_flat]
         if packed.shape.sampled:
@@ -162,8 +158,11 @@ class PromptSteps:
         small, smallest = weight_bytes <= _SMALL_MODEL_BYTES, weight_bytes <= _SMALLEST_MODEL_BYTES
         alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
         beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
-        rooms = [room for room in _MIXED_GRAPH_DECODES if room <= self._sizes.max_seqs]
-        return {room: self._capture_beside(room, beside if room else alone) for room in (0, *rooms)}
+        rooms = sorted({min(room, self._sizes.max_seqs) for room in _MIXED_GRAPH_DECODES})
+        graphs = {0: self._capture_beside(0, alone)}
+        for room, less in zip(rooms, (0, *rooms), strict=False):  # a step of more decodes has more tokens than those
+            graphs[room] = self._capture_beside(room, [tokens for tokens in beside if tokens > less])
+        return graphs
 
     def _capture_beside(self, decodes: int, sizes: Sequence[int]) -> list[PromptGraph]:
         most = self._sizes
@@ -185,15 +184,15 @@ class PromptSteps:
     def _capture(self, packed: Packed) -> PromptGraph:
         """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
         array, views = self._empty(packed.shape)
-        graph, hidden = self._pool.capture(partial(self._forward, views, packed))
-        return PromptGraph(packed.shape.tokens - packed.num_decodes, packed, array, graph, hidden)
+        graph, hidden = self._pool.capture(partial(self._forward, views, packed, counted=True))
+        return PromptGraph(packed, array, graph, hidden)
 
     def _compile(self) -> None:
         """What prompts of any length take, so that no request waits for a compiler."""
         with compiling_together():
             for tokens in _COMPILED_TOKENS:
                 shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
-                self._forward(self._empty(shape)[1], Packed((), shape, 0, ()))
+                self._forward(self._empty(shape)[1], Packed((), shape, 0, ()), counted=False)
 
     def _empty(self, shape: Shape) -> tuple[torch.Tensor, Unpacked]:
         """An array whose tokens are all the padding row's, and its views."""
@@ -202,7 +201,3 @@ class PromptSteps:
         views.rows.fill_(self._padding)
         views.sampled_rows.fill_(self._padding)
         return array, views
-
-
-# Fills a graph's room for decodes; goes with the padding row.
-_NOBODYS = Chunk(-1, (0,), 0, (), sample=False, sampling=SamplingParams(), seed=0, num_sampled=0)
