@@ -73,6 +73,7 @@ class Reason(StrEnum):
     VOLUME_UNAVAILABLE = "VolumeUnavailable"  # the claim, path or secret to mount is missing
     ENGINE_REFUSED_SETTINGS = "EngineRefusedSettings"  # exit code 2
     ENGINE_CRASHED = "EngineCrashed"
+    ENGINE_STALLED = "EngineStalled"  # a pod that served is not ready any more: its engine does not answer
     OUT_OF_MEMORY = "OutOfMemory"  # the container was killed for its memory limit
     POD_REFUSED = "PodRefused"  # the API server refused the pod: quota, admission, security
     # Accepted

@@ -48,6 +48,12 @@ def diagnose(pod: PodView, now: datetime) -> Diagnosis | None:
             f"pod {pod.name} waits for its volumes since {MOUNT_GRACE_S:.0f} s and more: check that what spec.model.source "
             f"names is there on node {pod.node}; `kubectl describe pod {pod.name}` has the node's own words",
         )
+    if pod.lost_since is not None:
+        return Diagnosis(
+            Reason.ENGINE_STALLED,
+            f"pod {pod.name} served and is not ready since {pod.lost_since:%H:%M:%SZ}: its engine fails its readiness "
+            f"probe. Its liveness probe restarts it when that goes on for a minute; look at `kubectl logs {pod.name}` and at node {pod.node}",
+        )
     return _container(pod, pod.container) if pod.container is not None else None
 
 

@@ -154,6 +154,7 @@ class PodView:
     deleting: bool
     image: str = ""  # of the engine, as the pod asks for it
     ready_since: datetime | None = None  # None while it is not ready
+    lost_since: datetime | None = None  # it served and is not ready since then, without a restart; None: not so
     unschedulable_message: str = ""  # the scheduler's sentence when it cannot place the pod
     volumes_ready: bool = True  # False until kubelet has mounted the volumes and set up the pod's network
     container: ContainerState | None = None

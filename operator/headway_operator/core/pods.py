@@ -40,7 +40,7 @@ def blocked(pod: PodView) -> bool:
 
 def warming(pod: PodView) -> bool:
     """It is on its way to serve, and nothing is known to stand in its way."""
-    return not pod.ready and live(pod) and not blocked(pod) and not failing(pod)
+    return not pod.ready and pod.lost_since is None and live(pod) and not blocked(pod) and not failing(pod)
 
 
 def failing(pod: PodView) -> bool:

@@ -74,9 +74,16 @@ class Ended(_Part):
     exit_code: int = 0
 
 
+class Running(_Part):
+    """Since when a container runs."""
+
+    started_at: datetime | None = None
+
+
 class State(_Part):
     """A container's state, or its last one."""
 
+    running: Running | None = None
     waiting: Ended | None = None
     terminated: Ended | None = None
 
@@ -86,6 +93,7 @@ class ContainerStatus(_Part):
 
     name: str = ""
     ready: bool = False
+    started: bool | None = None  # its startup probe has passed
     restart_count: int = 0
     state: State | None = None
     last_state: State | None = None
@@ -114,6 +122,7 @@ def pod_view(pod: Pod) -> PodView:
     conditions = {entry.type: entry for entry in status.conditions or ()}
     scheduled, readiness = conditions.get("PodScheduled", Condition()), conditions.get("Ready", Condition())
     ready = readiness.status == "True"
+    engine = next((entry for entry in status.container_statuses or () if entry.name == ENGINE_CONTAINER), None)
     return PodView(
         name=metadata.name,
         uid=metadata.uid,
@@ -127,12 +136,20 @@ def pod_view(pod: Pod) -> PodView:
         deleting=metadata.deletion_timestamp is not None,
         image=next((entry.image for entry in pod.spec.containers or () if entry.name == ENGINE_CONTAINER), ""),
         ready_since=(readiness.last_transition_time or _NEVER) if ready else None,
+        lost_since=_lost_since(readiness, engine) if engine is not None else None,
         unschedulable_message=scheduled.message if scheduled.status == "False" else "",
         volumes_ready=conditions.get("PodReadyToStartContainers", Condition()).status != "False",
-        container=next(
-            (_container(entry) for entry in status.container_statuses or () if entry.name == ENGINE_CONTAINER), None
-        ),
+        container=_container(engine) if engine is not None else None,
     )
+
+
+def _lost_since(readiness: Condition, engine: ContainerStatus) -> datetime | None:
+    """When a pod that served stopped being ready. One that has not served yet is not ready since before its engine ran."""
+    began = engine.state.running.started_at if engine.state is not None and engine.state.running is not None else None
+    since = readiness.last_transition_time
+    if readiness.status != "False" or not engine.started or began is None or since is None or since <= began:
+        return None
+    return since
 
 
 def _container(status: ContainerStatus) -> ContainerState:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from headway_operator.api.conditions import Reason
+from headway_operator.core import pods
 from headway_operator.core.diagnose import diagnose, worst
 from headway_operator.core.observed import ContainerState, PodView
 
@@ -70,6 +71,16 @@ def test_cause_is_named_with_its_cure(broken: PodView, reason: Reason, says: str
 )
 def test_starting_or_serving_pod_has_no_diagnosis(fine: PodView):
     assert diagnose(fine, NOW) is None
+
+
+def test_a_pod_that_served_and_stopped_answering_does_not_start_but_stalls():
+    stalled = replace(pod(ContainerState(ready=False, restart_count=0)), lost_since=NOW)
+    found = diagnose(stalled, NOW)
+    assert found is not None
+    assert found.reason is Reason.ENGINE_STALLED
+    assert "pod p served and is not ready since 00:01:00Z" in found.message
+    assert not pods.warming(stalled), "nobody waits for it as for one that starts"
+    assert pods.warming(replace(stalled, lost_since=None))
 
 
 def test_volumes_that_do_not_come_are_told_after_some_seconds():

@@ -68,6 +68,24 @@ def test_an_empty_pod_is_a_pod_that_never_was_ready() -> None:
 
 
 @pytest.mark.parametrize(
+    ("since", "engine", "lost"),
+    [
+        ("00:20:00", {"started": True}, True),
+        ("00:00:01", {"started": True}, False),  # it has started and is about to be ready for the first time
+        ("00:20:00", {"started": False}, False),  # its container was restarted and loads
+        ("00:20:00", {"started": True, "state": {"terminated": {"exitCode": 1}}}, False),
+    ],
+)
+def test_a_pod_that_served_and_does_not_answer_is_told_from_one_that_starts(
+    since: str, engine: dict[str, Any], lost: bool
+) -> None:
+    running = {"name": "engine", "state": {"running": {"startedAt": "2026-01-01T00:00:01Z"}}}
+    condition = {"type": "Ready", "status": "False", "lastTransitionTime": f"2026-01-01T{since}Z"}
+    view = pod_view(read({"status": {"conditions": [condition], "containerStatuses": [running | engine]}}))
+    assert view.lost_since == (datetime(2026, 1, 1, 0, 20, tzinfo=UTC) if lost else None)
+
+
+@pytest.mark.parametrize(
     ("status", "reason", "code"),
     [
         ({"state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}, "", 0),
