@@ -8,6 +8,7 @@ import pytest
 from headway_gateway import api, errors, translate
 from headway_gateway.answers import Choice, Head
 from headway_gateway.api import ChatRequest, CompletionRequest
+from headway_gateway.chat import render
 from headway_gateway.errors import Failure
 from headway_rpc import pb
 from headway_rpc.client import EngineError
@@ -152,6 +153,22 @@ def test_a_chat_is_rendered_with_the_models_template() -> None:
     ]
     request = translate.generate_request(chat(messages=messages), TEMPLATE)
     assert request.text == "<system>be brief<user>ab<assistant>"
+
+
+def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    compiled: list[str] = []
+    compile_ = ImmutableSandboxedEnvironment.from_string
+
+    def counted(environment: ImmutableSandboxedEnvironment, source: str) -> object:
+        compiled.append(source)
+        return compile_(environment, source)
+
+    monkeypatch.setattr(ImmutableSandboxedEnvironment, "from_string", counted)
+    template = "once {{ messages[0].content }}"
+    assert [render(template, [{"role": "user", "content": text}]) for text in "ab"] == ["once a", "once b"]
+    assert compiled == [template]
 
 
 def test_a_chat_without_a_template_is_told_the_other_route() -> None:
