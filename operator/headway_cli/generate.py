@@ -35,7 +35,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = _stdin() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         raise CliError("PROMPT must not be empty")
     async with target.address(options) as address, EngineClient(address) as client:
@@ -54,12 +54,23 @@ async def _generate(options: argparse.Namespace) -> pb.GenerateComplete:
     raise CliError("the engine ended the answer without completing it")
 
 
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise CliError(f"PROMPT on standard input is no text: {error}") from None
+
+
 def sampling(options: argparse.Namespace) -> pb.SamplingParams:
     """What the flags say; what they do not say is the engine's default.
 
     Raises:
-        CliError: the file of the schema cannot be read.
+        CliError: the file of the schema cannot be read, or a number does not fit its field; its range is the engine's to check.
     """
+    for name, bits in (("max_tokens", 32), ("seed", 64)):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < 2**bits:
+            raise CliError(f"--{name.replace('_', '-')} must be 0 to {2**bits - 1}, got {value}")
     params = pb.SamplingParams(
         max_tokens=options.max_tokens,
         temperature=options.temperature,

@@ -5,6 +5,28 @@ from pathlib import Path
 
 from headway_cli.bench.workload import Workload
 from headway_cli.errors import CliError
+from headway_cli.limits import ABOVE_0, check
+
+MOST_REQUESTS = 10_000_000
+_BOUNDS = {
+    # flag -> the least and the most
+    "rate": (ABOVE_0, 1_000_000),
+    "duration": (ABOVE_0, 604_800),
+    "timeout": (ABOVE_0, 604_800),
+    "slo_ttft_ms": (ABOVE_0, 1_000_000_000),
+    "slo_tpot_ms": (ABOVE_0, 1_000_000_000),
+    "temperature": (0, 100),
+    # e^20 tokens are more than any context.
+    "input_mu": (-20, 20),
+    "output_mu": (-20, 20),
+    "input_sigma": (0, 20),
+    "output_sigma": (0, 20),
+    "min_input": (1, 10_485_760),
+    "min_output": (1, 10_485_760),
+    "clients": (1, 1024),
+    "warmup": (0, 1000),
+    "against_tokens": (1, 262_144),
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +67,11 @@ def workload(options: argparse.Namespace) -> Workload:
     Raises:
         CliError: a number makes no sense; the message names the flag.
     """
-    for name in ("rate", "duration", "timeout", "min_input", "min_output", "clients"):
-        if not getattr(options, name) > 0:
-            raise CliError(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}")
-    if options.against_tokens < 1:
-        raise CliError(f"--against-tokens must be at least 1, got {options.against_tokens}")
+    check(options, _BOUNDS)
+    if options.rate * options.duration > MOST_REQUESTS:
+        raise CliError(
+            f"--rate times --duration must be at most {MOST_REQUESTS} requests, got {options.rate * options.duration:.0f}"
+        )
     for side in ("input", "output"):
         low, high = getattr(options, f"min_{side}"), getattr(options, f"max_{side}")
         if high < low:

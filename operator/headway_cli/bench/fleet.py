@@ -39,11 +39,12 @@ GOALS_S = {"apply to first token": 40.0, "limit change on every pod": 3.0, "repa
 def command(options: argparse.Namespace) -> int:
     """Run it; returns 0 when every goal is met."""
     try:
-        manifest = yaml.safe_load(Path(options.manifest).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        manifest = yaml.safe_load(Path(options.manifest).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CliError(f"--manifest {options.manifest}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != "LLMDeployment":
         raise CliError(f"--manifest {options.manifest}: not an LLMDeployment")
+    _check(manifest, options)
     samples = asyncio.run(_measure(manifest, options.repeats, options.context))
     results = [result(name, values) for name, values in samples.items()]
     now = datetime.now(UTC)
@@ -54,6 +55,19 @@ def command(options: argparse.Namespace) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines)
     return 0 if all(line["goal_met"] for line in results) else 1
+
+
+def _check(manifest: dict[str, Any], options: argparse.Namespace) -> None:
+    """What would only be missed after minutes, or after the fleet was made."""
+    if options.repeats < 1:
+        raise CliError(f"--repeats must be at least 1, got {options.repeats}")
+    fields: tuple[tuple[str, ...], ...] = (("metadata", "name"), ("spec", "engine", "limits", "maxNumSeqs"))
+    for path in fields:
+        found: object = manifest
+        for step in path:
+            found = found.get(step) if isinstance(found, dict) else None
+        if found is None:
+            raise CliError(f"--manifest {options.manifest}: {'.'.join(path)} is missing")
 
 
 def result(name: str, seconds: list[float]) -> dict[str, Any]:

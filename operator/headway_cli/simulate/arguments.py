@@ -5,29 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway_cli.errors import CliError
+from headway_cli.limits import ABOVE_0, NO_BOUND, check
 from headway_planner.rivals.catalog import CATALOG, CLAIRVOYANT, OURS, WORK_BOUND
 from headway_planner.sim.jobs import Rank
 
 POLICIES = (*CATALOG, WORK_BOUND)
 # Flags of one of the two ways to run, which the other one would ignore.
 _OF_BENCH, _OF_ONE_RUN = ("trace", "policies", "seeds", "tuned", "jobs"), ("policy", "seed", "target")
-_TINY, _NO_BOUND = 1e-9, float("inf")
 _BOUNDS = {
     # flag -> the least and the most
     "jobs": (1, 1024),
-    "load": (_TINY, 10_000),
-    "scale": (_TINY, 10_000),
+    "load": (ABOVE_0, 10_000),
+    "scale": (ABOVE_0, 10_000),
     "spread": (0, 86_400),
-    "duration": (_TINY, _NO_BOUND),
+    "duration": (ABOVE_0, NO_BOUND),
     "max_num_seqs": (1, 4096),
     "max_num_batched_tokens": (1, 262_144),
     "capacity_tokens": (1, 262_144),
-    "mtbf_hours": (0, _NO_BOUND),
+    "mtbf_hours": (0, NO_BOUND),
     "noise": (0, 10),
     "scrape_loss": (0, 0.99),
     "batch_share": (0, 0.99),
-    "batch_deadline": (_TINY, 1_000_000_000),
-    "target": (_TINY, 1_000_000_000),
+    "batch_deadline": (ABOVE_0, 1_000_000_000),
+    "target": (ABOVE_0, 1_000_000_000),
 }
 FLEETS = ("pooled", "separate", "both")
 DEADLINE_S = 900.0  # of batch work that is added
@@ -158,10 +158,7 @@ def parse(given: argparse.Namespace) -> Options:
     delays = _start_delays(given.start_delay)
     if not bench and len(delays) > 1:
         raise CliError("--start-delay: one run has one start delay; bench takes several")
-    for name, (least, most) in _BOUNDS.items():
-        value = getattr(given, name)
-        if value is not None and not least <= value <= most:
-            raise CliError(f"--{name.replace('_', '-')} must be {_range(least, most)}, got {value}")
+    check(given, _BOUNDS)
     policy = given.policy or OURS
     if given.target is not None and not (policy in CATALOG and CATALOG[policy].sweep):
         raise CliError(f"--target: policy {policy} has none")
@@ -193,11 +190,6 @@ def parse(given: argparse.Namespace) -> Options:
         batch_deadline_s=given.batch_deadline,
         batch_fleet=given.batch_fleet or ("both" if bench else "pooled"),
     )
-
-
-def _range(least: float, most: float) -> str:
-    low = "above 0" if least == _TINY else f"at least {least}"
-    return low if most == _NO_BOUND else f"{low} and at most {most}"
 
 
 def _policies(text: str) -> tuple[str, ...]:

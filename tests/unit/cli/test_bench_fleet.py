@@ -23,13 +23,21 @@ def test_a_missed_goal_is_marked_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("kind: Pod", "not an LLMDeployment"), ("a: [", "--manifest"), (None, "No such file")]
+    ("content", "words"),
+    [
+        (b"kind: Pod", "not an LLMDeployment"),
+        (b"a: [", "--manifest"),
+        (b"\xff", "--manifest"),
+        (None, "No such file"),
+        (b"kind: LLMDeployment", r"metadata\.name is missing"),
+        (b"kind: LLMDeployment\nmetadata: {name: x}\nspec: [1]", r"spec\.engine\.limits\.maxNumSeqs is missing"),
+    ],
 )
 def test_a_manifest_that_is_none_is_refused_before_anything_is_made(
-    tmp_path: Path, content: str | None, words: str
+    tmp_path: Path, content: bytes | None, words: str
 ) -> None:
     path = tmp_path / "fleet.yaml"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     with pytest.raises(CliError, match=words):
-        fleet.command(argparse.Namespace(manifest=str(path)))
+        fleet.command(argparse.Namespace(manifest=str(path), repeats=1))

@@ -70,6 +70,14 @@ def test_generate_without_flags_is_greedy_and_leaves_the_rest_to_the_engine() ->
     assert not params.HasField("seed")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "most"), [("--max-tokens", -1, 2**32), ("--max-tokens", 2**32, 2**32), ("--seed", 2**64, 2**64)]
+)
+def test_a_number_that_no_request_can_hold_is_refused(flag: str, value: int, most: int) -> None:
+    with pytest.raises(CliError, match=f"{flag} must be 0 to {most - 1}, got {value}"):
+        sampling(cli.build_parser().parse_args(["generate", "hi", f"{flag}={value}"]))
+
+
 def test_the_chat_template_is_rendered_with_system_and_user() -> None:
     template = (
         "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
@@ -88,7 +96,18 @@ def test_a_template_that_reaches_for_python_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "names"), [(["--rate", "0"], "--rate"), (["--rate", "1", "--max-input", "3"], "--max-input")]
+    ("flags", "names"),
+    [
+        (["--rate", "0"], "--rate must be above 0 and at most 1000000, got 0"),
+        (["--rate", "1", "--max-input", "3"], "--max-input"),
+        (["--rate", "inf"], "--rate must be"),
+        (["--rate", "1", "--duration", "inf"], "--duration must be"),
+        (["--rate", "1000000", "--duration", "600"], "--rate times --duration must be at most 10000000"),
+        (["--rate", "1", "--input-mu", "1e9"], "--input-mu must be"),
+        (["--rate", "1", "--output-sigma", "nan"], "--output-sigma must be"),
+        (["--rate", "1", "--slo-ttft-ms", "nan"], "--slo-ttft-ms must be above 0"),
+        (["--rate", "1", "--warmup", "-1"], "--warmup must be at least 0"),
+    ],
 )
 def test_a_senseless_workload_is_refused_by_flag(flags: list[str], names: str) -> None:
     parser = argparse.ArgumentParser()
