@@ -1,6 +1,5 @@
 """How prompts are handed to the library's attention."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -9,7 +8,7 @@ pytest.importorskip("triton")
 from headway_engine.core.batch import Chunk
 from headway_engine.core.request import SamplingParams
 from headway_engine.kernels.decoder import WholePrompt
-from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, graph_shape, pack, pad, planned_lengths, unpack
+from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, graph_shape, laid_out, pack, planned_lengths, unpack
 
 
 def chunk(length: int, start: int = 0) -> Chunk:
@@ -37,10 +36,9 @@ def test_short_prompts_later_chunks_and_graphs_keep_to_the_paged_kernel() -> Non
 
 def test_a_step_padded_to_a_graph_is_unpacked_as_it_was_packed() -> None:
     chunks = [chunk(1, start=7), chunk(1, start=9), chunk(5, start=16)]
-    packed = pad(
-        pack(chunks, [3, 4, 5], 2, allow_whole=False), graph_shape(64, max_chunks=4, decodes=32), padding_row=8
-    )
-    views = unpack(torch.from_numpy(np.concatenate(packed.aligned)), packed.shape)
+    shape = graph_shape(64, max_chunks=4, decodes=32)
+    array = laid_out(pack(chunks, [3, 4, 5], 2, allow_whole=False), shape, padding_row=8)
+    views = unpack(torch.from_numpy(array), shape)
     assert views.decodes.tolist() == [2]
     assert views.positions.tolist() == [7, 9, 16, 17, 18, 19, 20] + [0] * 57
     assert views.rows.tolist() == [3, 4, 5, 5, 5, 5, 5] + [8] * 57

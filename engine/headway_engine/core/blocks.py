@@ -28,13 +28,13 @@ class BlockPool:
 
     __slots__ = (
         "_block_of",
-        "_caching",
         "_entries",
         "_free",
         "_holders",
         "_idle",
         "_key_of",
         "block_size",
+        "caching",
         "num_blocks",
     )
 
@@ -43,7 +43,7 @@ class BlockPool:
             raise ValueError(f"a pool needs blocks: num_blocks={num_blocks}, block_size={block_size}")
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._caching = caching
+        self.caching = caching
         self._free = list(range(num_blocks, 0, -1))
         self._holders = [0] * (num_blocks + 1)
         self._idle: OrderedDict[int, None] = OrderedDict()  # registered and free, the longest unused first
@@ -132,7 +132,7 @@ class BlockPool:
         known = self._block_of.get(key)
         if known is not None:
             return known[1]
-        if not self._caching or block in self._key_of:
+        if not self.caching or block in self._key_of:
             return prefix
         self._entries += 1
         self._block_of[key] = block, self._entries

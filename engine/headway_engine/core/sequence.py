@@ -159,6 +159,8 @@ class Sequence:
 
     def register(self, pool: BlockPool) -> None:
         """Let others find the blocks that are full by now."""
+        if not pool.caching:
+            return
         size = pool.block_size
         for index in range(self.num_registered, self.num_computed // size):
             tokens = tuple(self.tokens[index * size : (index + 1) * size])

@@ -2,7 +2,7 @@
 
     token ids | positions | rows | sampled: index among the tokens | sampled: row | decodes | tiles of prefill attention
 
-A graph needs the same sizes each time: `pad` gives them, filled up with tokens of the padding row and empty tiles.
+A graph needs the same sizes each time, filled up with tokens of the padding row and empty tiles.
 
 Each part begins at a multiple of 16 bytes. Triton compiles a kernel anew for a pointer that does not, and a step that has to
 wait for its compiler holds every stream up for a second or two.
@@ -11,6 +11,7 @@ wait for its compiler holds every stream up for a second or two.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -94,11 +95,6 @@ class Packed:
     num_decodes: int
     whole: tuple[WholePrompt, ...]
 
-    @property
-    def aligned(self) -> tuple[Ints, ...]:
-        """The parts with the room that they take in the array."""
-        return tuple(np.pad(part, (0, _room(len(part)) - len(part))) for part in self.parts)
-
 
 def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_whole: bool) -> Packed:
     """Flatten chunks.
@@ -139,20 +135,21 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
     return Packed(parts, shape, num_decodes, tuple(whole))
 
 
-def pad(packed: Packed, shape: Shape, padding_row: int) -> Packed:
-    """The same step in the sizes of a graph."""
-    token_ids, positions, rows, flat, sampled_rows, decodes, tiles = packed.parts
-    tokens, sampled = shape.tokens - packed.shape.tokens, shape.sampled - packed.shape.sampled
-    parts = (
-        np.pad(token_ids, (0, tokens)),
-        np.pad(positions, (0, tokens)),
-        np.pad(rows, (0, tokens), constant_values=padding_row),
-        np.pad(flat, (0, sampled)),
-        np.pad(sampled_rows, (0, sampled), constant_values=padding_row),
-        decodes,
-        np.pad(tiles, (0, 4 * (shape.tiles - packed.shape.tiles))),
-    )
-    return Packed(parts, shape, packed.num_decodes, packed.whole)
+def laid_out(packed: Packed, shape: Shape, padding_row: int) -> Ints:
+    """The step as one array, in sizes that it fits into: its own, or a graph's.
+
+    Args:
+        packed: the step.
+        shape: the sizes; what it does not fill are tokens of the padding row, and empty tiles.
+        padding_row: nobody's.
+    """
+    many, few = _room(shape.tokens), _room(shape.sampled)
+    starts = tuple(accumulate((0, many, many, many, few, few, _room(1))))
+    array = np.zeros(shape.length, dtype=np.int64)
+    array[starts[2] : starts[3]] = array[starts[4] : starts[5]] = padding_row
+    for start, part in zip(starts, packed.parts, strict=True):
+        array[start : start + len(part)] = part
+    return array
 
 
 def unpack(array: torch.Tensor, shape: Shape) -> Unpacked:

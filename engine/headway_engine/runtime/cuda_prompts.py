@@ -26,8 +26,8 @@ from headway_engine.runtime.cuda_pack import (
     Shape,
     Unpacked,
     graph_shape,
+    laid_out,
     pack,
-    pad,
     planned_lengths,
     unpack,
     whole_length,
@@ -106,10 +106,11 @@ class PromptSteps:
         graph = self._graph_for(chunks, decodes)
         if graph is None:
             packed = pack(chunks, indices, decodes, allow_whole=True)
-            views = unpack(self._shared.staging.upload(*packed.aligned), packed.shape)
+            array = laid_out(packed, packed.shape, self._padding)
+            views = unpack(self._shared.staging.upload(array), packed.shape)
             return self._forward(views, packed, counted=False)
         packed = pack(chunks, indices, decodes, allow_whole=bool(graph.packed.whole))
-        self._shared.staging.upload(*pad(packed, graph.packed.shape, self._padding).aligned, into=graph.array)
+        self._shared.staging.upload(laid_out(packed, graph.packed.shape, self._padding), into=graph.array)
         graph.graph.replay()
         if not packed.shape.sampled:
             self._shared.results.skip()
