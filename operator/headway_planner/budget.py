@@ -33,6 +33,15 @@ class FirstTokens:
     queued: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Replicas that sufficed for a removal; `demand`: without a backlog, which is worked off once and no habit either."""
+
+    at_s: float
+    keep: int
+    demand: int
+
+
 def spent(before: FirstTokens, then: FirstTokens, now: FirstTokens, span_s: float) -> FirstTokens:
     """What is remembered, brought forward by the counts of an interval."""
     keep = 0.5 ** (span_s / HALF_LIFE_S)

@@ -12,7 +12,8 @@ None). Every 5 s it is answered how many replicas are needed:
 
 `up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
 these in the whole window of a removal: the user's, two starts at the least, doubled by each order that followed a removal in
-the last half hour, and longer while more first tokens were late by the queue than may be (`budget.py`). Before a window, and two horizons of demand, have been seen nothing is removed.
+the last half hour. Before it, and two horizons of demand, have been seen nothing is removed. While more first tokens were late by
+the queue than may be (`budget.py`), older answers count too, without what a backlog asked for, once the past is believed.
 
 Requests with a deadline (`Intake.deferred`, told apart by the caller) are none of that demand. They are worked off in what it
 leaves free; `up` and `keep` are raised only as far as their deadlines need it (`deferred.py`).
@@ -22,10 +23,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from headway_planner.budget import FirstTokens, caution, spent, told
+from headway_planner.budget import Answer, FirstTokens, caution, spent, told
 from headway_planner.capacity import Mix, mean_mix, sustained, token_ms
 from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
-from headway_planner.forecast import Ask, Past, forecast
+from headway_planner.forecast import Ask, Past, believed_s, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
 from headway_planner.staffing import UTILIZATION
@@ -139,7 +140,7 @@ class Memory:
     needs: Needs | None = None  # of the last plan
     turns: tuple[float, ...] = ()  # times of orders that followed a removal
     falling: bool = False  # the last change was a removal
-    answers: tuple[tuple[float, int], ...] = ()  # (time, replicas that suffice for a removal)
+    answers: tuple[Answer, ...] = ()  # of the longest window of a removal, oldest first
     orders: tuple[float, ...] = ()  # times of replicas ordered and not serving yet
     starts: tuple[float, ...] = ()  # seconds from order to service, newest last
     backlog: Backlog = field(default_factory=Backlog)
@@ -300,27 +301,28 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     backlog_s = _work(config, memory, (intake.waiting, intake.queued_tokens, 0.0, 0.0))
     if backlog_s is None:
         return None, memory
-    reactive = math.ceil((rate + backlog_s / DRAIN_S) / UTILIZATION - 1e-9)
+    now, reactive = (math.ceil(one / UTILIZATION - 1e-9) for one in (rate, rate + backlog_s / DRAIN_S))
     lead_s = start_s(memory) + SETTLE_S
     due, due_longer, batch = _due(config, memory, now_s, lead_s)
     up, level = _forecast(config, memory, lead_s, config.up_quantile)
     up = max(up, due)
     keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
     down, _ = _forecast(config, memory, keep_s, config.down_quantile)
-    keep = _bounded(max(reactive, up, down, due_longer), config)
+    demand, keep = (_bounded(max(one, up, down, due_longer), config) for one in (now, reactive))
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
     # A replica that waits in vain for as long as a start takes costs as much as one that is missed.
     care = caution(memory.first, config.late_allowed)
     turned = 2 ** min(MOST_TURNS, len(turns))
-    hold_s = max(config.hold_s, KEEP_STARTS * start_s(memory)) * turned * CAREFUL_HOLDS**care
-    since_s = now_s - hold_s - PLAN_EVERY_S
-    answers = (*((at_s, count) for at_s, count in memory.answers if at_s > since_s), (now_s, keep))
-    held = now_s - answers[0][0] >= hold_s - PLAN_EVERY_S
+    hold_s = max(config.hold_s, KEEP_STARTS * start_s(memory)) * turned
+    long_s = hold_s * CAREFUL_HOLDS**care
+    since_s, longest_s = (now_s - PLAN_EVERY_S - one for one in (hold_s, long_s))
+    answers = (*(one for one in memory.answers if one.at_s > longest_s), Answer(now_s, keep, demand))
+    held = now_s - answers[0].at_s >= min(long_s, max(hold_s, believed_s(lead_s))) - PLAN_EVERY_S
     enough = held and memory.seen_s >= max(config.hold_s, 2 * lead_s)
     needs = Needs(
         up=max(reactive, up),
         keep=keep,
-        keep_long=max(count for _, count in answers) if enough else None,
+        keep_long=max(one.keep if one.at_s > since_s else one.demand for one in answers) if enough else None,
         reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
         f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s{batch}{told(care)}",
     )

@@ -50,6 +50,11 @@ class Ask:
     caution: float = 0.0
 
 
+def believed_s(horizon_s: float) -> float:
+    """How much of the past must be known before its rises within a horizon are believed."""
+    return max(3 * horizon_s, min(EVIDENCE * horizon_s, EVIDENCE_S))
+
+
 def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: float) -> tuple[int, float]:
     """Replicas for the level that the demand exceeds within the horizon with probability 1 - `share`; and that level."""
     levels = rolling_mean(past.work, ask.level_s)
@@ -59,7 +64,7 @@ def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: fl
     ahead = (now + LEVEL_FLOOR) * GROWTH_PRIOR - LEVEL_FLOOR
     # A long start may meet a load that has only risen since it is seen.
     margin = min(GROWTH_PRIOR, PEAK_MARGIN * max(1.0, horizon_s / LONG_S))
-    if len(levels) >= max(3 * horizon_s, min(EVIDENCE * horizon_s, EVIDENCE_S)):
+    if len(levels) >= believed_s(horizon_s):
         ahead, margin = now + rise(levels, (round(horizon_s), ask.level_s), share), PEAK_MARGIN
     ahead = max(now, min(ahead, margin * max(levels)))
     slack_s = SLACK * ask.ttft_target_ms / 1000

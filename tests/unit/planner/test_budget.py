@@ -63,11 +63,28 @@ def test_a_removal_waits_longer_where_first_tokens_were_late() -> None:
     assert "caution 100% after late first tokens" in needs.reason
 
 
-def _after_a_peak(late: float) -> Needs:
-    """What is needed 200 s after two minutes of load, in whose first second so many first tokens were late."""
-    config = CoordinatorConfig(1, 20, ttft_target_ms=1500, itl_target_ms=100, baseline=BatchLimits(32, 2048), hold_s=30)
+def test_a_backlog_that_was_worked_off_is_held_for_no_longer_by_late_first_tokens() -> None:
+    needs = _after_a_peak(late=3000, waiting=5000)
+    assert needs.keep_long == _after_a_peak(late=3000).keep_long
+
+
+def test_a_careful_fleet_removes_what_it_never_needed_before_it_has_lived_for_the_longer_window() -> None:
+    needs = _after_a_peak(late=3000, until_s=400, hold_s=100)
+    assert needs.keep_long is not None, "280 s make the past believed, and the longer window is eight times 100 s"
+    assert needs.keep_long > needs.keep
+    assert _after_a_peak(late=3000, until_s=260, hold_s=100).keep_long is None, "the past is not believed yet"
+
+
+def _after_a_peak(late: float, waiting: float = 0.0, until_s: int = 320, hold_s: float = 30) -> Needs:
+    """What is needed some time after two minutes of load, in whose first second so many first tokens were late.
+
+    `waiting`: requests in the queues of the engines in these minutes.
+    """
+    config = CoordinatorConfig(
+        1, 20, ttft_target_ms=1500, itl_target_ms=100, baseline=BatchLimits(32, 2048), hold_s=hold_s
+    )
     memory, totals, needs = Memory(prior=LearntSteps(10.0, 0.5, 0.1, kv_tokens=100_000)), Totals(), None
-    for second in range(320):
+    for second in range(until_s):
         rate = 60.0 if second < 120 else 0.0
         totals = Totals(
             arrivals=totals.arrivals + rate,
@@ -76,6 +93,8 @@ def _after_a_peak(late: float) -> Needs:
             output_tokens=totals.output_tokens + 50 * rate,
             first=FirstTokens(10_000.0, late, late) if second else FirstTokens(),
         )
-        needs, memory = assess(Intake(second, 6, 6, totals, starts=(10.0,)), config, memory)
+        queue = waiting if second < 120 else 0.0
+        intake = Intake(second, 6, 6, totals, waiting=queue, queued_tokens=100 * queue, starts=(10.0,))
+        needs, memory = assess(intake, config, memory)
     assert needs is not None
     return needs
