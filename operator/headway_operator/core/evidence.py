@@ -19,7 +19,7 @@ from headway_operator.api.v1alpha1 import (
 )
 from headway_operator.core import objectives, pods, rivals
 from headway_operator.core.deadlines import Outlook
-from headway_operator.core.intake import start_times
+from headway_operator.core.intake import lost_pods, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.observed import Observed
 from headway_planner.model import MIN_REQUEST_SAMPLES, LoadView
@@ -159,7 +159,7 @@ def supply(observed: Observed) -> Supply:
     blocked = sum(1 for pod in unready if pods.blocked(pod))
     if not warming:
         return Supply(blocked=blocked)
-    starts = start_times(pod for pod in observed.pods if pods.serving(pod))
+    starts = start_times((pod for pod in observed.pods if pods.serving(pod)), lost_pods(observed))
     return Supply(
         warming=len(warming),
         blocked=blocked,

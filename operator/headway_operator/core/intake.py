@@ -20,7 +20,7 @@ from typing import TypeVar
 from zlib import crc32
 
 from headway_operator.core.memory import Counted
-from headway_operator.core.observed import EngineSample, PodView
+from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.work import Work
 from headway_planner.budget import FirstTokens
 from headway_planner.coordinator import Intake, Totals
@@ -108,12 +108,21 @@ def _steps_done(counted: Mapping[str, Counted], before: Mapping[str, Counted]) -
     )
 
 
-def start_times(serving: Iterable[PodView]) -> tuple[float, ...]:
-    """Seconds from creation to service of the serving pods that never restarted, newest last."""
+def lost_pods(observed: Observed) -> frozenset[str]:
+    """Uids of the pods that are lost, or were in a pass of this process."""
+    before = observed.memory.lost if observed.memory is not None else frozenset()
+    return frozenset(pod.uid for pod in observed.pods if pod.lost_since is not None or pod.uid in before)
+
+
+def start_times(serving: Iterable[PodView], lost: frozenset[str]) -> tuple[float, ...]:
+    """Seconds from creation to service of the serving pods that never restarted nor were `lost`, newest last."""
     known = (
         (pod.ready_since, pod.created)
         for pod in serving
-        if pod.ready_since is not None and pod.container is not None and not pod.container.restart_count
+        if pod.ready_since is not None
+        and pod.container is not None
+        and not pod.container.restart_count
+        and pod.uid not in lost
     )
     newest = nlargest(STARTS, known)
     return tuple(max(0.0, (ready - created).total_seconds()) for ready, created in reversed(newest))

@@ -13,7 +13,7 @@ from datetime import datetime
 from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, Slo
 from headway_operator.core import clock, drain, objectives, scaling, tuning
 from headway_operator.core.deadlines import Outlook, Windows, outlook
-from headway_operator.core.intake import Reports, start_times
+from headway_operator.core.intake import Reports, lost_pods, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, shorter, without_first_tokens
 from headway_operator.core.memory import LoopMemory, Moment, carried, restored
 from headway_operator.core.objectives import Verdict
@@ -69,12 +69,13 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
     joined = max((pod.ready_since for pod in facts.serving if pod.ready_since is not None), default=None)
     told = (*_stamps(fleet, joined), *drain.stamps(observed.pods, memory.stamps, observed.now))
     stamps = clock.placed(told, memory.stamps, observed.now, observed.monotonic_s, passed_s)
+    lost = lost_pods(observed)
     reports = Reports(
         facts.load.view.serving,
         facts.load.latest,
         _targets_ms(fleet.spec.slo),
         scaling.manual_replicas(fleet),
-        start_times(facts.serving),
+        start_times(facts.serving, lost),
         facts.load.silent,
     )
     taken = take_in(reports, memory, facts.verdict)
@@ -97,6 +98,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         stamps,
         taken.online,
         taken.arrived,
+        lost,
     )
     return Looped(found, after, _outlook(observed, reports, facts.window_s, config, remembered.demand))
 

@@ -106,6 +106,7 @@ class LoopMemory:
         engines: counters per pod name; {} where batch work has a deadline and never counts.
         online: the same without batch work, where that fills the slack of better classes.
         arrived: the requests with a deadline.
+        lost: uids of pods that stopped being ready without a restart: since when they are says nothing about their start.
         totals: what all engines did since the first pass, restarts and removed pods included.
         passed_s: when the pass was, on the monotonic clock.
         stamps: times that the API holds, by when they were on the monotonic clock (`clock.py`).
@@ -119,6 +120,7 @@ class LoopMemory:
     stamps: Mapping[datetime, float] = field(default_factory=dict)
     online: Mapping[str, Counted] = field(default_factory=dict)
     arrived: Arrived = field(default_factory=Arrived)
+    lost: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from fleet_world import World, spec
 
 from headway_operator.core import names
 from headway_operator.core.decide import decide
+from headway_operator.core.intake import lost_pods, start_times
 from headway_operator.core.plan import Apply, Emit, MarkServing
 from headway_operator.shell.kube import text_at
 
@@ -45,6 +46,21 @@ def test_limits_that_changed_while_a_pod_started_are_no_warning_when_it_becomes_
         emitted += [action.event_reason for action in world.step().actions if isinstance(action, Emit)]
     assert world.condition("TuningApplied")["status"] == "True"
     assert "Applying" not in emitted
+
+
+def test_a_pod_that_was_lost_and_is_back_has_not_taken_so_long_to_start():
+    world = World(spec(replicas=1))
+    world.settle()
+    [name] = world.live()
+    pod = world.pods[name]
+    assert start_times([pod.view], lost_pods(world.observe())) == (4.0,)
+    pod.view = replace(pod.view, ready=False, ready_since=None, lost_since=world.now)
+    world.run()
+    world.now_s += 1000
+    pod.view = replace(pod.view, ready=True, ready_since=world.now, lost_since=None)
+    for _ in range(3):
+        world.run()
+    assert start_times([pod.view], lost_pods(world.observe())) == ()
 
 
 def test_an_engine_that_has_just_become_ready_is_no_lost_one_until_it_stays_silent():
