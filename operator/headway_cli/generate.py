@@ -27,6 +27,8 @@ def command(options: argparse.Namespace) -> int:
         complete = asyncio.run(_generate(options))
     except EngineError as error:
         raise CliError(str(error)) from None
+    except UnicodeEncodeError:
+        raise CliError("PROMPT, or the text of a flag, is not in the encoding of this terminal") from None
     if options.stats:
         print(stats_line(complete), file=sys.stderr)
     if complete.finish_reason == pb.ERROR:

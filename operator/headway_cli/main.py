@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from pathlib import Path
 
 from headway_cli.errors import CliError
@@ -23,6 +24,9 @@ _PROGRAMS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; ends the process with 0, 1 (the command failed) or 2 (the command line is wrong)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # An answer may hold what the terminal cannot show.
+        sys.stdout.reconfigure(errors="replace")
     try:
         sys.exit(run(arguments))
     except CliError as error:

@@ -119,3 +119,8 @@ async def test_bench_online_sends_the_whole_schedule(address: str, engine: FakeA
     assert report["output_tokens"] == sum(request.sampling.max_tokens or 0 for request in engine.submitted[warmups:])
     assert 0 < report["ttft_ms"]["p50"] <= report["ttft_ms"]["p99"]
     assert {len(request.prompt_ids) >= 16 for request in engine.submitted} == {True}
+
+
+async def test_a_prompt_of_bytes_that_are_no_text_is_one_sentence(address: str) -> None:
+    code, _, err = await headway("generate", "bad \udcff", "--address", address)
+    assert (code, err) == (1, "headway: PROMPT, or the text of a flag, is not in the encoding of this terminal\n")

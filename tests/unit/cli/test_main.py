@@ -1,5 +1,7 @@
 import argparse
 import importlib
+import io
+import sys
 import types
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
@@ -61,6 +63,15 @@ def test_a_checkout_that_is_not_installed_has_no_version_and_runs(
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == "headway (not installed)\n"
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    monkeypatch.setattr(cli, "version", lambda _: "caf\u00e9")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert shown.getvalue() == b"headway caf?\n"
 
 
 def test_generate_without_flags_is_greedy_and_leaves_the_rest_to_the_engine() -> None:
