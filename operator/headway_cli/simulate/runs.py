@@ -27,7 +27,7 @@ from headway_planner.steps import StepModel
 _START_SHARE = 0.6  # the fleet begins with replicas for the first five minutes at this share of an engine
 _SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scaled trace, batch work that is added
 _BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
-MOST_REQUESTS = 20_000_000  # of one run: about 10 GB
+MOST_REQUESTS = 20_000_000  # of one run: 12 GB at the 0.6 kB each that 200,000 took
 MOST_REPLICAS = 10_000  # that a run begins with
 SEPARATE = "-separate"  # ends the name of a policy whose batch work has a fleet of its own
 
