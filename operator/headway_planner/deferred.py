@@ -29,6 +29,40 @@ LEAST_S = 30.0
 AIM_UP, AIM_KEEP = 0.3, 0.25  # of the deadline: before an order, and before a removal, so that the two are not in turn
 MARKS = 200  # arrivals are remembered so often within a deadline
 ENOUGH_REQUESTS = 4.0  # before a mean length is believed
+NEWEST = 64.0  # requests that lengths rest on
+PER_SLOT = 2.0  # and at least so many for each that may run
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Requests with a deadline and their tokens: sums over those that came, and over those that were answered, of late.
+
+    Attributes:
+        answered: a request that runs is half of one.
+        output_tokens: of answers, unfinished ones too.
+    """
+
+    admitted: float = 0.0
+    prompt_tokens: float = 0.0
+    answered: float = 0.0
+    output_tokens: float = 0.0
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Tokens of a prompt and of an answer."""
+        return self.prompt_tokens / max(1.0, self.admitted), self.output_tokens / max(1.0, self.answered)
+
+    def renewed(self, grown: "Lengths", slots: float) -> "Lengths":
+        """With what came and was answered since. What it rests on gives way to it, mixed: `NEWEST` requests, more where more have slots."""
+        newest = max(NEWEST, PER_SLOT * slots)
+        came = _kept(self.admitted, newest - grown.admitted)
+        ended = _kept(self.answered, newest - grown.answered)
+        return Lengths(
+            came * self.admitted + grown.admitted,
+            came * self.prompt_tokens + grown.prompt_tokens,
+            ended * self.answered + grown.answered,
+            ended * self.output_tokens + grown.output_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +169,8 @@ def _older(backlog: Backlog, here: float) -> list[float]:
     newest = backlog.marks[-1][1] if backlog.marks else 0.0
     # What came since the newest mark counts with it.
     return [here if came >= newest else min(here, came - finished) for _, came in backlog.marks]
+
+
+def _kept(requests: float, room: float) -> float:
+    """The share of so many requests that there is room for; 0..1."""
+    return min(1.0, max(0.0, room) / requests) if requests > 0 else 1.0

@@ -18,12 +18,9 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from headway_operator.core.intake import Reports
-from headway_operator.core.memory import Admitted, Arrived, Lengths
+from headway_operator.core.memory import Admitted, Arrived
 from headway_operator.core.observed import EngineSample
-from headway_planner.deferred import Deferred
-
-NEWEST = 64.0  # requests that lengths rest on
-PER_SLOT = 2.0  # and at least so many for each that may run
+from headway_planner.deferred import Deferred, Lengths
 
 Pairs: TypeAlias = Sequence[tuple[Admitted, Admitted | None]]  # of each engine: now, and when it was last looked at
 
@@ -44,7 +41,7 @@ def take(reports: Reports, before: Arrived) -> tuple[Deferred | None, Arrived]:
     came = max(before.came + (grown if before.engines else 0.0), running + waiting)
     finished = came - running - waiting
     slots = sum(sample.effective.max_num_seqs or 0 for sample in samples.values())
-    lengths = _lengths(pairs, before, max(NEWEST, PER_SLOT * slots))
+    lengths = _lengths(pairs, before, slots)
     inputs, outputs = lengths.means
     found = Deferred(
         arrivals=came,
@@ -81,19 +78,12 @@ def _grown(now: Admitted, then: Admitted | None) -> float:
     return max(0, now.admitted - then.admitted)
 
 
-def _lengths(pairs: Pairs, before: Arrived, newest: float) -> Lengths:
+def _lengths(pairs: Pairs, before: Arrived, slots: int) -> Lengths:
     # What an engine counted before it was seen may be old; for want of anything else it counts.
     since_boot = not before.engines and before.lengths == Lengths()
     grown = [growth for now, then in pairs if (growth := _growth(now, then, since_boot)) is not None]
-    admitted, prompts, answered, outputs = [sum(column) for column in zip(*grown, strict=True)] or [0.0] * 4
-    old = before.lengths
-    came, ended = _kept(old.admitted, newest - admitted), _kept(old.answered, newest - answered)
-    return Lengths(
-        came * old.admitted + admitted,
-        came * old.prompt_tokens + prompts,
-        ended * old.answered + answered,
-        ended * old.output_tokens + outputs,
-    )
+    sums = [sum(column) for column in zip(*grown, strict=True)] or [0.0] * 4
+    return before.lengths.renewed(Lengths(*sums), slots)
 
 
 def _growth(now: Admitted, then: Admitted | None, since_boot: bool) -> tuple[float, float, float, float] | None:
@@ -109,8 +99,3 @@ def _growth(now: Admitted, then: Admitted | None, since_boot: bool) -> tuple[flo
         answered - then.finished - then.running / 2,
         now.output_tokens - then.output_tokens,
     )
-
-
-def _kept(requests: float, room: float) -> float:
-    """The share of so many requests that there is room for; 0..1."""
-    return min(1.0, max(0.0, room) / requests) if requests > 0 else 1.0

@@ -15,7 +15,7 @@ from headway_planner.budget import FirstTokens
 from headway_planner.capacity import Mix
 from headway_planner.control import ControlMemory
 from headway_planner.coordinator import HISTORY_S, Memory, Totals
-from headway_planner.deferred import Backlog
+from headway_planner.deferred import Backlog, Lengths
 from headway_planner.identify import LearntSteps, learnt
 
 MINUTE_S = 60
@@ -45,26 +45,6 @@ class Counted:
     computed: int
     made: int
     first: FirstTokens
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Requests with a deadline and their tokens: sums over those that came, and over those that were answered, of late.
-
-    Attributes:
-        answered: a request that runs is half of one.
-        output_tokens: of answers, unfinished ones too.
-    """
-
-    admitted: float = 0.0
-    prompt_tokens: float = 0.0
-    answered: float = 0.0
-    output_tokens: float = 0.0
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Tokens of a prompt and of an answer."""
-        return self.prompt_tokens / max(1.0, self.admitted), self.output_tokens / max(1.0, self.answered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from headway_planner.budget import FirstTokens
 from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemory, Sight, control
 from headway_planner.coordinator import CoordinatorConfig, Intake, Totals
-from headway_planner.deferred import Deferred
+from headway_planner.deferred import Deferred, Lengths
 from headway_planner.identify import StepsDone
 from headway_planner.model import BatchLimits, Latency, LoadView, ScaleEvent, ScaleState, TuneState
 from headway_planner.sim.policy import Decision
@@ -37,6 +37,9 @@ class ControlPolicy:
         self._kv_tokens = kv_tokens
         self._memory = ControlMemory()
         self._done: StepsDone | None = None  # counters of the last pass
+        self._lengths = self._counted = (
+            Lengths()
+        )  # of the requests with a deadline: of the newest, and of all by the last pass
         self._history: tuple[ScaleEvent, ...] = ()
         self._recommended: int | None = None
         self._since_s: float | None = None
@@ -105,8 +108,25 @@ class ControlPolicy:
             kv_used=silent * self._kv_tokens * sum(one.kv_usage for one in online.replicas),
             done=done,
             starts=view.starts[-NEWEST:],
-            deferred=_deferred(sample, silent),
+            deferred=self._deferred(sample, silent, view.limits.seqs),
         )
+
+    def _deferred(self, sample: Sample, silent: float, slots: int) -> Deferred | None:
+        """With the mean lengths of the newest requests, as the operator has them. `slots`: of one replica."""
+        found = _deferred(sample, silent)
+        if found is None:
+            return None
+        answered = found.finished + found.running / 2
+        counted, before = Lengths(found.arrivals, found.input_tokens, answered, found.output_tokens), self._counted
+        grown = Lengths(
+            counted.admitted - before.admitted,
+            counted.prompt_tokens - before.prompt_tokens,
+            counted.answered - before.answered,
+            counted.output_tokens - before.output_tokens,
+        )
+        self._counted, self._lengths = counted, self._lengths.renewed(grown, slots * sample.serving)
+        inputs, outputs = self._lengths.means
+        return replace(found, input_tokens=found.arrivals * inputs, output_tokens=max(1.0, answered) * outputs)
 
 
 def _first(counts: Counts, demand: CoordinatorConfig | None) -> FirstTokens:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway_operator.core.ages import PARTS, by_age, marks_of
-from headway_operator.core.deferred import NEWEST, take
+from headway_operator.core.deferred import take
 from headway_operator.core.intake import Reports
-from headway_operator.core.memory import Arrived, Lengths
+from headway_operator.core.memory import Arrived
 from headway_operator.core.observed import ClassSample, EngineSample
 from headway_operator.core.plan import LimitsPatch
-from headway_planner.deferred import Backlog, Deferred, noted
+from headway_planner.deferred import NEWEST, Backlog, Deferred, Lengths, noted
 
 
 def engine(admitted: int, finished: int, waiting: int = 0, boot: str = "a") -> EngineSample:
