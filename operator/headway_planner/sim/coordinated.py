@@ -37,9 +37,8 @@ class ControlPolicy:
         self._kv_tokens = kv_tokens
         self._memory = ControlMemory()
         self._done: StepsDone | None = None  # counters of the last pass
-        self._lengths = self._counted = (
-            Lengths()
-        )  # of the requests with a deadline: of the newest, and of all by the last pass
+        # Of the requests with a deadline: all that were counted by the last pass, and the newest of them.
+        self._counted = self._lengths = Lengths()
         self._history: tuple[ScaleEvent, ...] = ()
         self._recommended: int | None = None
         self._since_s: float | None = None
