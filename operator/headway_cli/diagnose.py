@@ -82,7 +82,7 @@ async def _read(options: argparse.Namespace) -> tuple[Diagnosis, Fleet, list[str
             now=datetime.now(UTC),
             monotonic_s=asyncio.get_running_loop().time(),
         )
-        return conclude(facts), fleet, await _warnings(cluster, fleet)
+        return conclude(facts), fleet, await _warnings(cluster, fleet, manifest["metadata"]["uid"])
 
 
 async def _sample(
@@ -114,9 +114,9 @@ def _targets(spec: Json, fleet: Fleet) -> bool:
     return (target.get("kind"), target.get("name")) == ("LLMDeployment", fleet.name)
 
 
-async def _warnings(cluster: Cluster, fleet: Fleet) -> list[str]:
-    """The last Events of type Warning about the fleet, newest first."""
-    selector = f"involvedObject.kind=LLMDeployment,involvedObject.name={fleet.name},type=Warning"
+async def _warnings(cluster: Cluster, fleet: Fleet, uid: str) -> list[str]:
+    """The last Events of type Warning about the fleet, newest first; not those of an earlier one of its name."""
+    selector = f"involvedObject.kind=LLMDeployment,involvedObject.uid={uid},type=Warning"
     query = urlencode({"fieldSelector": selector})
     events = await cluster.find_items(f"/api/v1/namespaces/{fleet.namespace}/events?{query}")
     newest = sorted(events, key=_when, reverse=True)[:WARNINGS]

@@ -137,7 +137,13 @@ def _symptoms(evidence: Evidence, reported: Sequence[SymptomStatus]) -> Iterator
 
 
 def _conditions(facts: Facts) -> Iterator[Finding]:
-    conditions = (facts.manifest.get("status") or {}).get("conditions") or []
+    status, metadata = facts.manifest.get("status") or {}, facts.manifest["metadata"]
+    conditions = status.get("conditions") or []
+    known, now = status.get("observedGeneration"), metadata.get("generation")
+    if conditions and known is not None and now is not None and known < now:
+        what = "deletion" if metadata.get("deletionTimestamp") else "last change"
+        words = f"the operator has not seen this fleet's {what} (generation {now}, it knows {known}): is it running?"
+        yield Finding(Severity.CRITICAL, "OperatorSilent", words)
     if not conditions:
         words = (
             "the operator has not written anything about this fleet: is it running, and does it watch this namespace?"

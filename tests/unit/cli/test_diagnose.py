@@ -199,6 +199,17 @@ def test_an_operator_that_is_silent_is_a_finding_and_the_pods_speak_for_themselv
     assert "raise spec.engine.resources.limits.memory" in found.findings[1].words
 
 
+def test_a_deletion_that_no_operator_has_seen_is_a_finding() -> None:
+    given = facts()
+    metadata = {**given.manifest["metadata"], "generation": 3, "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    status = {**given.manifest["status"], "observedGeneration": 2, "conditions": [READY]}
+    found = conclude(replace(given, manifest={**given.manifest, "metadata": metadata, "status": status}))
+    assert names(found) == ["OperatorSilent"]
+    assert "has not seen this fleet's deletion (generation 3, it knows 2)" in found.findings[0].words
+    seen = {**status, "observedGeneration": 3}
+    assert names(conclude(replace(given, manifest={**given.manifest, "metadata": metadata, "status": seen}))) == []
+
+
 def test_an_engine_that_does_not_answer_is_named_with_the_reason() -> None:
     found = conclude(facts(silent={"chat-0": "no answer: timed out"}))
     assert names(found) == ["SomeEnginesSilent"]
