@@ -50,7 +50,7 @@ class FakeApi:
         return web.json_response({"items": items})
 
     async def list_events(self, request: web.Request) -> web.Response:
-        assert "involvedObject.name=chat" in request.query["fieldSelector"]
+        assert "involvedObject.uid=uid-chat" in request.query["fieldSelector"]
         times = ("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z")
         items = [{"metadata": {}, "eventTime": time, "reason": "Unschedulable", "message": "no room"} for time in times]
         return web.json_response({"items": items})
@@ -86,7 +86,7 @@ class FakeApi:
 def fleet(name: str, ready: str = "True", message: str = "") -> dict[str, object]:
     condition = {"type": "Ready", "status": ready, "reason": "ImagePull", "message": message}
     return {
-        "metadata": {"namespace": "default", "name": name},
+        "metadata": {"namespace": "default", "name": name, "uid": f"uid-{name}"},
         "spec": {"slo": {"workloadClass": "interactive"}},
         "status": {"readyReplicas": 1, "slo": {"ttftObserved": "340ms"}, "conditions": [condition]},
     }
@@ -167,7 +167,7 @@ async def test_top_shows_the_fleets_and_the_engines_behind_them(api: FakeApi, tm
     api.fleets = [fleet("chat")]
     api.pods = [pod("chat-a-0"), pod("chat-a-1")]
     api.unreachable = {"chat-a-1"}
-    code, out, err = await headway(api.url, tmp_path, "top", "--iterations", "2", "--interval", "0.01")
+    code, out, err = await headway(api.url, tmp_path, "top", "--iterations", "2", "--interval", "0.1")
     assert (code, err) == (0, "")
     pictures = re.split(r"^Fleets\s*$", out, flags=re.MULTILINE)[1:]
     assert len(pictures) == 2
