@@ -68,17 +68,19 @@ def as_json(fleet: Fleet, found: Diagnosis, warnings: Sequence[str]) -> str:
 async def _read(options: argparse.Namespace) -> tuple[Diagnosis, Fleet, list[str]]:
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(await Cluster.connect(options.context))
-        manifest = await cluster.fleet_object(options.name, options.namespace)
-        fleet = named(manifest)
+        fleet = named(await cluster.fleet_object(options.name, options.namespace))
         objects = await cluster.pod_objects(fleet)
         serving = [pod for item in objects if (pod := named_pod(item)).serving]
         samples, silent = await _sample(EngineStats(cluster, stack), serving, options.seconds)
+        autoscalers = await _autoscalers(cluster, fleet)
+        # Read after the engines: limits that the operator changed meanwhile are its own, which only its status tells.
+        manifest = await cluster.fleet_object(fleet.name, fleet.namespace)
         facts = Facts(
             manifest=manifest,
             pods=tuple(pod_view(msgspec.convert(item, PodJson)) for item in objects),
             samples=samples,
             silent=silent,
-            autoscalers=await _autoscalers(cluster, fleet),
+            autoscalers=autoscalers,
             now=datetime.now(UTC),
             monotonic_s=asyncio.get_running_loop().time(),
         )

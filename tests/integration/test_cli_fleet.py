@@ -30,12 +30,14 @@ class FakeApi:
     control_port: int = 0
     url: str = ""
     fleets: list[dict[str, object]] = field(default_factory=list)
+    fleets_later: list[dict[str, object]] | None = None  # what it lists from the second time on
     pods: list[dict[str, object]] = field(default_factory=list)
     forwarded: list[str] = field(default_factory=list)
     unreachable: set[str] = field(default_factory=set)
 
     async def list_fleets(self, request: web.Request) -> web.Response:
-        return web.json_response({"items": self.fleets})
+        listed, self.fleets = self.fleets, self.fleets_later or self.fleets
+        return web.json_response({"items": listed})
 
     async def list_pods(self, request: web.Request) -> web.Response:
         assert request.query["labelSelector"] == "serving.headway.dev/fleet=chat"
@@ -111,6 +113,7 @@ async def api() -> AsyncIterator[FakeApi]:
     api = FakeApi(engine_port=ports.data_port, control_port=ports.control_port)
     app = web.Application()
     app.router.add_get("/apis/serving.headway.dev/v1alpha1/llmdeployments", api.list_fleets)
+    app.router.add_get("/apis/serving.headway.dev/v1alpha1/namespaces/default/llmdeployments", api.list_fleets)
     app.router.add_get("/api/v1/namespaces/default/pods", api.list_pods)
     app.router.add_get("/api/v1/namespaces/default/pods/{pod}/portforward", api.forward)
     app.router.add_get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", api.list_autoscalers)
@@ -194,9 +197,12 @@ async def test_diagnose_asks_the_engines_and_ends_with_1_when_it_finds_something
     )
 
 
-async def test_diagnose_of_a_healthy_fleet_ends_with_0(api: FakeApi, tmp_path: Path) -> None:
+async def test_diagnose_of_a_fleet_that_is_healthy_once_its_engines_were_asked_ends_with_0(
+    api: FakeApi, tmp_path: Path
+) -> None:
     external = spec(replicas=1, scaling={"mode": "External"})
-    api.fleets = [{**fleet("chat"), "spec": external}]
+    api.fleets = [{**fleet("chat", "False", "no engine is ready"), "spec": external}]
+    api.fleets_later = [{**fleet("chat"), "spec": external}]
     api.pods = [pod("chat-a-0")]
     code, out, err = await headway(api.url, tmp_path, "diagnose", "--seconds", "1", "--json")
     assert (code, err) == (0, "")
