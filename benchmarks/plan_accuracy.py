@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess_engine, computed
+from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, computed
 from headway_planner.capacity import Mix
 from headway_planner.roofline import GPUS, SHAPES
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Rank
@@ -52,7 +52,7 @@ def compared(seed: int) -> Iterator[Compared]:
             for gpu in GPUS.values():
                 for tp in (1, 2, 4, 8):
                     found = computed(SHAPES[model], Hardware(gpu, tp))
-                    row = tried(found, demand, assess_engine(found, demand))
+                    row = tried(found, demand, assess(found, demand))
                     if not row.replicas or row.itl_p95_ms is None:
                         continue
                     seen = trial(found.model, row.replicas, demand, poisson(demand, seed), seed)

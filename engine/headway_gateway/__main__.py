@@ -14,9 +14,8 @@ from headway_gateway.engines import Engines
 from headway_gateway.settings import Settings, parse
 
 CLOSE_TIMEOUT_S = 1.0
-IDLE_TIMEOUT_S = (
-    75.0  # of a connection without a whole request; longer than the 60 s after which proxies give theirs up
-)
+# Of a connection without a whole request; longer than the 60 s after which proxies give theirs up.
+IDLE_TIMEOUT_S = 75.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -198,12 +198,7 @@ def computed(shape: Shape, hardware: Hardware) -> Engine:
     return Engine(gpu.name, model, via, reduces, hardware.price, shape.kv_heads)
 
 
-def assess(shape: Shape, hardware: Hardware, demand: Demand) -> Row:
-    """One row of the table, of a computed engine."""
-    return assess_engine(computed(shape, hardware), demand)
-
-
-def assess_engine(engine: Engine, demand: Demand, least: int = 1) -> Row:
+def assess(engine: Engine, demand: Demand, least: int = 1) -> Row:
     """One row of the table, of at least so many replicas."""
     name, model, via, mix = engine.name, engine.model, engine.interconnect, demand.mix
     tp = model.gpus

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headway_planner.advisor import LIMITS, ClassDemand, Demand, Engine, Row, assess_engine
+from headway_planner.advisor import LIMITS, ClassDemand, Demand, Engine, Row, assess
 from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, End, Job, Rank
@@ -148,7 +148,7 @@ def tried(engine: Engine, demand: Demand, row: Row) -> Row:
         why = _unkept(engine.model, part, (first, most), counts)
         return Row(row.gpu, row.tp, row.interconnect, 0, why, row.ttft_p95_ms, row.itl_p95_ms, kv_tokens=row.kv_tokens)
     found = enough(engine.model, first, part, arrivals, SEED_TRIED) or most
-    return replace(assess_engine(engine, demand, found.replicas * parts), estimated=row.replicas)
+    return replace(assess(engine, demand, found.replicas * parts), estimated=row.replicas)
 
 
 def _unkept(model: StepModel, demand: Demand, trials: tuple[Trial, Trial], counts: str) -> str:

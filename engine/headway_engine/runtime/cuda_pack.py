@@ -61,10 +61,6 @@ class Shape:
         """Elements of the array."""
         return 3 * _room(self.tokens) + 2 * _room(self.sampled) + _room(1) + 4 * self.tiles
 
-    def fits(self, other: "Shape") -> bool:
-        """Whether a step of the other shape can be padded to this one."""
-        return other.tokens <= self.tokens and other.sampled <= self.sampled and other.tiles <= self.tiles
-
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:

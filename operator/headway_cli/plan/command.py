@@ -12,7 +12,7 @@ from headway_cli.plan import claims, load, sources, tables
 from headway_cli.simulate import engines
 from headway_cli.simulate.arguments import DEADLINE_S
 from headway_cli.simulate.runs import MOST_REQUESTS
-from headway_planner.advisor import Engine, Hardware, Row, assess_engine, computed
+from headway_planner.advisor import Engine, Hardware, Row, assess, computed
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import Rank
 from headway_planner.steps import StepModel
@@ -90,7 +90,7 @@ def command(given: argparse.Namespace) -> int:
     if given.simulate and arrivals > MOST_REQUESTS:
         raise CliError(f"--simulate: {arrivals:.0f} requests are more than {MOST_REQUESTS}; give a lower rate")
     every = _measured(given) if given.engine_file else _computed(given)
-    found = [Option(tried(one, demand, assess_engine(one, demand)), one.model) for one in every]
+    found = [Option(tried(one, demand, assess(one, demand)), one.model) for one in every]
     feasible = [option for option in found if option.row.replicas]
     if not feasible:
         why = "; ".join(sorted({option.row.binds for option in found}))

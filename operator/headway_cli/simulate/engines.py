@@ -52,10 +52,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
         rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise CliError(
-            f"cannot read the engine file {path}: {error if isinstance(error, csv.Error) else why}"
-        ) from None
+        why = "it is no text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
+        raise CliError(f"cannot read the engine file {path}: {why}") from None
     if not rows:
         raise CliError(f"no engine in {path}")
     return rows

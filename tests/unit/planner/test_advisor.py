@@ -14,7 +14,7 @@ from headway_cli import main as cli
 from headway_cli.errors import CliError
 from headway_cli.plan import claims, tables
 from headway_cli.simulate import engines
-from headway_planner.advisor import ClassDemand, Demand, Engine, Hardware, Row, assess, assess_engine
+from headway_planner.advisor import ClassDemand, Demand, Engine, Hardware, Row, assess, computed
 from headway_planner.capacity import Mix
 from headway_planner.measured import POINTS, Kind, Point, computed_ms
 from headway_planner.roofline import GPUS, SHAPES, step_model
@@ -38,7 +38,9 @@ BATCH = ClassDemand("batch", 2, Mix(4000, 800), 10_000, 500)
 
 def test_more_rate_never_takes_fewer_replicas() -> None:
     shape, gpu = SHAPES["llama8b"], GPUS["A100"]
-    counts = [assess(shape, Hardware(gpu, 1), one_class(rate, 1000, 200)).replicas for rate in (1, 5, 20, 80, 320)]
+    counts = [
+        assess(computed(shape, Hardware(gpu, 1)), one_class(rate, 1000, 200)).replicas for rate in (1, 5, 20, 80, 320)
+    ]
     assert counts == sorted(counts)
     assert counts[0] >= 1
 
@@ -46,9 +48,7 @@ def test_more_rate_never_takes_fewer_replicas() -> None:
 def test_a_front_that_streams_slow_down_delays_first_tokens_by_the_streams_of_the_batch() -> None:
     model = step_model(SHAPES["llama8b"], GPUS["H100"], 1, "nvlink")
     demand = one_class(8, 1000, 200)
-    before, after = (
-        assess_engine(Engine("mine", replace(model, first_token_each_ms=each)), demand) for each in (0.0, 0.5)
-    )
+    before, after = (assess(Engine("mine", replace(model, first_token_each_ms=each)), demand) for each in (0.0, 0.5))
     assert before.replicas == after.replicas == 1
     assert before.ttft_p95_ms is not None
     assert after.ttft_p95_ms is not None
@@ -73,14 +73,16 @@ def test_the_mean_request_of_a_mix_holds_the_context_of_the_classes_that_produce
 
 def test_better_classes_wait_less_and_more_beside_others_than_alone() -> None:
     hardware = Hardware(GPUS["A100"], 1)
-    alone = assess(SHAPES["llama8b"], hardware, Demand((CHAT,)))
-    shared = assess(SHAPES["llama8b"], hardware, Demand((CHAT, replace(CHAT, name="batch"))))
+    alone = assess(computed(SHAPES["llama8b"], hardware), Demand((CHAT,)))
+    shared = assess(computed(SHAPES["llama8b"], hardware), Demand((CHAT, replace(CHAT, name="batch"))))
     assert [one.name for one in shared.classes] == ["realtime", "batch"]
     assert alone.classes[0].ttft_p95_ms < shared.classes[0].ttft_p95_ms < shared.classes[1].ttft_p95_ms
 
 
 def test_the_strictest_gap_between_tokens_holds_for_all_classes() -> None:
-    rows = [assess(SHAPES["llama8b"], Hardware(GPUS["L40S"], 1), Demand(mix)) for mix in ((BATCH,), (CHAT, BATCH))]
+    rows = [
+        assess(computed(SHAPES["llama8b"], Hardware(GPUS["L40S"], 1)), Demand(mix)) for mix in ((BATCH,), (CHAT, BATCH))
+    ]
     assert rows[1].batch is not None
     assert rows[0].batch is not None
     assert rows[1].batch < rows[0].batch
@@ -91,7 +93,7 @@ def waiting(rate: float, deadline_s: float = 900.0) -> ClassDemand:
 
 
 def fleet(*classes: ClassDemand) -> Row:
-    return assess(SHAPES["llama8b"], Hardware(GPUS["A100"], 1), Demand(classes))
+    return assess(computed(SHAPES["llama8b"], Hardware(GPUS["A100"], 1)), Demand(classes))
 
 
 @given(online=st.floats(0.5, 200), batch=st.floats(0.1, 20))
@@ -134,7 +136,7 @@ def test_an_answer_that_takes_longer_than_its_deadline_is_named() -> None:
 
 def test_deadlines_of_a_planned_fleet_are_met_in_the_simulator() -> None:
     demand = Demand((replace(CHAT, rate=40), waiting(3)))
-    row = assess(SHAPES["llama8b"], Hardware(GPUS["A100"], 1), demand)
+    row = assess(computed(SHAPES["llama8b"], Hardware(GPUS["A100"], 1)), demand)
     model = step_model(SHAPES["llama8b"], GPUS["A100"], 1, "nvlink")
     seen = trial(model, row.replicas, demand, poisson(demand, 7), 7)
     assert seen.confirmed
@@ -144,7 +146,7 @@ def test_deadlines_of_a_planned_fleet_are_met_in_the_simulator() -> None:
 
 def test_an_infeasible_class_is_named() -> None:
     long = replace(CHAT, mix=Mix(40_000, 100))
-    row = assess(SHAPES["llama8b"], Hardware(GPUS["H100"], 1), Demand((long, BATCH)))
+    row = assess(computed(SHAPES["llama8b"], Hardware(GPUS["H100"], 1)), Demand((long, BATCH)))
     assert row.replicas == 0
     assert row.binds.startswith("infeasible: own prefill")
     assert row.binds.endswith("(realtime)")
@@ -160,7 +162,7 @@ def test_an_infeasible_class_is_named() -> None:
     ],
 )
 def test_each_of_the_four_can_bind(name: str, gpu: str, tp: int, load: tuple[int, int, int], binds: str) -> None:
-    row = assess(SHAPES[name], Hardware(GPUS[gpu], tp), one_class(*load))
+    row = assess(computed(SHAPES[name], Hardware(GPUS[gpu], tp)), one_class(*load))
     assert row.binds == binds
     assert binds == "memory" or row.parts_ms[binds] == max(
         ms for part, ms in row.parts_ms.items() if part != "launches"
@@ -168,7 +170,7 @@ def test_each_of_the_four_can_bind(name: str, gpu: str, tp: int, load: tuple[int
 
 
 def test_cost_is_that_of_all_gpus_over_the_output_tokens() -> None:
-    row = assess(SHAPES["llama8b"], Hardware(GPUS["H100"], 2, price=2.5), one_class(50, 1000, 200))
+    row = assess(computed(SHAPES["llama8b"], Hardware(GPUS["H100"], 2, price=2.5)), one_class(50, 1000, 200))
     assert row.usd_per_hour == pytest.approx(2.5 * row.gpus)
     assert row.usd_per_million == pytest.approx(2.5 * row.gpus / (3600 * 50 * 200 / 1e6))
 
@@ -176,7 +178,7 @@ def test_cost_is_that_of_all_gpus_over_the_output_tokens() -> None:
 @pytest.mark.parametrize("gpu", ["H100", "A100"])
 def test_the_estimate_is_near_the_simulator_on_the_load_that_it_assumes(gpu: str) -> None:
     demand = Demand((CHAT, ClassDemand("interactive", 20, Mix(1000, 200), 1500, 100), BATCH))
-    row = assess(SHAPES["llama8b"], Hardware(GPUS[gpu], 1), demand)
+    row = assess(computed(SHAPES["llama8b"], Hardware(GPUS[gpu], 1)), demand)
     model = step_model(SHAPES["llama8b"], GPUS[gpu], 1, "nvlink")
     seen = trial(model, row.replicas, demand, poisson(demand, 1), 1)
     assert seen.confirmed

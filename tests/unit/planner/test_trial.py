@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, assess_engine, computed
+from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, computed
 from headway_planner.capacity import Mix
 from headway_planner.roofline import GPUS, SHAPES, step_model
 from headway_planner.sim.jobs import Arrival, Rank
@@ -17,7 +17,8 @@ def one_class(rate: float, inputs: float, outputs: float) -> Demand:
 
 def test_a_nearly_full_fleet_that_misses_a_target_in_the_simulator_gets_more_replicas() -> None:
     hardware, demand = Hardware(GPUS["H200"], 2), one_class(6, 3000, 250)
-    engine, row = computed(SHAPES["llama70b"], hardware), assess(SHAPES["llama70b"], hardware, demand)
+    engine = computed(SHAPES["llama70b"], hardware)
+    row = assess(engine, demand)
     assert row.lateness > NEAR
     better = tried(engine, demand, row)
     assert (better.estimated, better.gpus) == (row.replicas, 2 * better.replicas)
@@ -31,7 +32,7 @@ def test_a_fleet_with_room_is_not_tried_and_one_that_keeps_its_targets_stays() -
     hardware = Hardware(GPUS["H100"], 1)
     engine = computed(SHAPES["llama8b"], hardware)
     for demand, near in ((one_class(20, 1000, 200), False), (one_class(2, 14_000, 50), True)):
-        row = assess(SHAPES["llama8b"], hardware, demand)
+        row = assess(engine, demand)
         assert (row.lateness > NEAR) == near
         assert tried(engine, demand, row) is row
 
@@ -39,7 +40,8 @@ def test_a_fleet_with_room_is_not_tried_and_one_that_keeps_its_targets_stays() -
 def test_targets_that_no_count_keeps_in_the_simulator_are_told() -> None:
     # Its estimate is what a prompt alone takes; a prompt comes while a step is under way.
     hardware, demand = Hardware(GPUS["H100"], 1), one_class(4, 3000, 100)
-    engine, row = computed(SHAPES["llama8b"], hardware), assess(SHAPES["llama8b"], hardware, demand)
+    engine = computed(SHAPES["llama8b"], hardware)
+    row = assess(engine, demand)
     model = engine.model
     tight = Demand((replace(demand.classes[0], ttft_ms=model.prefill_ms(3000, 2048) * 0.9),))
     late = replace(row, classes=tuple(replace(one, ttft_target_ms=tight.classes[0].ttft_ms) for one in row.classes))
@@ -57,7 +59,7 @@ def test_a_fleet_that_more_replicas_hardly_help_is_not_advised() -> None:
     realtime = ClassDemand("realtime", 10, Mix(200, 200), 400, 50)
     demand = Demand((realtime, ClassDemand("batch", 4, Mix(3000, 300), 10_000, 500, deadline_s=900.0)))
     engine = computed(SHAPES["llama70b"], Hardware(GPUS["L40S"], 8))
-    row = assess_engine(engine, demand)
+    row = assess(engine, demand)
     assert row.replicas
     found = tried(engine, demand, row)
     assert found.replicas == 0
@@ -73,7 +75,8 @@ def test_of_a_large_fleet_a_part_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("headway_planner.trial.trial", look)
     hardware, demand = Hardware(GPUS["A100"], 1), one_class(250, 2000, 60)
-    engine, row = computed(SHAPES["llama8b"], hardware), assess(SHAPES["llama8b"], hardware, demand)
+    engine = computed(SHAPES["llama8b"], hardware)
+    row = assess(engine, demand)
     full = replace(row, classes=tuple(replace(one, ttft_p95_ms=1400.0) for one in row.classes))
     assert tried(engine, demand, full) is full
     assert seen == [(row.replicas // 2, 125)]
