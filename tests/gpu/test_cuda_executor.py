@@ -45,6 +45,17 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
 
 
+def test_the_last_layer_needs_only_the_tokens_that_sample(tiny: Decoder) -> None:
+    sizes = replace(SIZES, num_blocks=400)
+    driver = Driver(tiny, sizes, budget=200)
+    driver.executor._launches.prompts.graphs = {}  # a graph pads what samples; these steps sample one, two, or none
+    for index, length in enumerate([20, 450, 800]):
+        driver.add(f"r{index}", prompt_of(length, index), 20)
+    driver.finish()
+    for name, answer in driver.answers.items():
+        assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
+
+
 def test_prompts_that_the_library_gets_padded_are_right_at_the_end_of_a_step_and_before_others(tiny: Decoder) -> None:
     sizes = replace(SIZES, num_blocks=400, max_tokens=4096)
     driver = Driver(tiny, sizes, budget=4096)

@@ -4,6 +4,9 @@
     few rows:   x = norm(h += sum of parts);  parts of qkv = narrow(x);  attention;  parts = narrow(mixed); ...
     more rows:  x = norm(h += delta);  qkv = x @ w;  attention;  delta = mixed @ w; ...     very many: h += mixed @ w
 
+Behind the attention of the last layer only the tokens count that the next ones are drawn from: of a long prompt that layer
+computes little more than keys and values.
+
 A step is described by tensors alone (`Step`), so the same code runs at once or is captured in a CUDA graph.
 """
 
@@ -56,6 +59,7 @@ class Step:
         tiles: the queries of the chunks, but those of `whole` (see `prefill_attention.py`); None when there are none.
         whole: chunks for the library's attention.
         decodes: int64 `[1]`, how many of the leading tokens decode; None = `num_decodes`.
+        wanted: int64, flat indices of the tokens whose residual stream is asked for; None = all.
     """
 
     tokens: Tokens
@@ -64,6 +68,7 @@ class Step:
     tiles: torch.Tensor | None = None
     whole: tuple[WholePrompt, ...] = ()
     decodes: torch.Tensor | None = None
+    wanted: torch.Tensor | None = None
 
     def slack(self, count: int) -> int:
         """Rows behind the `count` tokens that the last prompt is padded with."""
@@ -109,12 +114,14 @@ class FusedDecoder:
         )
 
     def hidden(self, h: torch.Tensor, step: Step) -> torch.Tensor:
-        """The residual stream `[tokens, hidden]` after all layers; `h` holds embeddings and is overwritten."""
-        if h.shape[0] <= MAX_ROWS:
-            return self._one(h, step)
-        if h.shape[0] <= narrow.MAX_ROWS and self._narrow_fits:
-            return self._few(h, step)
-        return self._many(h, step)
+        """The residual stream after all layers, `[tokens, hidden]` or as many rows as `step.wanted` names.
+
+        `h` holds the embeddings of all tokens and is overwritten.
+        """
+        if h.shape[0] > narrow.MAX_ROWS or not (self._narrow_fits or h.shape[0] <= MAX_ROWS):
+            return self._many(h, step)
+        h = self._one(h, step) if h.shape[0] <= MAX_ROWS else self._few(h, step)
+        return h if step.wanted is None else h[step.wanted]
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
         """`[rows, vocabulary]` of these rows of the residual stream, in the model's type."""
@@ -148,9 +155,12 @@ class FusedDecoder:
 
     def _many(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         delta: torch.Tensor | None = None
-        for layer in to_launch(self._layers):
+        layers = to_launch(self._layers)
+        for layer in layers:
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
             mixed = self._attend(layer, step, _linear(x, layer.qkv, layer.qkv_bias, step.slack(x.shape[0])))
+            if layer is layers[-1] and step.wanted is not None:
+                h, mixed = h[step.wanted], mixed[step.wanted]
             delta = _onto(h, mixed, layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
             delta = _onto(h, silu_mul(F.linear(x, layer.gate_up)), layer.down)

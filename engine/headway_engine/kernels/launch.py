@@ -38,8 +38,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 
 
 def to_launch(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """All of a model's layers; two while compiling: the first one, and one that has all the others' kernels."""
-    return layers if _compiling.get() is None else layers[:2]
+    """All of a model's layers; three while compiling: the first one, one for all between, and the last one."""
+    return layers if _compiling.get() is None else (*layers[:2], *layers[2:][-1:])
 
 
 @contextmanager

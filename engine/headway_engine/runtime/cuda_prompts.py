@@ -145,8 +145,9 @@ class PromptSteps:
             tiles=views.tiles if packed.shape.tiles else None,
             whole=packed.whole,
             decodes=views.decodes if counted else None,
+            wanted=views.sampled_flat,
         )
-        h = decoder.hidden(h, step)[views.sampled_flat]
+        h = decoder.hidden(h, step)
         if packed.shape.sampled:
             results.step.add_(1)
             sampled = Sampled(
