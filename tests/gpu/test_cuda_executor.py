@@ -207,6 +207,7 @@ def test_one_failed_row_ends_its_request_and_no_other(tiny: Decoder) -> None:
     model = prepared(TINY)
     model.embed.data[5] = torch.nan
     executor = CudaExecutor(model, SIZES)
+    executor.begin()
     greedy = SamplingParams(temperature=0.0)
     chunks = tuple(
         Chunk(index, (token, token), 0, (index + 1,), True, greedy, 0, 0) for index, token in enumerate((3, 5))
@@ -223,7 +224,7 @@ def test_a_long_prompt_that_has_a_step_of_its_own_is_answered_from_its_graph(tin
     assert list(graphs) == [1024]
     replays = []
     replay = graphs[1024].graph.replay
-    graphs[1024] = replace(graphs[1024], graph=Spy(lambda: (replays.append(length), replay())))  # type: ignore[arg-type]
+    graphs[1024] = replace(graphs[1024], graph=Spy(lambda: (replays.append(length), replay())[1]))  # type: ignore[arg-type]
     driver.add("long", prompt_of(length, 1), 20)
     # A shorter one takes the graph after it: nothing of the longer one may be left.
     driver.finish(lambda step: driver.add("next", prompt_of(length - 40, 2), 20) if step == 5 else None)

@@ -92,6 +92,7 @@ class Driver:
 
     def __init__(self, model: Decoder, sizes: CudaSizes = SIZES, budget: int = 256) -> None:
         self.executor = CudaExecutor(model, sizes)
+        self.executor.begin()
         self.pool = BlockPool(sizes.num_blocks, sizes.block_size)
         limits = Limits(sizes.max_seqs, budget, 0, 100)
         self.scheduler = Scheduler(self.pool, limits, sizes.max_len, frozenset(), tokens_ahead=1)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from headway_engine.core.batch import Batch, Chunk, DeviceLostError, StepResult
-from headway_engine.kernels.decoder import FusedDecoder, whole_prompt_attention
+from headway_engine.kernels.decoder import FusedDecoder
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.ahead import RunAhead
 from headway_engine.runtime.cuda_careful import NOT_FINITE, CarefulPending, redraw
 from headway_engine.runtime.cuda_graphs import DecodeGraphs, GraphPool
-from headway_engine.runtime.cuda_pack import planned_lengths
 from headway_engine.runtime.cuda_prompts import PromptSteps, Shared
 from headway_engine.runtime.cuda_results import Pending, Results
 from headway_engine.runtime.cuda_rows import RowTable
@@ -48,7 +47,7 @@ class CudaExecutor:
     """Implements `core.batch.Executor`. Used from one thread."""
 
     def __init__(self, model: Decoder, sizes: CudaSizes) -> None:
-        """Allocate the KV cache, compile the kernels and capture the graphs."""
+        """Allocate the KV cache and what the launches work on; `begin` makes the launches."""
         self._sizes = sizes
         with torch.inference_mode():
             self._launches = CudaLaunches(model, sizes)
@@ -66,8 +65,8 @@ class CudaExecutor:
 
     @torch.inference_mode()
     def begin(self) -> None:
-        """Have the library's attention make its plans: it keeps them for each thread."""
-        self._launches.plan_attention(min(self._sizes.max_tokens, self._sizes.max_len))
+        """Compile the kernels and capture the graphs."""
+        self._launches.make_ready()
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[StepResult, ...]:
@@ -96,20 +95,16 @@ class CudaLaunches:
         self._rows = RowTable(2 * sizes.max_seqs, max_blocks, device)
         self._results = Results(sizes.max_seqs, device)
         self._staging = Staging(4 * sizes.max_tokens + 8 * sizes.max_seqs + 4096, device)
-        pool = GraphPool()
+        self._pool = pool = GraphPool()
         self._graphs = DecodeGraphs(self._decoder, self._rows, self._results, pool, sizes.block_size, sizes.max_seqs)
         shared = Shared(self._decoder, self._rows, self._results, self._staging)
         self.prompts = PromptSteps(shared, sizes, pool, sum(parameter.nbytes for parameter in model.parameters()))
-        self._results.resynchronize()
         self._row_ids: list[int] = []  # what the graphs' input holds
 
-    def plan_attention(self, longest: int) -> None:
-        """Have the library's attention make its plans for whole prompts of up to `longest` tokens."""
-        config, like = self._decoder.config, self._decoder.embedding
-        for length in planned_lengths(longest):
-            whole_prompt_attention(
-                like.new_zeros(length, config.num_heads + 2 * config.num_kv_heads, config.head_dim), config.num_heads
-            )
+    def make_ready(self) -> None:
+        """Compile, plan and capture, once and before any other call, in the thread of those calls."""
+        self._pool.capture()
+        self._results.resynchronize()
 
     def forget(self) -> None:
         """A launch failed: nothing is known of the device.

@@ -5,11 +5,15 @@
 
 Each decode graph is for one batch size, and a batch takes the next larger one; the padding rows of the table fill it up.
 All graphs share one memory pool: they run one after the other on one stream, and nothing in the pool outlives a replay.
+
+An engine is ready when its graphs are, so everything that they wait for is made at the same time: every launch is first gone
+through once with its kernels compiled and not run (`kernels/launch.py`), while the library, which does run, loads its products
+and makes its plans. Only then are the graphs captured.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -23,7 +27,6 @@ from headway_engine.runtime.cuda_results import Results
 from headway_engine.runtime.cuda_rows import RowTable
 
 Output = TypeVar("Output")
-Key = TypeVar("Key")
 
 
 def decode_sizes(max_rows: int) -> list[int]:
@@ -32,32 +35,53 @@ def decode_sizes(max_rows: int) -> list[int]:
     return sorted({size for size in sizes if size < max_rows} | {max_rows})
 
 
+class Graph(Generic[Output]):
+    """A launch that is captured when its pool is; until then it cannot be replayed."""
+
+    def __init__(self, launch: Callable[[], Output]) -> None:
+        self.launch = launch
+        self._graph = torch.cuda.CUDAGraph()
+        self._output: Output
+
+    def capture(self, pool: Any) -> None:
+        """Record what `launch` does; all that it needs has been made."""
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._output = self.launch()
+
+    def replay(self) -> Output:
+        """Launch it; what it returns holds this replay's values until any other graph of the pool is replayed."""
+        self._graph.replay()
+        return self._output
+
+
 class GraphPool:
-    """Captures graphs into one pool of memory."""
+    """Graphs that are captured together, into one pool of memory."""
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: list[Graph[Any]] = []
+        self._others: list[Callable[[], object]] = []
 
-    def capture_each(
-        self, launches: Mapping[Key, Callable[[], Output]]
-    ) -> dict[Key, tuple[torch.cuda.CUDAGraph, Output]]:
-        """See `capture`; the kernels of all launches are compiled side by side first."""
-        with compiling_together():
-            for launch in launches.values():
-                launch()
-        return {key: self.capture(launch) for key, launch in launches.items()}
+    def graph(self, launch: Callable[[], Output]) -> Graph[Output]:
+        """A graph to be captured. The largest ones first: the others then fit into the memory that they need."""
+        self._graphs.append(Graph(launch))
+        return self._graphs[-1]
 
-    def capture(self, launch: Callable[[], Output]) -> tuple[torch.cuda.CUDAGraph, Output]:
-        """A graph of `launch`, which runs once before: kernels are compiled and library handles made outside of it.
+    def prepare(self, launch: Callable[[], object]) -> None:
+        """Have ready what this launch needs, which has no graph."""
+        self._others.append(launch)
 
-        What it returned in the graph holds the latest replay's values, until any other graph of the pool is replayed.
+    def capture(self) -> None:
+        """Compile and plan for all launches, and capture the graphs. Call in the thread that replays them, once.
+
+        The library's attention keeps its plans for each thread.
         """
-        launch()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            output = launch()
-        return graph, output
+        with compiling_together():
+            for launch in (*(graph.launch for graph in self._graphs), *self._others):
+                launch()
+        self._others.clear()
+        pool = torch.cuda.graph_pool_handle()
+        for graph in self._graphs:
+            graph.capture(pool)
 
 
 class DecodeGraphs:
@@ -73,8 +97,7 @@ class DecodeGraphs:
         self._positions = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._flat = torch.arange(max_rows, device=device)
         self._sizes = decode_sizes(max_rows)
-        # The largest first: the others then fit into the memory that it needs.
-        self._graphs = pool.capture_each({size: partial(self._launch, size) for size in reversed(self._sizes)})
+        self._graphs = {size: pool.graph(partial(self._launch, size)) for size in reversed(self._sizes)}
 
     def size_for(self, rows: int) -> int:
         """The smallest captured size that holds `rows` rows."""
@@ -82,9 +105,7 @@ class DecodeGraphs:
 
     def replay(self, size: int) -> torch.Tensor:
         """Decode the first `size` of `row_ids`; returns their residual stream, which the next replay overwrites."""
-        graph, hidden = self._graphs[size]
-        graph.replay()
-        return hidden
+        return self._graphs[size].replay()
 
     def _launch(self, size: int) -> torch.Tensor:
         decoder, results, table = self._decoder, self._results, self._rows.tensor

@@ -15,12 +15,11 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Chunk
 from headway_engine.kernels.decode_attention import plan_splits
-from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
-from headway_engine.kernels.launch import compiling_together
+from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt, whole_prompt_attention
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.rows import TOKEN
 from headway_engine.kernels.sampling import Sampled, sample_rows
-from headway_engine.runtime.cuda_graphs import GraphPool
+from headway_engine.runtime.cuda_graphs import Graph, GraphPool
 from headway_engine.runtime.cuda_pack import (
     Packed,
     Shape,
@@ -69,12 +68,11 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class PromptGraph:
-    """A captured step of decodes and prompt chunks, and its input."""
+    """A step of decodes and prompt chunks, its input, and the graph that returns the residual stream of what samples."""
 
     packed: Packed
     array: torch.Tensor
-    graph: torch.cuda.CUDAGraph
-    hidden: torch.Tensor
+    graph: Graph[torch.Tensor]
 
 
 class PromptSteps:
@@ -86,12 +84,12 @@ class PromptSteps:
     """
 
     def __init__(self, shared: Shared, sizes: CudaSizes, pool: GraphPool, weight_bytes: int) -> None:
-        """Compile the kernels and capture the graphs of a model of this size."""
+        """The graphs of a model of this size, which the pool captures."""
         self._shared, self._sizes, self._pool = shared, sizes, pool
         self._padding = shared.rows.padding
-        self._compile()
-        self.graphs = self._capture_mixed(weight_bytes)
-        self.whole = self._capture_whole() if weight_bytes <= _SMALL_MODEL_BYTES else {}
+        self._prepare()
+        self.graphs = self._mixed(weight_bytes)
+        self.whole = self._whole() if weight_bytes <= _SMALL_MODEL_BYTES else {}
 
     def launch(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> torch.Tensor:
         """Compute chunks, decodes first; returns the residual stream of those that sample. Does not wait for the device.
@@ -111,10 +109,10 @@ class PromptSteps:
             return self._forward(views, packed, counted=False)
         packed = pack(chunks, indices, decodes, allow_whole=bool(graph.packed.whole))
         self._shared.staging.upload(laid_out(packed, graph.packed.shape, self._padding), into=graph.array)
-        graph.graph.replay()
+        hidden = graph.graph.replay()
         if not packed.shape.sampled:
             self._shared.results.skip()
-        return graph.hidden
+        return hidden
 
     def _graph_for(self, chunks: Sequence[Chunk], decodes: int) -> PromptGraph | None:
         tokens = sum(len(chunk.token_ids) for chunk in chunks)
@@ -156,17 +154,17 @@ class PromptSteps:
             sample_rows(decoder.logits(h), sampled)
         return h
 
-    def _capture_mixed(self, weight_bytes: int) -> dict[int, list[PromptGraph]]:
+    def _mixed(self, weight_bytes: int) -> dict[int, list[PromptGraph]]:
         small, smallest = weight_bytes <= _SMALL_MODEL_BYTES, weight_bytes <= _SMALLEST_MODEL_BYTES
         alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
         beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
         rooms = sorted({min(room, self._sizes.max_seqs) for room in _MIXED_GRAPH_DECODES})
-        graphs = {0: self._capture_beside(0, alone)}
+        graphs = {0: self._beside(0, alone)}
         for room, less in zip(rooms, (0, *rooms), strict=False):  # a step of more decodes has more tokens than those
-            graphs[room] = self._capture_beside(room, [tokens for tokens in beside if tokens > less])
+            graphs[room] = self._beside(room, [tokens for tokens in beside if tokens > less])
         return graphs
 
-    def _capture_beside(self, decodes: int, sizes: Sequence[int]) -> list[PromptGraph]:
+    def _beside(self, decodes: int, sizes: Sequence[int]) -> list[PromptGraph]:
         most = self._sizes
         chunks = min(_PROMPT_GRAPH_CHUNKS, most.max_seqs)
         shapes = [
@@ -174,27 +172,34 @@ class PromptSteps:
         ]
         # No step samples more sequences than there are.
         shapes = [replace(shape, sampled=min(shape.sampled, most.max_seqs)) for shape in shapes]
-        return [self._capture(Packed((), shape, decodes, ())) for shape in shapes]
+        return [self._graph(Packed((), shape, decodes, ())) for shape in shapes]
 
-    def _capture_whole(self) -> dict[int, PromptGraph]:
+    def _whole(self) -> dict[int, PromptGraph]:
         longest = min(self._sizes.max_tokens, self._sizes.max_len, _WHOLE_GRAPH_TOKENS)
         return {
-            length: self._capture(Packed((), Shape(length, 1, 0), 0, (WholePrompt(0, length, length),)))
+            length: self._graph(Packed((), Shape(length, 1, 0), 0, (WholePrompt(0, length, length),)))
             for length in planned_lengths(longest)
         }
 
-    def _capture(self, packed: Packed) -> PromptGraph:
+    def _graph(self, packed: Packed) -> PromptGraph:
         """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
         array, views = self._empty(packed.shape)
-        graph, hidden = self._pool.capture(partial(self._forward, views, packed, counted=True))
-        return PromptGraph(packed, array, graph, hidden)
+        return PromptGraph(packed, array, self._pool.graph(partial(self._forward, views, packed, counted=True)))
 
-    def _compile(self) -> None:
-        """What prompts of any length take, so that no request waits for a compiler."""
-        with compiling_together():
-            for tokens in _COMPILED_TOKENS:
-                shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
-                self._forward(self._empty(shape)[1], Packed((), shape, 0, ()), counted=False)
+    def _prepare(self) -> None:
+        """What prompts of any length take, so that no request waits for a compiler or a plan of the library's attention."""
+        for tokens in _COMPILED_TOKENS:
+            shape = graph_shape(min(tokens, self._sizes.max_tokens), 1)
+            views = self._empty(shape)[1]
+            self._pool.prepare(partial(self._forward, views, Packed((), shape, 0, ()), counted=False))
+        for length in planned_lengths(min(self._sizes.max_tokens, self._sizes.max_len)):
+            self._pool.prepare(partial(self._plan, length))
+
+    def _plan(self, length: int) -> None:
+        decoder = self._shared.decoder
+        heads = decoder.config.num_heads
+        rows = decoder.embedding.new_zeros(length, heads + 2 * decoder.config.num_kv_heads, decoder.config.head_dim)
+        whole_prompt_attention(rows, heads)
 
     def _empty(self, shape: Shape) -> tuple[torch.Tensor, Unpacked]:
         """An array whose tokens are all the padding row's, and its views."""

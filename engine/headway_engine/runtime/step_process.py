@@ -123,6 +123,9 @@ class _StepProcess:
         loop = new_loop(message.config, loaded, self._outbox)
         loop.start()
         loop.wait_begun()
+        if (trouble := loop.trouble(time.monotonic())) is not None:
+            self._outbox.refuse(ModelLoadError(f"{message.config.model}: {trouble}"))
+            return
         # What the model brought lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()

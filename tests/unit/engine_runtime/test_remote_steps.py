@@ -47,6 +47,12 @@ def refusing(_config: EngineConfig) -> LoadedModel:
     raise ModelLoadError("weights.gguf: cut off")
 
 
+def short_of_memory(_config: EngineConfig) -> LoadedModel:
+    executor = ScriptedExecutor(WORDS)
+    executor.begin_error = MemoryError("no room for the graphs")
+    return loaded(executor)
+
+
 def dying(_config: EngineConfig) -> LoadedModel:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
@@ -184,6 +190,13 @@ async def test_why_a_model_cannot_be_loaded_arrives_here() -> None:
         await AsyncEngine.start(config(), refusing)
     with pytest.raises(ModelLoadError, match="was killed by SIGKILL"):
         await AsyncEngine.start(config(), dying)
+
+
+async def test_an_executor_that_cannot_begin_is_a_model_that_cannot_be_loaded() -> None:
+    before = _children()
+    with pytest.raises(ModelLoadError, match="MemoryError: no room for the graphs"):
+        await AsyncEngine.start(config(), short_of_memory)
+    await eventually(lambda: _children() <= before)
 
 
 async def test_who_gives_up_while_the_model_loads_leaves_no_process() -> None:
