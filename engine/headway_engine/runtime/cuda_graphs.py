@@ -75,6 +75,7 @@ class GraphPool:
 
         The library's attention keeps its plans for each thread.
         """
+        torch.cuda.synchronize()  # the library wants a thread that has used the device
         with compiling_together():
             for launch in (*(graph.launch for graph in self._graphs), *self._others):
                 launch()
