@@ -48,9 +48,11 @@ def test_answers_are_right_for_any_mix_of_lengths(tiny: Decoder) -> None:
 def test_the_last_layer_needs_only_the_tokens_that_sample(tiny: Decoder) -> None:
     sizes = replace(SIZES, num_blocks=400)
     driver = Driver(tiny, sizes, budget=200)
-    driver.executor._launches.prompts.graphs = {}  # a graph pads what samples; these steps sample one, two, or none
-    for index, length in enumerate([20, 450, 800]):
+    driver.executor._launches.prompts.graphs = {}  # a graph pads what samples; these steps sample none, one, or more
+    for index, length in enumerate([800, 20, 450]):
         driver.add(f"r{index}", prompt_of(length, index), 20)
+        driver.step()
+        assert driver.answers["r0"] == []
     driver.finish()
     for name, answer in driver.answers.items():
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name

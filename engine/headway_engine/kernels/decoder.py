@@ -161,6 +161,8 @@ class FusedDecoder:
             mixed = self._attend(layer, step, _linear(x, layer.qkv, layer.qkv_bias, step.slack(x.shape[0])))
             if layer is layers[-1] and step.wanted is not None:
                 h, mixed = h[step.wanted], mixed[step.wanted]
+                if not len(h):  # the middle of a prompt: its keys and values are all that is needed
+                    return h
             delta = _onto(h, mixed, layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
             delta = _onto(h, silu_mul(F.linear(x, layer.gate_up)), layer.down)
