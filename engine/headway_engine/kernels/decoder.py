@@ -4,8 +4,8 @@
     few rows:   x = norm(h += sum of parts);  parts of qkv = narrow(x);  attention;  parts = narrow(mixed); ...
     more rows:  x = norm(h += delta);  qkv = x @ w;  attention;  delta = mixed @ w; ...     very many: h += mixed @ w
 
-Behind the attention of the last layer only the tokens count that the next ones are drawn from: of a long prompt that layer
-computes little more than keys and values.
+In the last layer only the tokens count that the next ones are drawn from, once keys and values are in the cache: of a long
+prompt that layer computes little more.
 
 A step is described by tensors alone (`Step`), so the same code runs at once or is captured in a CUDA graph.
 """
@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.kernels import narrow
 from headway_engine.kernels.activation import silu_mul
-from headway_engine.kernels.decode_attention import SplitPlan, decode_attention
+from headway_engine.kernels.decode_attention import SplitPlan, decode_attention, plan_splits
 from headway_engine.kernels.launch import to_launch
 from headway_engine.kernels.norm import add_rms_norm
 from headway_engine.kernels.prefill_attention import prefill_attention
@@ -74,6 +74,17 @@ class Step:
         """Rows behind the `count` tokens that the last prompt is padded with."""
         last = self.whole[-1] if self.whole else None
         return last.start + last.padded - count if last is not None and last.end == count else 0
+
+    @property
+    def is_one_whole(self) -> bool:
+        """Whether the step is a single whole prompt."""
+        return len(self.whole) == 1 and (self.whole[0].start, self.whole[0].end) == (0, len(self.tokens.positions))
+
+    def wanted_alone(self, kv_heads: int) -> "Step":
+        """The wanted tokens of a step whose keys and values are in the cache: each attends as a decode does."""
+        tokens, wanted = self.tokens, self.wanted
+        of = Tokens(tokens.positions[wanted], tokens.rows[wanted], tokens.tables, tokens.block_size)
+        return Step(of, num_decodes=len(of.rows), splits=plan_splits(len(of.rows), kv_heads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +169,26 @@ class FusedDecoder:
         layers = to_launch(self._layers)
         for layer in layers:
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
-            mixed = self._attend(layer, step, _linear(x, layer.qkv, layer.qkv_bias, step.slack(x.shape[0])))
+            qkv = self._stored(layer, step, _linear(x, layer.qkv, layer.qkv_bias, step.slack(x.shape[0])))
             if layer is layers[-1] and step.wanted is not None:
-                h, mixed = h[step.wanted], mixed[step.wanted]
-                if not len(h):  # the middle of a prompt: its keys and values are all that is needed
+                h, mixed = self._last(layer, step, h, qkv)
+                if not len(h):
                     return h
+            else:
+                mixed = self._mixed(layer, step, qkv)
             delta = _onto(h, mixed, layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
             delta = _onto(h, silu_mul(F.linear(x, layer.gate_up)), layer.down)
         return h if delta is None else h.add_(delta)
+
+    def _last(self, layer: _Layer, step: Step, h: torch.Tensor, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The wanted rows of the residual stream and of what attention makes of them."""
+        wanted = h[step.wanted]
+        if not len(wanted):  # the middle of a prompt: keys and values are all of it
+            return wanted, wanted
+        if step.num_decodes:  # a graph has room for more than there are, and whatever fills it would attend too
+            return wanted, self._mixed(layer, step, qkv)[step.wanted]
+        return wanted, self._mixed(layer, step.wanted_alone(self.config.num_kv_heads), qkv[step.wanted])
 
     def _attend(
         self,
@@ -176,10 +198,28 @@ class FusedDecoder:
         parts: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        return self._mixed(layer, step, self._stored(layer, step, qkv, parts, bias))
+
+    def _stored(
+        self,
+        layer: _Layer,
+        step: Step,
+        qkv: torch.Tensor,
+        parts: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Queries, keys and values by head, rotated, and in the cache; zeros in the slack behind them."""
+        qkv = qkv.view(qkv.shape[0], -1, self.config.head_dim)
+        tokens = qkv[: step.tokens.positions.shape[0]]
+        rotate_and_store(tokens, layer.cache, step.tokens, self._rotation, layer.head_norms, parts, bias)
+        return qkv
+
+    def _mixed(self, layer: _Layer, step: Step, room: torch.Tensor) -> torch.Tensor:
+        """What attention makes of each token, `[tokens, heads * head_dim]`."""
         heads, dim = self.config.num_heads, self.config.head_dim
-        room = qkv.view(qkv.shape[0], -1, dim)
         qkv = room[: step.tokens.positions.shape[0]]
-        rotate_and_store(qkv, layer.cache, step.tokens, self._rotation, layer.head_norms, parts, bias)
+        if step.is_one_whole:
+            return whole_prompt_attention(room, heads)[: len(qkv)].reshape(len(qkv), heads * dim)
         out = qkv.new_empty(qkv.shape[0], heads, dim)
         if step.num_decodes:
             count = step.num_decodes
