@@ -234,7 +234,7 @@ class Replica:
             chunks = foreseen or self._take(len(self._decoding), ())
             if chunks:
                 self._chunks = chunks
-                self._foreseen = self._take(self._decode_next(chunks), chunks) if ahead else []
+                self._foreseen = self._take_next(chunks) if ahead and self._left(chunks) else []
                 for job, _ in chunks:
                     if job.admitted_s < 0:
                         self._begun(job, now_s)
@@ -289,9 +289,17 @@ class Replica:
         held = self._context + self._reserved + job.need + self.running + 1
         return not self.running or (self.running < self._seqs_slack and held <= self._kv_slack)
 
-    def _decode_next(self, chunks: list[tuple[Job, int]]) -> int:
-        """How many decode in the step after one with these chunks. Who ends in it still counts: a token of the budget each."""
-        return len(self._decoding) + sum(job.done + chunk == job.need for job, chunk in chunks)
+    def _left(self, chunks: list[tuple[Job, int]]) -> bool:
+        """Whether anybody waits for prompt tokens beside these chunks."""
+        job, chunk = chunks[-1]
+        return job.done + chunk < job.need or len(chunks) < sum(map(len, self._queued))
+
+    def _take_next(self, chunks: list[tuple[Job, int]]) -> list[tuple[Job, int]]:
+        """Chunks of the step after one with these, beside those who go on decoding and those whose prompt ends in it."""
+        ends = self._step_no + 1
+        decodes = sum(job.finish_step > ends for job in self._decoding.values())
+        decodes += sum(job.done + chunk == job.need and job.made + 1 < job.outputs for job, chunk in chunks)
+        return self._take(decodes, chunks)
 
     def _take(self, decodes: int, before: Sequence[tuple[Job, int]]) -> list[tuple[Job, int]]:
         """Chunks of a step beside so many decodes, in order of class and arrival, after the chunks of the step before it."""
