@@ -138,15 +138,15 @@ def cells(plan: Plan) -> Iterator[Cell]:
         fitting = [context for context in CONTEXTS if plan.fits(batch, context)]
         for context in sorted({*fitting[:1], *fitting[-1:]}):
             yield Cell(f"decode {batch} x {context}", most, batch, context, plan.outputs(batch, context))
-    for batch in plan.mixed():
-        yield from _mixed(plan, batch)
+    for number, batch in enumerate(plan.mixed()):
+        yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])  # in turn every other one: time is short
 
 
-def _mixed(plan: Plan, batch: int) -> Iterator[Cell]:
+def _mixed(plan: Plan, batch: int, lengths: Sequence[int]) -> Iterator[Cell]:
     context = max(one for one in MIXED_CONTEXTS if one == MIXED_CONTEXTS[0] or 2 * batch * one <= plan.cell_tokens)
     room = plan.cell_tokens - batch * context
     outputs = plan.max_len - context - 1
-    for length in plan.prompts():
+    for length in lengths:
         if batch + length <= plan.max_tokens and length <= room:
             yield Cell(f"mixed {batch} + {length}", plan.max_tokens, batch, context, outputs, (length,) * plan.repeats)
     for budget in plan.budgets():
