@@ -305,14 +305,14 @@ class Replica:
         """Chunks of a step beside so many decodes, in order of class and arrival, after the chunks of the step before it."""
         chunks: list[tuple[Job, int]] = []
         room = self._tokens - decodes
-        taken = {job.uid: chunk for job, chunk in before}
+        taken = {job.uid: chunk for job, chunk in before} if before else None
         for queue in self._queued:
             position = 0
             while room > 0 and position < len(queue):
                 job = queue[position]
                 position += 1
-                left = job.need - job.done - taken.get(job.uid, 0)
-                if not left:
+                left = job.need - job.done
+                if taken and not (left := left - taken.get(job.uid, 0)):
                     continue
                 if not job.holds_slot and not self._admit(job):
                     break
