@@ -2,13 +2,15 @@
 
 `steps.py` has the form. Linear layers are the larger of two lines, so the samples are split by their tokens: below the split
 the weights are read, above it they are multiplied. Each split makes a problem of non-negative least squares over relative
-errors; the one whose model, with its maximum, explains the samples best is taken.
+errors; the one whose model, with its maximum, explains the samples best is taken. All cells weigh the same: one that cuts a long
+prompt has a kind of step for each chunk, and would otherwise count as much as dozens of those that a load mostly has.
 
 `host_ms` and `a1_ms` are in every step together and are told apart only on an engine that runs ahead of its scheduler, where
 a prompt's chunk reads the weights a second time; on others `host_ms` is 0. `prompt_end_ms` is found on those others only.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,7 +19,7 @@ from headway_planner import non_negative
 from headway_planner.steps import Chunks, StepModel
 
 _NEAR = 1.4  # times the floor
-_FLOORS = 8  # tried
+_FLOORS, _SPLITS = 8, 24  # tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,17 @@ def fit(engine: Engine, samples: Sequence[StepSample]) -> StepModel:
         raise ValueError(f"{bad[0]}: a step must take more than 0 ms")
     if not any(one.decodes and not one.tokens for one in samples) or not any(one.tokens for one in samples):
         raise ValueError("steps with decodes alone and steps with prompt tokens are needed, at least one each")
-    splits = sorted({count for one in samples for count in _linear(one)})
+    counts = sorted({count for one in samples for count in _linear(one)})
+    splits = counts[:: 1 + len(counts) // _SPLITS]
     alone, beside = (_floors(engine, samples, decoding) for decoding in (False, True))
+    weights = _weights(samples)
     models = (_fitted(engine, samples, split, floors) for split in splits for floors in product(alone, beside))
-    return min(models, key=lambda model: sum(error(model, one) ** 2 for one in samples))
+    return min(models, key=lambda model: sum(weights[one.cell] * error(model, one) ** 2 for one in samples))
+
+
+def _weights(samples: Sequence[StepSample]) -> dict[str, float]:
+    """Of each sample, by its cell."""
+    return {cell: 1 / count for cell, count in Counter(one.cell for one in samples).items()}
 
 
 def _floors(engine: Engine, samples: Sequence[StepSample], decoding: bool) -> list[float]:
@@ -109,8 +118,13 @@ def _linear(sample: StepSample) -> tuple[int, ...]:
 def _fitted(engine: Engine, samples: Sequence[StepSample], split: int, floors: tuple[float, float]) -> StepModel:
     # Steps near the floor say nothing of what lies below it.
     above = [one for one in samples if not one.tokens or one.ms > _NEAR * floors[one.decodes > 0]]
-    rows = [[cell / one.ms for cell in _row(one, split, engine.ahead)] for one in above]
-    host, a1, b1, a2, b2, pf, dec0, seq, ctx, end = non_negative.solve(rows, [1.0] * len(rows))
+    weights = _weights(samples)
+    roots = [math.sqrt(weights[one.cell]) for one in above]
+    rows = [
+        [root * cell / one.ms for cell in _row(one, split, engine.ahead)]
+        for root, one in zip(roots, above, strict=True)
+    ]
+    host, a1, b1, a2, b2, pf, dec0, seq, ctx, end = non_negative.solve(rows, roots)
     return StepModel(
         name=engine.name,
         gpus=engine.gpus,

@@ -4,8 +4,9 @@
     lin(n) = max(a1 + b1 * n, a2 + b2 * n)                                              weights read, or multiplied
     a chunk of c prompt tokens after o earlier ones adds
         prefill_factor * (lin(n + c) - lin(n) + att_pf * c * (2 * o + c))
-    and the last chunk of a prompt, from which its first token is drawn, prompt_end. An engine that runs ahead of its scheduler has the decodes of a step under way when it learns of a new prompt. The
-    chunks of such a step are computed apart, in a second pass over the weights:
+    and the last chunk of a prompt, from which its first token is drawn, prompt_end. An engine that runs ahead of its scheduler
+    has a step on its device before the one before it is over. Unless that step has prompts left over, of which it is made whole, it
+    has decodes only; the chunks of prompts that came meanwhile are computed apart, in a second pass over the weights:
         prefill_factor * (lin(c) + att_pf * c * (2 * o + c))
     Where the kernels of such a step are launched one by one, or a graph computes it padded to a larger one, no step with a
     chunk takes less than prompt_step, or where sequences decode, prompt_step_beside.
@@ -124,7 +125,7 @@ class StepModel:
         return self.prompts_ms(sequences, Chunks(chunk, chunk * (2 * before + chunk)))
 
     def prompts_ms(self, sequences: int, chunks: Chunks, *, apart: bool = False) -> float:
-        """What chunks add to a step in which `sequences` decode. `apart`: the decodes were under way before the chunks were known."""
+        """What chunks add to a step in which `sequences` decode. `apart`: the decodes were launched before the chunks were known."""
         if not chunks.tokens:
             return 0.0
         if apart and sequences:

@@ -11,6 +11,10 @@ the step process. Cells:
     mixed B + P       B sequences decode, prompts of P tokens come beside them one by one
     mixed B + P by T  the same in steps of T
 
+A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts are of lengths that lie anywhere
+between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit: a step's
+time is linear in it.
+
 Standard output gets JSON lines: the engine (`"kind": "engine"`), then a line for each kind of step of each cell
 (`"kind": "step"`) with the median and all times.
 """
@@ -24,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -41,9 +45,11 @@ from headway_engine.runtime.loaded import LoadedModel
 from headway_engine.runtime.loading import load
 from headway_engine.runtime.streams import TokenStream
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)
+MIXED_BATCHES = (2, 8, 24, 96)
 CONTEXTS = (64, 256, 1024, 3072)
-PROMPTS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+MIXED_CONTEXTS = (64, 256)
+PROMPTS = (16, 40, 72, 110, 160, 225, 320, 450, 600, 850, 1200, 2000)
 BUDGETS = (64, 128, 256, 512, 1024, 2048)
 CELL_TOKENS = {"cuda": 280_000, "cpu": 4096}
 FEWEST = 3  # times that a kind of step is seen before its median counts
@@ -60,7 +66,6 @@ class Plan:
         cell_tokens: KV tokens of a cell at the most; a sixteenth of it is the longest prompt that is chunked.
         steps: of a decode cell.
         repeats: of each prompt.
-        ahead: the engine runs ahead of its scheduler: then chunks without decodes are not waited for, and not measured.
     """
 
     max_seqs: int
@@ -69,7 +74,6 @@ class Plan:
     cell_tokens: int
     steps: int
     repeats: int
-    ahead: bool = False
 
     @property
     def long(self) -> int:
@@ -87,6 +91,19 @@ class Plan:
     def batches(self) -> list[int]:
         """Sequences that decode."""
         return [one for one in BATCHES if one <= self.max_seqs]
+
+    def outputs(self, batch: int, context: int) -> int:
+        """Answer tokens of a decode cell's streams: the first ones decode while the others' prompts are computed."""
+        return self.steps + -(-batch * context // max(1, self.max_tokens - batch)) + 2
+
+    def fits(self, batch: int, context: int) -> bool:
+        """Whether so many streams of so many prompt tokens are a cell."""
+        length = context + self.outputs(batch, context)
+        return length < self.max_len and batch * length <= self.cell_tokens
+
+    def mixed(self) -> list[int]:
+        """Sequences that decode while prompts come."""
+        return [one for one in MIXED_BATCHES if one < self.max_seqs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +132,25 @@ def cells(plan: Plan) -> Iterator[Cell]:
     most, long = plan.max_tokens, plan.long
     for length in plan.prompts():
         yield Cell(f"prompt {length}", most, prompts=(length,) * plan.repeats)
-    for budget in () if plan.ahead else plan.budgets():
+    for budget in plan.budgets():
         yield Cell(f"chunks {long} by {budget}", budget, prompts=(long,) * max(FEWEST, plan.repeats // 2))
     for batch in plan.batches():
-        for context in CONTEXTS:
-            # The first ones decode while the others' prompts are computed.
-            outputs = plan.steps + -(-batch * context // max(1, most - batch)) + 2
-            if context + outputs < plan.max_len and batch * (context + outputs) <= plan.cell_tokens:
-                yield Cell(f"decode {batch} x {context}", most, batch, context, outputs)
-    for batch in plan.batches()[1::2]:
-        yield from _mixed(plan, batch, CONTEXTS[1])
+        fitting = [context for context in CONTEXTS if plan.fits(batch, context)]
+        for context in sorted({*fitting[:1], *fitting[-1:]}):
+            yield Cell(f"decode {batch} x {context}", most, batch, context, plan.outputs(batch, context))
+    for number, batch in enumerate(plan.mixed()):
+        yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])  # in turn every other one: time is short
 
 
-def _mixed(plan: Plan, batch: int, context: int) -> Iterator[Cell]:
+def _mixed(plan: Plan, batch: int, lengths: Sequence[int]) -> Iterator[Cell]:
+    context = max(one for one in MIXED_CONTEXTS if one == MIXED_CONTEXTS[0] or 2 * batch * one <= plan.cell_tokens)
     room = plan.cell_tokens - batch * context
     outputs = plan.max_len - context - 1
-    for length in plan.prompts():
-        if batch < plan.max_seqs and batch + length <= plan.max_tokens and length <= room:
+    for length in lengths:
+        if batch + length <= plan.max_tokens and length <= room:
             yield Cell(f"mixed {batch} + {length}", plan.max_tokens, batch, context, outputs, (length,) * plan.repeats)
     for budget in plan.budgets():
-        if batch < plan.max_seqs and batch <= budget // 2 and plan.long <= room:
+        if batch <= budget // 2 and plan.long <= room:
             name, repeats = f"mixed {batch} + {plan.long} by {budget}", max(FEWEST, plan.repeats // 2)
             yield Cell(name, budget, batch, context, outputs, (plan.long,) * repeats)
 
@@ -189,16 +205,9 @@ async def _read(stream: TokenStream, begun: asyncio.Event) -> None:
 
 
 def samples(cell: str, steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, object]]:
-    """The median of each kind of step that was seen often enough; a kind is its decodes, its chunks, and the prompts that end.
-
-    Steps that did not wait for their chunks, and those after them, which did so too, say nothing of either.
-    """
+    """The median of each kind of step that was seen often enough; a kind is its decodes, its chunks, and the prompts that end."""
     kinds: dict[tuple[int, tuple[tuple[int, int], ...], int, bool], list[Mapping[str, Any]]] = {}
-    blurred = False
     for step in steps:
-        before, blurred = blurred, step["open"]
-        if before or blurred:
-            continue
         chunks = tuple((before, tokens) for before, tokens in step["chunks"])
         kinds.setdefault((step["decodes"], chunks, step["ended"], step["apart"]), []).append(step)
     for (decodes, chunks, ended, apart), found in kinds.items():
@@ -223,7 +232,7 @@ async def measure(options: argparse.Namespace, file: Path) -> AsyncIterator[dict
     engine = await AsyncEngine.start(setup, partial(watched, loader, file))
     driver = Driver(engine, file)
     try:
-        facts, plan = engine.model_info(), replace(_plan(options, engine), ahead=driver.ahead)
+        facts, plan = engine.model_info(), _plan(options, engine)
         yield {
             "kind": "engine",
             "name": options.shape or setup.model_name,

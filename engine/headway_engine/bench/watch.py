@@ -52,10 +52,7 @@ class Watch:
         prompts = [chunk for chunk in batch.chunks if not chunk.num_sampled or len(chunk.token_ids) > 1]
         chunks = [(chunk.start, len(chunk.token_ids)) for chunk in prompts]
         apart = self._ahead and bool(decodes) and bool(chunks) and not self._prompts_expected
-        # Nothing of its own to wait for: the device goes on with these chunks in the time of the next step.
-        ends = any(chunk.sample for chunk in prompts)
         step = {
-            "open": self._ahead and bool(chunks) and not ends and (apart or not decodes),
             "decodes": len(decodes),
             "context": sum(chunk.start + 1 for chunk in decodes),
             "chunks": chunks,

@@ -7,9 +7,19 @@ cut at the end of the step under way). Sequences that decode are never touched o
 Admission is first come, first served inside a class, higher classes first, one partial prompt per class. Batch sequences
 give way, by recompute, to a higher class that finds no slot or no KV; out of KV, the youngest of the lowest class does.
 Requests with a deadline are admitted only into slack: they leave a share of the slots and of the KV cache free (`lend`).
+
+Who comes while step n runs is computed in step n + 1. An engine that runs ahead of its scheduler (`StepModel.ahead`) has that
+one on its device already:
+
+    step n + 1 has prompts left over from step n    it is fixed since step n began: the newcomer is in step n + 2, and the
+                                                    decodes and prompts of both are one pass over the weights
+    it has decodes only                             the newcomer's prompt is computed in it, after them, in a pass of its own
+
+In both cases a token is seen at the end of its step, since the host waits for step n while step n + 1 runs.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from headway_planner.model import BatchLimits
@@ -25,7 +35,7 @@ class Replica:
     """One replica. The fleet calls `submit` and `advance`; `wake_s` is the end of the current segment, None when idle."""
 
     __slots__ = (
-        "_apart", "_batch_running", "_chunks", "_context", "_counts", "_decoding", "_ended", "_ends", "_first_s", "_follow",
+        "_apart", "_batch_running", "_chunks", "_context", "_counts", "_decoding", "_ended", "_ends", "_first_s", "_foreseen",
         "_growth_s", "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
         "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "preemptions", "queued_tokens", "reserve", "uid",
         "wake_s",
@@ -57,7 +67,7 @@ class Replica:
         self._lent_decoding = self._lent_running = self._lent_queued = 0
         self.lent = 0  # requests with a deadline, of those in flight
         self.reserve = 0.0  # share of slots and KV that they leave free
-        self._follow = False  # at the begin of this segment it was known that the next step has prompt tokens too
+        self._foreseen: list[tuple[Job, int]] = []  # prompts of the next step, fixed when this one began
         self.set_limits(limits)
         self.wake_s: float | None = None
         self.in_flight = 0
@@ -218,14 +228,18 @@ class Replica:
         """Begin a segment: a step with prefill when a prompt can go on, else a run of decode steps, else idle."""
         self._t0 = now_s
         self._chunks = None
-        apart, self._follow = self._model.ahead and not self._follow, False
         self._keep_kv()
         if self._queued[0] or self._queued[1] or self._queued[2]:
-            chunks = self._take(now_s)
+            foreseen, ahead = self._foreseen, self._model.ahead
+            chunks = foreseen or self._take(len(self._decoding), ())
             if chunks:
                 self._chunks = chunks
+                self._foreseen = self._take_next(chunks) if ahead and self._left(chunks) else []
+                for job, _ in chunks:
+                    if job.admitted_s < 0:
+                        self._begun(job, now_s)
                 self._steps = 1
-                self.wake_s = now_s + self._mixed_ms(chunks, apart) / 1000
+                self.wake_s = now_s + self._mixed_ms(chunks, ahead and not foreseen) / 1000
                 return
         if not self._decoding:
             self.wake_s = None
@@ -275,44 +289,60 @@ class Replica:
         held = self._context + self._reserved + job.need + self.running + 1
         return not self.running or (self.running < self._seqs_slack and held <= self._kv_slack)
 
-    def _take(self, now_s: float) -> list[tuple[Job, int]]:
-        """Chunks of the next step, in order of class and arrival."""
+    def _left(self, chunks: list[tuple[Job, int]]) -> bool:
+        """Whether anybody waits for prompt tokens beside these chunks."""
+        job, chunk = chunks[-1]
+        return job.done + chunk < job.need or len(chunks) < sum(map(len, self._queued))
+
+    def _take_next(self, chunks: list[tuple[Job, int]]) -> list[tuple[Job, int]]:
+        """Chunks of the step after one with these, beside those who go on decoding and those whose prompt ends in it."""
+        ends = self._step_no + 1
+        decodes = sum(job.finish_step > ends for job in self._decoding.values())
+        decodes += sum(job.done + chunk == job.need and job.made + 1 < job.outputs for job, chunk in chunks)
+        return self._take(decodes, chunks)
+
+    def _take(self, decodes: int, before: Sequence[tuple[Job, int]]) -> list[tuple[Job, int]]:
+        """Chunks of a step beside so many decodes, in order of class and arrival, after the chunks of the step before it."""
         chunks: list[tuple[Job, int]] = []
-        room = self._tokens - len(self._decoding)
+        room = self._tokens - decodes
+        taken = {job.uid: chunk for job, chunk in before} if before else None
         for queue in self._queued:
             position = 0
             while room > 0 and position < len(queue):
                 job = queue[position]
-                if job.done == 0 and not self._admit(job, now_s):
+                position += 1
+                left = job.need - job.done
+                if taken and not (left := left - taken.get(job.uid, 0)):
+                    continue
+                if not job.holds_slot and not self._admit(job):
                     break
-                chunk = min(room, job.need - job.done)
+                chunk = min(room, left)
                 chunks.append((job, chunk))
                 room -= chunk
-                position += 1
-        if chunks and room <= 0:
-            last, chunk = chunks[-1]
-            self._follow = last.done + chunk < last.need or len(chunks) < sum(map(len, self._queued))
         return chunks
 
-    def _admit(self, job: Job, now_s: float) -> bool:
+    def _admit(self, job: Job) -> bool:
         if job.deferrable and not self._in_slack(job):
             return False
         while self.running >= self._seqs or not self._fits(job):
             if job.rank == _BATCH or not self._evict(_BATCH):
                 return False
+        job.holds_slot = True
         self._partials += 1
         self._reserved += job.need
         if job.rank == _BATCH:
             self._batch_running += 1
-        if job.admitted_s < 0:
-            job.admitted_s = now_s
-            waited = bucket((now_s - job.arrival_s) * 1000)
-            self._counts.queue_wait[waited] += 1
-            if job.deferrable and self._apart is not None:
-                self._apart.queue_wait[waited] += 1
         if job.deferrable:
             self._lent_running += 1
         return True
+
+    def _begun(self, job: Job, now_s: float) -> None:
+        """The first chunk of a request is computed."""
+        job.admitted_s = now_s
+        waited = bucket((now_s - job.arrival_s) * 1000)
+        self._counts.queue_wait[waited] += 1
+        if job.deferrable and self._apart is not None:
+            self._apart.queue_wait[waited] += 1
 
     def _keep_kv(self) -> None:
         """Preempt until the next step fits: batch work first, then the youngest."""
@@ -331,7 +361,7 @@ class Replica:
         produced = victim.made + self._step_no - victim.joined_step
         self._context -= victim.inputs + produced
         victim.made, victim.finish_step = produced, -1
-        victim.need, victim.done = victim.inputs + produced, 0
+        victim.need, victim.done, victim.holds_slot = victim.inputs + produced, 0, False
         self.queued_tokens += victim.need
         self.preemptions += 1
         if victim.rank == _BATCH:
@@ -341,6 +371,6 @@ class Replica:
             self._lent_decoding -= 1
             self._lent_queued += victim.need
         queue = self._queued[victim.rank]
-        # Behind a prompt under way, which stays the first of its class until it is through.
-        queue.insert(1 if queue and queue[0].done > 0 else 0, victim)
+        # Behind the prompts under way, which stay the first of their class until they are through.
+        queue.insert(next((place for place, job in enumerate(queue) if not job.holds_slot), len(queue)), victim)
         return True

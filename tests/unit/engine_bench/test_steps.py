@@ -77,29 +77,13 @@ async def test_cells_run_and_their_steps_come_back(tmp_path: Path) -> None:
 
 def test_a_sample_is_the_median_of_equal_steps_seen_often_enough() -> None:
     same = [
-        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "ended": 1, "apart": False, "open": False, "ms": ms}
+        {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "ended": 1, "apart": False, "ms": ms}
         for n, ms in enumerate((1, 9, 2))
     ]
     rare = [{**same[0], "decodes": 1}, {**same[0], "chunks": [[0, 8]]}, {**same[0], "ended": 0}]
     (found,) = samples("mixed", [*same, *rare])
     assert (found["ms"], found["context"], found["tokens"], found["squares"]) == (2, 11, 8, 8 * (2 * 4 + 8))
     assert found["ended"] == 1
-
-
-def test_a_step_that_waits_for_nothing_of_its_own_blurs_the_next(tmp_path: Path) -> None:
-    unended = chunk(1, 4, 0)._replace(sample=False)
-    batches = (
-        Batch((chunk(0, 5, 0),)),
-        Batch((chunk(0, 1, 5, sampled=1), unended), prompts_follow=True),  # its decode had run ahead
-        Batch((chunk(0, 1, 6, sampled=2), chunk(1, 4, 4)._replace(sample=False)), prompts_follow=True),
-        Batch((chunk(0, 1, 7, sampled=3), chunk(1, 4, 8))),
-    )
-    steps = steps_of(1, tmp_path / "steps", *batches)
-    assert [step["open"] for step in steps] == [False, True, False, False]
-    assert not any(step["open"] for step in steps_of(0, tmp_path / "not", *batches))
-    found = list(samples("mixed", steps * 3))
-    assert [(row["decodes"], row["tokens"]) for row in found] == [(0, 5), (1, 4)]
-    assert found[1]["squares"] == 4 * (2 * 8 + 4)
 
 
 def test_the_grid_stays_inside_the_engine() -> None:
@@ -114,4 +98,13 @@ def test_the_grid_stays_inside_the_engine() -> None:
         assert cell.streams + bool(cell.prompts) <= PLAN.max_seqs
     kinds = {cell.name.split()[0] for cell in found}
     assert kinds == {"prompt", "chunks", "decode", "mixed"}
-    assert not any(cell.name.startswith("chunks") for cell in cells(replace(PLAN, ahead=True)))
+
+
+def test_the_grid_measures_sizes_between_those_that_an_engine_rounds_up_to() -> None:
+    found = list(cells(replace(PLAN, max_seqs=256, max_tokens=2048, max_len=8192, cell_tokens=100_000)))
+    lengths = {length for cell in found for length in cell.prompts if " by " not in cell.name}
+    assert sum(length % 16 != 0 for length in lengths) > len(lengths) / 2
+    decodes = [cell for cell in found if cell.name.startswith("decode")]
+    assert {24, 40, 96} < {cell.streams for cell in decodes}
+    for batch in (1, 24, 64):  # of a large one only the shortest context fits
+        assert len([cell for cell in decodes if cell.streams == batch]) == 2

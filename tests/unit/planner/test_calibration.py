@@ -1,5 +1,6 @@
 """A fit finds the coefficients that made its samples, and says what it cannot fit."""
 
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,16 @@ def test_the_least_time_of_a_step_with_a_prompt_is_found() -> None:
     found = fit(replace(ENGINE, ahead=True), samples)
     assert (found.prompt_step_ms, found.prompt_step_beside_ms) == (13.0, 20.0)
     assert max(abs(error(found, one)) for one in samples) < 0.1  # what is near a floor is not fitted to
+
+
+def test_a_cell_of_many_chunks_counts_as_much_as_one_of_one_step() -> None:
+    made = model((20.0, 0.2, 90.0, 0.1, 5e-4, 2.5, 0.5, 2e-3, 0.0), ahead=False)
+    samples = grid(made)
+    # Sixty chunks of one prompt, each of which takes half as long again as the model can say.
+    chunks = [StepSample("chunks", 8, 800.0, 64, 64.0 * (2 * 64 * n + 64), False, 1.0) for n in range(60)]
+    slow = [replace(one, ms=1.5 * step_ms(made, one)) for one in chunks]
+    found = fit(ENGINE, [*samples, *slow])
+    assert statistics.mean(abs(error(found, one)) for one in samples) < 0.03
 
 
 def test_no_coefficient_is_negative_whatever_was_measured() -> None:

@@ -52,6 +52,21 @@ def test_every_request_of_a_real_trace_ends_once_while_replicas_come_go_and_fail
     assert outcome.preemptions > 0
 
 
+def test_a_prompt_that_begins_anew_after_a_failure_takes_a_slot_as_any_other():
+    running: list[int] = []
+
+    class Watching(Static):
+        tick_s = 1.0
+
+        def decide(self, view: FleetView) -> Decision:
+            running.extend(one.running for one in view.latest.replicas)
+            return super().decide(view)
+
+    long = arrivals(60, 3.0, inputs=60_000, outputs=5)
+    simulate(replace(SETUP, initial=4, mtbf_s=30), long, Watching(BOUNDS, 4), seed=3)
+    assert 0 <= min(running) < max(running)
+
+
 def test_scaling_down_cuts_no_stream():
     found = traces.read(EXCERPT, Rank.INTERACTIVE)
     outcome = simulate(SETUP, found, Swinging(), seed=3)
@@ -69,11 +84,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
 
 @settings(max_examples=40)
 @given(
-    st.lists(st.tuples(st.floats(0, 20), st.integers(1, 6000), st.integers(1, 300), st.sampled_from(Rank)), max_size=40)
+    st.lists(
+        st.tuples(st.floats(0, 20), st.integers(1, 6000), st.integers(1, 300), st.sampled_from(Rank)), max_size=40
+    ),
+    st.booleans(),
 )
-def test_runs_of_steps_equal_single_steps(lines: list[tuple[float, int, int, Rank]]):
+def test_runs_of_steps_equal_single_steps(lines: list[tuple[float, int, int, Rank]], ahead: bool):
     found = sorted((Arrival(*line) for line in lines), key=lambda one: one.at_s)
-    setup = replace(SETUP, model=replace(MODEL, kv_tokens=12_000), limits=BatchLimits(16, 512))
+    setup = replace(SETUP, model=replace(MODEL, kv_tokens=12_000, ahead=ahead), limits=BatchLimits(16, 512))
     many = simulate(setup, found, Static(BOUNDS, 1), 0)
     single = simulate(replace(setup, max_run=1), found, Static(BOUNDS, 1), 0)
     for one, other in zip(many.jobs, single.jobs, strict=True):
@@ -273,3 +291,28 @@ def test_an_engine_that_runs_ahead_computes_a_prompt_apart_unless_it_was_expecte
     apart_ms = model.linear_ms(chunk) - (model.linear_ms(1 + chunk) - model.linear_ms(1))
     assert (first_s[0] - first_s[1]) * 1000 == pytest.approx(apart_ms, abs=1e-6)
     assert (gaps_s[0] - gaps_s[1]) * 1000 == pytest.approx(apart_ms, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "during", "with_the_long_one"),
+    [
+        (False, 1, True),
+        (True, 1, False),  # the second step, with the rest of the long prompt, is on the device already
+        (False, 2, False),
+        (True, 2, False),  # the third step was fixed by nobody: it has decodes only
+    ],
+)
+def test_a_newcomer_joins_the_first_step_that_is_not_fixed_yet(ahead: bool, during: int, with_the_long_one: bool):
+    model = replace(MODEL, ahead=ahead, first_token_ms=0.0)
+    begun = [Arrival(0.0, 100, 500, Rank.INTERACTIVE), Arrival(1.0, 3000, 200, Rank.INTERACTIVE)]
+    setup = replace(SETUP, model=model)
+    _, long = simulate(setup, begun, Static(BOUNDS, 1), 0).jobs
+    # Two steps; the second one has room for the newcomer's 100 tokens.
+    steps_s = long.first_s - 1.0
+    at_s = 1.0 + (0.4 if during == 1 else 0.95) * steps_s
+    _, long, newcomer = simulate(setup, [*begun, Arrival(at_s, 100, 200, Rank.INTERACTIVE)], Static(BOUNDS, 1), 0).jobs
+    assert (newcomer.first_s == long.first_s) is with_the_long_one
+    # It begins with the step that it joins: at once with the end of the one under way, or one later.
+    third_step = newcomer.admitted_s == long.first_s
+    assert third_step is not with_the_long_one
+    assert newcomer.first_s - newcomer.admitted_s < 0.1
