@@ -82,7 +82,9 @@ def conclude(facts: Facts) -> Diagnosis:
     found = [*_conditions(facts), *_pods(facts), *_silent(facts)]
     if isinstance(fleet, Refused) or refused is not None:
         words = refused.message if refused is not None else ""
-        found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, f"the operator cannot act on the spec: {words}"))
+        if not any(words in one.words for one in found):
+            said = f"the operator cannot act on the spec: {words}"
+            found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, said))
         return Diagnosis("nothing was measured", _ordered(found), ())
     evidence = _evidence(facts, fleet)
     found += _symptoms(evidence, fleet.status.symptoms)
@@ -149,12 +151,16 @@ def _conditions(facts: Facts) -> Iterator[Finding]:
             "the operator has not written anything about this fleet: is it running, and does it watch this namespace?"
         )
         yield Finding(Severity.CRITICAL, "OperatorSilent", words)
+    told: list[str] = []
     for one in conditions:
         kind, reason = one["type"], one.get("reason", "")
-        if kind in _EXPLAINED or well(one, facts.manifest["spec"]):
+        words = one.get("message") or reason
+        # What is refused keeps a fleet from more than one thing, in the same words.
+        if kind in _EXPLAINED or well(one, facts.manifest["spec"]) or any(words in before for before in told):
             continue
+        told.append(words)
         severity = Severity.CRITICAL if kind in _GRAVE else Severity.WARNING
-        yield Finding(severity, reason, f"{kind} is {one['status']}: {one.get('message') or reason}")
+        yield Finding(severity, reason, f"{kind} is {one['status']}: {words}")
 
 
 def _pods(facts: Facts) -> Iterator[Finding]:

@@ -216,7 +216,8 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
 
     An apply with a field that the CRD lacks is answered 500, yet will fail for ever: the operator is newer than the CRD.
     """
-    message = f"{what}: {status} {text_at(_as_object(text), 'message') or text[:300]}"
+    said = text_at(_as_object(text), "message") or text[:300]
+    message = f"{what}: {status} {said}"
     wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
     if status == HTTPStatus.NOT_FOUND:
         return KubeError(Failure.NOT_FOUND, message, status)
@@ -230,7 +231,7 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
         or status >= HTTPStatus.INTERNAL_SERVER_ERROR
     ):
         return KubeError(Failure.RETRYABLE, message, status, wait_s)
-    return KubeError(Failure.PERMANENT, message, status)
+    return KubeError(Failure.PERMANENT, message, status, said=said)
 
 
 def _as_object(text: str) -> Manifest:

@@ -237,6 +237,20 @@ def test_a_spec_that_the_operator_refuses_is_said_with_its_reason() -> None:
     assert "maxNumBatchedTokens: must be at least maxNumSeqs (8), is 4" in found.findings[0].words
 
 
+def test_what_two_conditions_say_in_the_same_words_is_said_once() -> None:
+    why = 'pods "chat-0" is forbidden: exceeded quota'
+    ready = {"type": "Ready", "status": "False", "reason": "PodRefused", "message": f"0 of 1 replicas are ready: {why}"}
+    limited = {"type": "ScalingLimited", "status": "True", "reason": "PodRefused", "message": why}
+    found = conclude(facts(pods=(), conditions=[ready, limited]))
+    assert [one.words for one in found.findings] == [f"Ready is False: 0 of 1 replicas are ready: {why}"]
+    bad = {"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}}
+    (live,) = conclude(facts(*IDLE, engine=bad)).findings
+    refusal = {"status": "False", "reason": "InvalidSpec", "message": live.words.partition(": ")[2]}
+    conditions = [{"type": "Accepted", **refusal}, {"type": "Ready", **refusal}]
+    found = conclude(facts(*IDLE, engine=bad, conditions=conditions))
+    assert [one.words for one in found.findings] == [f"Accepted is False: {refusal['message']}"]
+
+
 def test_text_and_json_say_the_same() -> None:
     found = conclude(facts(*LATE))
     page = diagnose.text(NAME, found, ["2026-01-01T00:00:00Z  Unschedulable: no room"])

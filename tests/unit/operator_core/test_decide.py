@@ -134,6 +134,22 @@ def test_spec_that_does_not_parse_is_refused_with_the_field():
     assert world.condition("Accepted")["message"].startswith("spec.engine.capacity.maxNumSeqs:")
 
 
+def test_a_fleet_that_never_ran_shows_in_ready_why_it_is_refused_and_one_that_runs_stays_ready():
+    bad = {"capacity": {"maxNumSeqs": 0, "maxNumBatchedTokens": 5}}
+    world = World(spec(engine=bad))
+    world.run()
+    assert (world.condition("Ready")["status"], world.condition("Ready")["reason"]) == ("False", "InvalidSpec")
+    assert [kind for kind in kinds(world.writes) if kind == "Emit"] == ["Emit"], "one sentence about it"
+    world.edit(engine={"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}})
+    world.run()
+    assert "is 4" in world.condition("Ready")["message"], "it follows the spec"
+    world.edit(engine=spec()["engine"])
+    world.settle()
+    world.edit(engine=bad)
+    world.run()
+    assert (world.condition("Ready")["status"], world.condition("Accepted")["status"]) == ("True", "False")
+
+
 def test_limits_outside_the_tuning_bounds_are_refused():
     world = World(spec(tuning={"mode": "Auto", "bounds": {"maxNumSeqs": {"min": 8, "max": 16}}}))
     world.run()
