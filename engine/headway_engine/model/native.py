@@ -89,11 +89,12 @@ class NativeDecoder:
         width = max(map(len, layout.block_tables))
         tables = [(*table, *(0,) * (width - len(table))) for table in layout.block_tables]
         sequences = torch.repeat_interleave(torch.tensor(layout.query_lens))
+        order = _sampled_first(sampled_rows, len(token_ids))
         out = torch.empty(len(sampled_rows), self._model.head.outputs)
         likeliest = torch.empty(len(sampled_rows), dtype=torch.int32)
         arrays = [
             values.to(torch.int32).contiguous()
-            for values in (token_ids, positions, sequences, torch.tensor(tables), sampled_rows)
+            for values in (token_ids[order], positions[order], sequences[order], torch.tensor(tables))
         ]
         step = library.Step(
             *(len(token_ids), len(sampled_rows), width),
@@ -169,6 +170,13 @@ class NativeDecoder:
         """The address of values, which live as long as this decoder."""
         self._kept.append(values)
         return values.data_ptr()
+
+
+def _sampled_first(sampled_rows: torch.Tensor, rows: int) -> torch.Tensor:
+    """The order in which the library wants a step's rows; each is computed alone, so any order gives the same bits."""
+    others = torch.ones(rows, dtype=torch.bool)
+    others[sampled_rows] = False
+    return torch.cat((sampled_rows, others.nonzero().flatten()))
 
 
 class HugePages:

@@ -48,11 +48,11 @@ typedef struct {
   Matrix head;
 } Model;
 
+/* The rows that sample come first: the others end in the last layer, where their keys and values are stored. */
 typedef struct {
   int32_t rows, sampled, table_width;
   const int32_t *tokens, *positions, *sequences; /* [rows]; which row of `tables` */
   const int32_t *tables;                         /* [sequences][table_width], blocks */
-  const int32_t *sampled_rows;                   /* [sampled] */
   float *logits;                                 /* [sampled][head.outputs] */
   int32_t *likeliest;                            /* [sampled], or -1 where a logit is not finite */
 } Step;
