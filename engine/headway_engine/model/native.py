@@ -145,7 +145,7 @@ class NativeDecoder:
             feed_forward_norm=self._norm(layer.feed_forward_norm),
             qkv=self._matrix(attention.qkv),
             out=self._matrix(attention.out),
-            gate_up=self._matrix(feed_forward.gate_up),
+            gate_up=self._matrix(_side_by_side(feed_forward.gate_up)),
             down=self._matrix(feed_forward.down),
         )
 
@@ -177,6 +177,13 @@ def _sampled_first(sampled_rows: torch.Tensor, rows: int) -> torch.Tensor:
     others = torch.ones(rows, dtype=torch.bool)
     others[sampled_rows] = False
     return torch.cat((sampled_rows, others.nonzero().flatten()))
+
+
+def _side_by_side(gate_up: Linear) -> Linear:
+    """Each vector of gates beside the one that it gates, so that the library has both sums at once; `gate_up` is changed."""
+    weight = gate_up.weight.data
+    gate_up.weight.data = weight.view(2, -1, _VECTOR, weight.shape[1]).transpose(0, 1).reshape(weight.shape)
+    return gate_up
 
 
 class HugePages:

@@ -1,9 +1,11 @@
 /* The decoder's step: phases that all threads go through together, with a meeting between two of them. */
+#define _GNU_SOURCE
 #include "headway.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Threads and work space; of one caller at a time. */
 typedef struct {
@@ -12,7 +14,7 @@ typedef struct {
   const Step *step;
   int room;      /* rows that the work space has room for */
   float *h;      /* [rows][hidden], the residual stream */
-  float *wide;   /* [rows][the widest product's outputs] */
+  float *wide;   /* [rows][queries, keys and values; or hidden] */
   float *mixed;  /* [rows][heads * head_dim], or the gated inner state */
   uint8_t *x;    /* [rows][the widest product's inputs] */
   Block *blocks; /* [rows][their blocks] */
@@ -23,7 +25,7 @@ static long padded(long count) { return (count + 31) / 32 * 32; }
 static long larger(long a, long b) { return a > b ? a : b; }
 static long hidden_width(const Model *m) { return padded(m->hidden); }
 static long wide_width(const Model *m) {
-  return larger(hidden_width(m), larger(m->layers[0].qkv.outputs, m->layers[0].gate_up.outputs));
+  return larger(hidden_width(m), m->layers[0].qkv.outputs);
 }
 static long mixed_width(const Model *m) { return larger(padded(m->intermediate), padded(m->heads * m->head_dim)); }
 
@@ -56,8 +58,15 @@ static void norm(Context *c, int rows, const float *weight, const Matrix *next) 
   pool_meet(c->pool);
 }
 
-static void multiply(Context *c, int rows, const Matrix *matrix, float *out, long stride, bool add) {
-  Product p = {matrix, c->x, c->blocks, out, stride, rows, c->model->type, add, c->model->amx};
+/* Makes rows of `mixed` the next product's inputs. */
+static void pack(Context *c, int rows, int count, const Matrix *next) {
+  EACH(row, rows)
+  pack_row(c->mixed + row * mixed_width(c->model), count, c->model->type, inputs(c, next, row), blocks(c, next, row));
+  pool_meet(c->pool);
+}
+
+static void multiply(Context *c, int rows, const Matrix *matrix, float *out, long stride, int finish) {
+  Product p = {matrix, c->x, c->blocks, out, stride, rows, c->model->type, finish, c->model->amx};
   product(c->pool, &p);
   pool_meet(c->pool);
 }
@@ -78,7 +87,7 @@ static void embed(Context *c) {
 static void store_keys_and_values(Context *c, int rows, const Layer *layer) {
   long wide = wide_width(c->model);
   norm(c, rows, layer->attention_norm, &layer->qkv);
-  multiply(c, rows, &layer->qkv, c->wide, wide, false);
+  multiply(c, rows, &layer->qkv, c->wide, wide, STORE);
   EACH(row, rows) rotate_and_store(c->model, layer, c->step, row, c->wide + row * wide);
   pool_meet(c->pool);
 }
@@ -92,29 +101,16 @@ static void attention(Context *c, int rows, const Layer *layer, int thread) {
            c->scores + 4 * score_room(m) * thread);
   }
   pool_meet(c->pool);
-  EACH(row, rows)
-  pack_row(c->mixed + row * width, m->heads * m->head_dim, m->type, inputs(c, &layer->out, row), blocks(c, &layer->out, row));
-  pool_meet(c->pool);
-  multiply(c, rows, &layer->out, c->h, hidden_width(m), true);
+  pack(c, rows, m->heads * m->head_dim, &layer->out);
+  multiply(c, rows, &layer->out, c->h, hidden_width(m), ADD);
 }
 
 static void feed_forward(Context *c, int rows, const Layer *layer) {
   const Model *m = c->model;
-  long wide = wide_width(m), width = mixed_width(m);
   norm(c, rows, layer->feed_forward_norm, &layer->gate_up);
-  multiply(c, rows, &layer->gate_up, c->wide, wide, false);
-  EACH(row, rows) {
-    const float *gate = c->wide + row * wide, *up = gate + m->intermediate;
-    float *out = c->mixed + row * width;
-    for (int i = 0; i < m->intermediate; i += 16) {
-      __m512 g = _mm512_loadu_ps(gate + i), one = _mm512_set1_ps(1);
-      __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), g))));
-      _mm512_storeu_ps(out + i, _mm512_mul_ps(silu, _mm512_loadu_ps(up + i)));
-    }
-    pack_row(out, m->intermediate, m->type, inputs(c, &layer->down, row), blocks(c, &layer->down, row));
-  }
-  pool_meet(c->pool);
-  multiply(c, rows, &layer->down, c->h, hidden_width(m), true);
+  multiply(c, rows, &layer->gate_up, c->mixed, mixed_width(m), GATE);
+  pack(c, rows, m->intermediate, &layer->down);
+  multiply(c, rows, &layer->down, c->h, hidden_width(m), ADD);
 }
 
 /* The first of the largest, or -1 where one is infinite or no number. */
@@ -138,7 +134,7 @@ static void logits(Context *c) {
   const Matrix *head = &c->model->head;
   const Step *step = c->step;
   norm(c, step->sampled, c->model->norm, head);
-  multiply(c, step->sampled, head, step->logits, head->outputs, false);
+  multiply(c, step->sampled, head, step->logits, head->outputs, STORE);
   EACH(row, step->sampled)
   step->likeliest[row] = likeliest(step->logits + (long)head->outputs * row, c->model->vocabulary);
 }
@@ -170,11 +166,15 @@ static void release(Context *c) {
   c->room = 0;
 }
 
-/* Zeros: padding is read, and must be a number. */
+/* Zeros: padding is read, and must be a number. In large pages, where the kernel has them: a tile of a product writes a line
+ * in each of many rows, and small pages would be one for each row. */
 static void *zeros(long bytes) {
-  void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-  if (memory) memset(memory, 0, (bytes + 63) / 64 * 64);
-  return memory;
+  enum { PAGE = 2 << 20 };
+  long rounded = (bytes + PAGE - 1) / PAGE * PAGE;
+  void *memory = aligned_alloc(PAGE, rounded);
+  if (!memory) return NULL;
+  madvise(memory, rounded, MADV_HUGEPAGE);
+  return memset(memory, 0, bytes);
 }
 
 static bool make_room(Context *c, int rows) {
