@@ -202,7 +202,8 @@ class HugePages:
     def copy(self, values: torch.Tensor) -> torch.Tensor:
         """The values, in this room; it lives as long as what lies in it."""
         if values.nbytes > len(self._rest):
-            memory = mmap.mmap(-1, max(values.nbytes, self._CHUNK))
+            # Private: shared memory, Python's default, has large pages on few systems, whatever is asked.
+            memory = mmap.mmap(-1, max(values.nbytes, self._CHUNK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with contextlib.suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
             self._rest = torch.frombuffer(memory, dtype=torch.uint8)

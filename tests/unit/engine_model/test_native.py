@@ -13,7 +13,7 @@ from native_library import require
 from small_decoder import SHAPE
 from torch.nn import functional
 
-from headway_engine.model.native import TYPES, Packed, pack, problem
+from headway_engine.model.native import TYPES, HugePages, Packed, pack, problem
 from headway_engine.native import build, library
 
 # As in headway.h.
@@ -237,3 +237,23 @@ def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch)
         library.load.cache_clear()
         assert "other sources" in str(problem(SHAPE, "float32"))
     library.load.cache_clear()
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no transparent large pages"
+)
+def test_weights_lie_where_the_kernel_may_use_large_pages() -> None:
+    values = torch.arange(1 << 20)
+    copied = HugePages().copy(values)
+    assert torch.equal(copied, values)
+    flags: list[str] = []
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if "-" in first:
+            start, end = (int(one, 16) for one in first.split("-"))
+            inside = start <= copied.data_ptr() < end
+        elif inside and first == "VmFlags:":
+            flags = rest
+    assert "hg" in flags  # asked for
+    assert "sh" not in flags  # shared memory has a switch of its own, which is off nearly everywhere
