@@ -109,8 +109,10 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
     )
     said = fleet.status.tuning
     limits = said.effective if said is not None and said.effective is not None else baseline_limits(current.spec)
-    found = gather(observed, current, limits, _load(facts, current), effective.status)
-    return replace(found, outlook=_outlook(facts, current))
+    load = _load(facts, current)
+    found = gather(observed, current, limits, load, objectives.verdict(current.spec.slo, load.classes))
+    windows = effective.status
+    return replace(found, set_aside=windows.set_aside if windows is not None else (), outlook=_outlook(facts, current))
 
 
 def _outlook(facts: Facts, fleet: LLMDeployment) -> Outlook | None:

@@ -7,18 +7,16 @@ next one takes up where it stopped (Go's own cache keeps what was compiled insid
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from . import deps
 from .errors import ClusterError
+from .lock import alone
 from .progress import Progress
 from .settings import Paths
 from .shell import run
@@ -56,7 +54,7 @@ def _ensure(paths: Paths, programs: tuple[Program, ...], what: str) -> Path:
     if done.is_dir():
         return done
     environment = {**os.environ, **go_environment()}
-    with _only_builder(paths):
+    with alone(paths.cache / "build.lock", "another process builds binaries"):
         if done.is_dir():  # another process has built them meanwhile
             return done
         partial = paths.cache / f"{pins_key(programs)}.partial"
@@ -154,15 +152,3 @@ def _collect_stages(target: Path, environment: dict[str, str]) -> None:
     ).stdout.strip()
     folder = Path(module) / "kustomize" / "stage"
     target.write_text("\n---\n".join((folder / f"{name}.yaml").read_text() for name in _KWOK_STAGES))
-
-
-@contextmanager
-def _only_builder(paths: Paths) -> Iterator[None]:
-    paths.cache.mkdir(parents=True, exist_ok=True)
-    with (paths.cache / "build.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process builds binaries; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from . import build, deps, gpus, images, netpol, node, record, registry, status, teardown, up
 from .api import Api
 from .errors import ClusterError
 from .foreign import Current, Kind
+from .lock import alone
 from .settings import Addresses, Paths, node_name
 
 PROVIDERS = ("own", "kind", "current")
@@ -216,13 +216,5 @@ def _addresses(paths: Paths, *, lenient: bool = False) -> Addresses:
     return shape.addresses if shape else Addresses.from_env(os.environ)
 
 
-@contextmanager
-def _only_one(paths: Paths) -> Iterator[None]:
-    paths.lock.parent.mkdir(parents=True, exist_ok=True)
-    with paths.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another command changes the cluster; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _only_one(paths: Paths) -> AbstractContextManager[None]:
+    return alone(paths.lock, "another command changes the cluster")

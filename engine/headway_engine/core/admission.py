@@ -68,12 +68,15 @@ def validate(request: Request, bounds: AdmissionBounds) -> Rejected | None:
         problem = problem or _text_problem(request.text, bounds)
     else:
         problem = problem or _prompt_problem("input_ids", request.prompt_ids, bounds)
-    return None if problem is None else Rejected(StatusCode.INVALID_ARGUMENT, problem)
+    return _refused(problem)
 
 
 def validate_tokens_of_text(ids: tuple[int, ...], bounds: AdmissionBounds) -> Rejected | None:
     """Why a text that `validate` has passed cannot be served now that its tokens are known, or None."""
-    problem = _prompt_problem("text", ids, bounds)
+    return _refused(_prompt_problem("text", ids, bounds))
+
+
+def _refused(problem: str | None) -> Rejected | None:
     return None if problem is None else Rejected(StatusCode.INVALID_ARGUMENT, problem)
 
 

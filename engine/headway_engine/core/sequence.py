@@ -193,11 +193,6 @@ class Sequence:
             return FinishReason.LENGTH
         return None
 
-    def _careful(self) -> Careful:
-        request = self.request
-        tokens = tuple(self.tokens) if request.sampling.penalized else ()
-        return Careful(tokens, len(request.prompt_ids), request.constraint)
-
     def finished(self, reason: FinishReason, now: float, error: str) -> Finished:
         """The figures of the ended request."""
         arrival = self.request.arrival_s
@@ -213,3 +208,8 @@ class Sequence:
             truncated_tokens=self.request.truncated_tokens,
             error=error,
         )
+
+    def _careful(self) -> Careful:
+        request = self.request
+        tokens = tuple(self.tokens) if request.sampling.penalized else ()
+        return Careful(tokens, len(request.prompt_ids), request.constraint)

@@ -89,11 +89,12 @@ class NativeDecoder:
         width = max(map(len, layout.block_tables))
         tables = [(*table, *(0,) * (width - len(table))) for table in layout.block_tables]
         sequences = torch.repeat_interleave(torch.tensor(layout.query_lens))
+        order = _sampled_first(sampled_rows, len(token_ids))
         out = torch.empty(len(sampled_rows), self._model.head.outputs)
         likeliest = torch.empty(len(sampled_rows), dtype=torch.int32)
         arrays = [
             values.to(torch.int32).contiguous()
-            for values in (token_ids, positions, sequences, torch.tensor(tables), sampled_rows)
+            for values in (token_ids[order], positions[order], sequences[order], torch.tensor(tables))
         ]
         step = library.Step(
             *(len(token_ids), len(sampled_rows), width),
@@ -144,7 +145,7 @@ class NativeDecoder:
             feed_forward_norm=self._norm(layer.feed_forward_norm),
             qkv=self._matrix(attention.qkv),
             out=self._matrix(attention.out),
-            gate_up=self._matrix(feed_forward.gate_up),
+            gate_up=self._matrix(_side_by_side(feed_forward.gate_up)),
             down=self._matrix(feed_forward.down),
         )
 
@@ -171,6 +172,20 @@ class NativeDecoder:
         return values.data_ptr()
 
 
+def _sampled_first(sampled_rows: torch.Tensor, rows: int) -> torch.Tensor:
+    """The order in which the library wants a step's rows; each is computed alone, so any order gives the same bits."""
+    others = torch.ones(rows, dtype=torch.bool)
+    others[sampled_rows] = False
+    return torch.cat((sampled_rows, others.nonzero().flatten()))
+
+
+def _side_by_side(gate_up: Linear) -> Linear:
+    """Each vector of gates beside the one that it gates, so that the library has both sums at once; `gate_up` is changed."""
+    weight = gate_up.weight.data
+    gate_up.weight.data = weight.view(2, -1, _VECTOR, weight.shape[1]).transpose(0, 1).reshape(weight.shape)
+    return gate_up
+
+
 class HugePages:
     """Room for weights, in pages of 2 MiB where the kernel has them.
 
@@ -187,7 +202,8 @@ class HugePages:
     def copy(self, values: torch.Tensor) -> torch.Tensor:
         """The values, in this room; it lives as long as what lies in it."""
         if values.nbytes > len(self._rest):
-            memory = mmap.mmap(-1, max(values.nbytes, self._CHUNK))
+            # Private: shared memory, Python's default, has large pages on few systems, whatever is asked.
+            memory = mmap.mmap(-1, max(values.nbytes, self._CHUNK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with contextlib.suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
             self._rest = torch.frombuffer(memory, dtype=torch.uint8)

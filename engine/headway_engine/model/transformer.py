@@ -3,7 +3,7 @@
     h = embed(tokens)
     each layer:   h += out(attention(rope(qkv(norm(h)))))      qkv: one matrix for q, k and v
                   h += down(silu(gate(norm(h))) * up(norm(h))) gate and up: one matrix
-    logits = head(norm(h[sampled rows]))
+    logits = head(norm(h))                                       of the sampled rows: the last layer drops the others
 
 Sequences meet only in attention, which knows the layout of the step. Parameters are fused at loading (`weights.py`).
 """
@@ -65,16 +65,14 @@ class Attention(nn.Module):
         step: AttentionStep,
         cache: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """Attention of the new tokens; their keys and values enter the cache."""
+        """What the heads have mixed for the new tokens, the input of `out`; their keys and values enter the cache."""
         rotated = self.heads + self.kv_heads
         qkv = self.qkv(x).view(-1, rotated + self.kv_heads, self.head_dim)
         qk, value = qkv[:, :rotated], qkv[:, rotated:]
         if self.q_norm is not None and self.k_norm is not None:
             qk = torch.cat((self.q_norm(qk[:, : self.heads]), self.k_norm(qk[:, self.heads :])), dim=1)
         qk = rotate(qk, *rotation)
-        mixed = step.attend(qk[:, : self.heads], qk[:, self.heads :], value, cache)
-        out: torch.Tensor = self.out(mixed)
-        return out
+        return step.attend(qk[:, : self.heads], qk[:, self.heads :], value, cache)
 
 
 class FeedForward(nn.Module):
@@ -108,9 +106,13 @@ class Layer(nn.Module):
         rotation: tuple[torch.Tensor, torch.Tensor],
         step: AttentionStep,
         cache: tuple[torch.Tensor, torch.Tensor],
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The residual stream after this layer; `h` is overwritten."""
-        h += self.attention(self.attention_norm(h), rotation, step, cache)
+        """The residual stream after this layer; `h` is overwritten. With `rows` that of these rows only."""
+        mixed = self.attention(self.attention_norm(h), rotation, step, cache)
+        if rows is not None:
+            h, mixed = h[rows], mixed[rows]
+        h += self.attention.out(mixed)
         h += self.feed_forward(self.feed_forward_norm(h))
         return h
 
@@ -159,8 +161,9 @@ class Decoder(nn.Module):
         cos, sin = self.rotation
         rotation = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            h = layer(h, rotation, step, layer_cache)
-        logits: torch.Tensor = self.head(self.norm(h[sampled_rows]))
+            # Later tokens read the last layer's keys and values, and nothing else of it.
+            h = layer(h, rotation, step, layer_cache, sampled_rows if layer is self.layers[-1] else None)
+        logits: torch.Tensor = self.head(self.norm(h))
         return logits.float()
 
 

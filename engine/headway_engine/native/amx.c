@@ -78,8 +78,7 @@ static void tile(const Product *p, int row, int rows, int column) {
     _tile_stored(2, sums[HIGH], sizeof sums[0]);
     _tile_stored(3, sums[HIGH] + 16, sizeof sums[0]);
   }
-  for (int r = 0; r < rows; r++)
-    for (int half = 0; half < 32; half += 16) put(p, row + r, column + half, _mm512_load_ps(sums[r] + half));
+  for (int r = 0; r < rows; r++) put(p, row + r, column, _mm512_load_ps(sums[r]), _mm512_load_ps(sums[r] + 16));
 }
 
 void amx_tiles(const Product *p, int row, int end, int column) {

@@ -48,11 +48,11 @@ typedef struct {
   Matrix head;
 } Model;
 
+/* The rows that sample come first: the others end in the last layer, where their keys and values are stored. */
 typedef struct {
   int32_t rows, sampled, table_width;
   const int32_t *tokens, *positions, *sequences; /* [rows]; which row of `tables` */
   const int32_t *tables;                         /* [sequences][table_width], blocks */
-  const int32_t *sampled_rows;                   /* [sampled] */
   float *logits;                                 /* [sampled][head.outputs] */
   int32_t *likeliest;                            /* [sampled], or -1 where a logit is not finite */
 } Step;
@@ -71,6 +71,10 @@ void pool_stop(Pool *pool);
 /* Stores `count` floats (a multiple of 16) as a product's input, and zeros up to a multiple of 32. */
 void pack_row(const float *from, int count, int type, uint8_t *x, Block *blocks);
 
+/* What becomes of a product's sums: they are stored, added to what is there, or make half as many outputs, silu(left) * right
+ * of each 16 beside 16. */
+enum { STORE, ADD, GATE };
+
 /* One product: `x` is [rows][groups][4 bytes], `blocks` is [rows][groups / 8], `out` is [rows][stride]. */
 typedef struct {
   const Matrix *matrix;
@@ -78,20 +82,11 @@ typedef struct {
   const Block *blocks;
   float *out;
   long stride;
-  int rows, type;
-  bool add; /* to what `out` holds */
+  int rows, type, finish;
   bool amx;
 } Product;
 /* This thread's share; the pool must meet before and after. */
 void product(Pool *pool, const Product *p);
-
-/* 16 finished sums of one row. */
-static inline void put(const Product *p, int row, int column, __m512 v) {
-  float *out = p->out + row * p->stride + column;
-  if (p->matrix->bias) v = _mm512_add_ps(v, _mm512_loadu_ps(p->matrix->bias + column));
-  if (p->add) v = _mm512_add_ps(v, _mm512_loadu_ps(out));
-  _mm512_storeu_ps(out, v);
-}
 
 /* bfloat16: rows `row .. end - 1` of outputs `column .. column + 31`. */
 void amx_tiles(const Product *p, int row, int end, int column);
@@ -127,6 +122,26 @@ static inline __m512 exp_ps(__m512 x) {
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(p, n);
+}
+
+/* The finished sums of one row: outputs `column .. column + 31`. */
+static inline void put(const Product *p, int row, int column, __m512 left, __m512 right) {
+  if (p->matrix->bias) {
+    left = _mm512_add_ps(left, _mm512_loadu_ps(p->matrix->bias + column));
+    right = _mm512_add_ps(right, _mm512_loadu_ps(p->matrix->bias + column + 16));
+  }
+  float *out = p->out + row * p->stride + (p->finish == GATE ? column / 2 : column);
+  if (p->finish == GATE) {
+    __m512 divisor = _mm512_add_ps(_mm512_set1_ps(1), exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), left)));
+    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_div_ps(left, divisor), right));
+    return;
+  }
+  if (p->finish == ADD) {
+    left = _mm512_add_ps(left, _mm512_loadu_ps(out));
+    right = _mm512_add_ps(right, _mm512_loadu_ps(out + 16));
+  }
+  _mm512_storeu_ps(out, left);
+  _mm512_storeu_ps(out + 16, right);
 }
 
 #endif

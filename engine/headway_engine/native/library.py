@@ -57,8 +57,7 @@ class Step(Structure):
 
     _fields_: ClassVar = [
         *((name, c_int32) for name in ("rows", "sampled", "table_width")),
-        *((name, c_void_p) for name in ("tokens", "positions", "sequences", "tables", "sampled_rows")),
-        *((name, c_void_p) for name in ("logits", "likeliest")),
+        *((name, c_void_p) for name in ("tokens", "positions", "sequences", "tables", "logits", "likeliest")),
     ]
 
 

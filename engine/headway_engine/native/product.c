@@ -84,12 +84,14 @@ ALWAYS void tile(const Product *p, int row, int column, const int rows, const in
       }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      int n = column + 16 * half;
-      put(p, row + r, n, type == INT8 ? _mm512_mul_ps(total[r][half], _mm512_loadu_ps(m->scale + n)) : (__m512)sum[r][half]);
+  for (int r = 0; r < rows; r++) {
+    if (type != INT8) {
+      put(p, row + r, column, (__m512)sum[r][0], (__m512)sum[r][1]);
+      continue;
     }
+    put(p, row + r, column, _mm512_mul_ps(total[r][0], _mm512_loadu_ps(m->scale + column)),
+        _mm512_mul_ps(total[r][1], _mm512_loadu_ps(m->scale + column + 16)));
+  }
 }
 
 /* The rows in as few passes over the matrix as registers allow, all about as high. */

@@ -1,9 +1,11 @@
 /* The decoder's step: phases that all threads go through together, with a meeting between two of them. */
+#define _GNU_SOURCE
 #include "headway.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Threads and work space; of one caller at a time. */
 typedef struct {
@@ -12,7 +14,7 @@ typedef struct {
   const Step *step;
   int room;      /* rows that the work space has room for */
   float *h;      /* [rows][hidden], the residual stream */
-  float *wide;   /* [rows][the widest product's outputs] */
+  float *wide;   /* [rows][queries, keys and values; or hidden] */
   float *mixed;  /* [rows][heads * head_dim], or the gated inner state */
   uint8_t *x;    /* [rows][the widest product's inputs] */
   Block *blocks; /* [rows][their blocks] */
@@ -23,7 +25,7 @@ static long padded(long count) { return (count + 31) / 32 * 32; }
 static long larger(long a, long b) { return a > b ? a : b; }
 static long hidden_width(const Model *m) { return padded(m->hidden); }
 static long wide_width(const Model *m) {
-  return larger(hidden_width(m), larger(m->layers[0].qkv.outputs, m->layers[0].gate_up.outputs));
+  return larger(hidden_width(m), m->layers[0].qkv.outputs);
 }
 static long mixed_width(const Model *m) { return larger(padded(m->intermediate), padded(m->heads * m->head_dim)); }
 
@@ -49,15 +51,22 @@ static void norm_row(const Model *m, const float *from, const float *weight, flo
   pack_row(work, m->hidden, m->type, x, blocks);
 }
 
-static void norm(Context *c, const float *weight, const Matrix *next) {
+static void norm(Context *c, int rows, const float *weight, const Matrix *next) {
   long width = hidden_width(c->model), wide = wide_width(c->model);
-  EACH(row, c->step->rows)
+  EACH(row, rows)
   norm_row(c->model, c->h + row * width, weight, c->wide + row * wide, inputs(c, next, row), blocks(c, next, row));
   pool_meet(c->pool);
 }
 
-static void multiply(Context *c, const Matrix *matrix, float *out, long stride, bool add) {
-  Product p = {matrix, c->x, c->blocks, out, stride, c->step->rows, c->model->type, add, c->model->amx};
+/* Makes rows of `mixed` the next product's inputs. */
+static void pack(Context *c, int rows, int count, const Matrix *next) {
+  EACH(row, rows)
+  pack_row(c->mixed + row * mixed_width(c->model), count, c->model->type, inputs(c, next, row), blocks(c, next, row));
+  pool_meet(c->pool);
+}
+
+static void multiply(Context *c, int rows, const Matrix *matrix, float *out, long stride, int finish) {
+  Product p = {matrix, c->x, c->blocks, out, stride, rows, c->model->type, finish, c->model->amx};
   product(c->pool, &p);
   pool_meet(c->pool);
 }
@@ -74,43 +83,34 @@ static void embed(Context *c) {
   pool_meet(c->pool);
 }
 
-static void attention(Context *c, const Layer *layer, int thread) {
-  const Model *m = c->model;
-  const Step *step = c->step;
-  long wide = wide_width(m), width = mixed_width(m);
-  norm(c, layer->attention_norm, &layer->qkv);
-  multiply(c, &layer->qkv, c->wide, wide, false);
-  EACH(row, step->rows) rotate_and_store(m, layer, step, row, c->wide + row * wide);
+/* Leaves the queries in `wide`. */
+static void store_keys_and_values(Context *c, int rows, const Layer *layer) {
+  long wide = wide_width(c->model);
+  norm(c, rows, layer->attention_norm, &layer->qkv);
+  multiply(c, rows, &layer->qkv, c->wide, wide, STORE);
+  EACH(row, rows) rotate_and_store(c->model, layer, c->step, row, c->wide + row * wide);
   pool_meet(c->pool);
-  EACH(item, step->rows * m->kv_heads) {
+}
+
+static void attention(Context *c, int rows, const Layer *layer, int thread) {
+  const Model *m = c->model;
+  long wide = wide_width(m), width = mixed_width(m);
+  EACH(item, rows * m->kv_heads) {
     long row = item / m->kv_heads;
-    attend(m, layer, step, row, item % m->kv_heads, c->wide + row * wide, c->mixed + row * width,
+    attend(m, layer, c->step, row, item % m->kv_heads, c->wide + row * wide, c->mixed + row * width,
            c->scores + 4 * score_room(m) * thread);
   }
   pool_meet(c->pool);
-  EACH(row, step->rows)
-  pack_row(c->mixed + row * width, m->heads * m->head_dim, m->type, inputs(c, &layer->out, row), blocks(c, &layer->out, row));
-  pool_meet(c->pool);
-  multiply(c, &layer->out, c->h, hidden_width(m), true);
+  pack(c, rows, m->heads * m->head_dim, &layer->out);
+  multiply(c, rows, &layer->out, c->h, hidden_width(m), ADD);
 }
 
-static void feed_forward(Context *c, const Layer *layer) {
+static void feed_forward(Context *c, int rows, const Layer *layer) {
   const Model *m = c->model;
-  long wide = wide_width(m), width = mixed_width(m);
-  norm(c, layer->feed_forward_norm, &layer->gate_up);
-  multiply(c, &layer->gate_up, c->wide, wide, false);
-  EACH(row, c->step->rows) {
-    const float *gate = c->wide + row * wide, *up = gate + m->intermediate;
-    float *out = c->mixed + row * width;
-    for (int i = 0; i < m->intermediate; i += 16) {
-      __m512 g = _mm512_loadu_ps(gate + i), one = _mm512_set1_ps(1);
-      __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), g))));
-      _mm512_storeu_ps(out + i, _mm512_mul_ps(silu, _mm512_loadu_ps(up + i)));
-    }
-    pack_row(out, m->intermediate, m->type, inputs(c, &layer->down, row), blocks(c, &layer->down, row));
-  }
-  pool_meet(c->pool);
-  multiply(c, &layer->down, c->h, hidden_width(m), true);
+  norm(c, rows, layer->feed_forward_norm, &layer->gate_up);
+  multiply(c, rows, &layer->gate_up, c->mixed, mixed_width(m), GATE);
+  pack(c, rows, m->intermediate, &layer->down);
+  multiply(c, rows, &layer->down, c->h, hidden_width(m), ADD);
 }
 
 /* The first of the largest, or -1 where one is infinite or no number. */
@@ -131,25 +131,24 @@ static int32_t likeliest(const float *logits, int count) {
 }
 
 static void logits(Context *c) {
-  const Model *m = c->model;
+  const Matrix *head = &c->model->head;
   const Step *step = c->step;
-  EACH(item, step->sampled)
-  norm_row(m, c->h + step->sampled_rows[item] * hidden_width(m), m->norm, c->wide + item * wide_width(m),
-           inputs(c, &m->head, item), blocks(c, &m->head, item));
-  pool_meet(c->pool);
-  Product p = {&m->head, c->x, c->blocks, step->logits, m->head.outputs, step->sampled, m->type, false, m->amx};
-  product(c->pool, &p);
-  pool_meet(c->pool);
-  EACH(item, step->sampled)
-  step->likeliest[item] = likeliest(step->logits + (long)m->head.outputs * item, m->vocabulary);
+  norm(c, step->sampled, c->model->norm, head);
+  multiply(c, step->sampled, head, step->logits, head->outputs, STORE);
+  EACH(row, step->sampled)
+  step->likeliest[row] = likeliest(step->logits + (long)head->outputs * row, c->model->vocabulary);
 }
 
 static void work(void *context, int thread) {
   Context *c = context;
+  const Layer *layers = c->model->layers, *last = layers + c->model->num_layers - 1;
   embed(c);
-  for (int i = 0; i < c->model->num_layers; i++) {
-    attention(c, &c->model->layers[i], thread);
-    feed_forward(c, &c->model->layers[i]);
+  for (const Layer *layer = layers; layer <= last; layer++) {
+    store_keys_and_values(c, c->step->rows, layer);
+    /* Later tokens read the last layer's keys and values, and nothing else of it but what samples. */
+    int rows = layer == last ? c->step->sampled : c->step->rows;
+    attention(c, rows, layer, thread);
+    feed_forward(c, rows, layer);
   }
   logits(c);
   amx_leave();
@@ -167,11 +166,15 @@ static void release(Context *c) {
   c->room = 0;
 }
 
-/* Zeros: padding is read, and must be a number. */
+/* Zeros: padding is read, and must be a number. In large pages, where the kernel has them: a tile of a product writes a line
+ * in each of many rows, and small pages would be one for each row. */
 static void *zeros(long bytes) {
-  void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-  if (memory) memset(memory, 0, (bytes + 63) / 64 * 64);
-  return memory;
+  enum { PAGE = 2 << 20 };
+  long rounded = (bytes + PAGE - 1) / PAGE * PAGE;
+  void *memory = aligned_alloc(PAGE, rounded);
+  if (!memory) return NULL;
+  madvise(memory, rounded, MADV_HUGEPAGE);
+  return memset(memory, 0, bytes);
 }
 
 static bool make_room(Context *c, int rows) {

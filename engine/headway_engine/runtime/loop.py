@@ -323,7 +323,7 @@ def _report_failures(batch: Batch, results: Sequence[StepResult]) -> None:
     ]
     lengths = [len(chunk.token_ids) for chunk in batch.chunks]
     logger.error(
-        "%d of %d answers failed in one step of %d tokens", len(failed), len(sampled), sum(lengths),
+        "%d of %d answers failed in one step of %d tokens", len(failed), len(sampled), batch.num_tokens,
         extra={"chunks": len(lengths), "prompts": [n for n in lengths if n > 1], "failed": failed[:16]},
     )  # fmt: skip
 

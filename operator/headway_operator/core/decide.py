@@ -105,7 +105,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         ),
         schedule=windows,
         memory=looped.memory,
-        judgement=judgement,
+        verdict=verdict,
         outlook=looped.outlook,
     )
 

@@ -13,14 +13,14 @@ from headway_operator.api.v1alpha1 import (
     LLMDeployment,
     LLMDeploymentSpec,
     ScheduleSetAside,
-    ScheduleStatus,
     WorkloadClass,
     baseline_limits,
 )
-from headway_operator.core import objectives, pods, rivals
+from headway_operator.core import pods, rivals
 from headway_operator.core.deadlines import Outlook
 from headway_operator.core.intake import lost_pods, start_times
 from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
+from headway_operator.core.objectives import Verdict
 from headway_operator.core.observed import Observed
 from headway_planner.model import MIN_REQUEST_SAMPLES, LoadView
 
@@ -183,11 +183,13 @@ def growth(observed: Observed, load: FleetLoad) -> float | None:
 
 
 def gather(
-    observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad, windows: ScheduleStatus | None
+    observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad, verdict: Verdict
 ) -> Evidence:
-    """The evidence of one pass. `fleet`: with its open `windows` laid over; `load`: over the window of the objective."""
+    """The evidence of one pass, but for what its windows set aside and the outlook of work with a deadline.
+
+    `fleet`: with its open windows laid over; `load` and `verdict`: over the window of the objective.
+    """
     found = supply(observed)
-    verdict = objectives.verdict(fleet.spec.slo, load.classes)
     return Evidence(
         spec=verdict.spec(fleet.spec),
         limits=limits,
@@ -195,6 +197,5 @@ def gather(
         supply=found,
         growth=growth(observed, load) if found.warming else None,
         rivals=rivals.sentences(observed, fleet, rivals.known_limits(fleet, limits, baseline_limits(fleet.spec))),
-        set_aside=windows.set_aside if windows is not None else (),
         judged=None if verdict.judgement is None else verdict.judgement.decides.kind,
     )

@@ -92,6 +92,16 @@ class _Engines:
     last_sample_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Pooled:
+    """The windows together; counts are raised by `share`, the engines that each window stands for."""
+
+    windows: Sequence[PodWindow]
+    share: float
+    counts: Mapping[str, int]
+    histograms: Mapping[str, Histogram]
+
+
 def _windows(
     names: Collection[str], samples: Mapping[str, tuple[EngineSample, ...]], span: _Span
 ) -> dict[str, PodWindow | None]:
@@ -100,21 +110,24 @@ def _windows(
 
 def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Span) -> FleetLoad:
     found = [window for window in windows.values() if window is not None]
-    reporting, serving = len(engines.latest), len(engines.latest) + len(engines.silent)
-    share = reporting / len(found) if found else 1.0
-    pooled = {name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS}
-    counts = {name: round(share * sum(window.counts[name] for window in found)) for name in COUNTERS}
-    view = _view(found, share, counts, pooled, span.percentiles)
+    share = len(engines.latest) / len(found) if found else 1.0
+    pooled = _Pooled(
+        windows=found,
+        share=share,
+        counts={name: round(share * sum(window.counts[name] for window in found)) for name in COUNTERS},
+        histograms={name: histogram.merge(window.histograms[name] for window in found) for name in HISTOGRAMS},
+    )
+    counts = pooled.counts
     speeds = (window.counts["generation_tokens"] / window.span_s for window in found if window.span_s > 0)
     return FleetLoad(
-        view=replace(view, serving=serving, reporting=reporting, quiet=not view.active and reporting == serving),
+        view=_view(pooled, engines, span.percentiles),
         tokens_per_s=share * sum(speeds),
         queue_depth=engines.queue_depth,
         last_sample_s=engines.last_sample_s,
         silent=engines.silent,
         preemptions=counts["preemptions"],
         queue_full=counts["queue_full"],
-        step=latency(pooled["step"], span.percentiles[1]),
+        step=latency(pooled.histograms["step"], span.percentiles[1]),
         prompt_tokens=counts["prompt_tokens"],
         busiest_mean=max((window.running for window in found), default=0.0),
         classes=merged(window.classes for window in found),
@@ -125,18 +138,14 @@ def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Spa
     )
 
 
-def _view(
-    found: Sequence[PodWindow],
-    share: float,
-    counts: Mapping[str, int],
-    pooled: Mapping[str, Histogram],
-    percentiles: tuple[float, float],
-) -> LoadView:
-    """The windows together, of pods yet to be counted. `share`: engines that each window stands for."""
+def _view(pooled: _Pooled, engines: _Engines, percentiles: tuple[float, float]) -> LoadView:
+    found, share, counts, histograms = pooled.windows, pooled.share, pooled.counts, pooled.histograms
     computed = counts["prompt_tokens"] + counts["generation_tokens"]
+    active = any(window.active for window in found)
     return LoadView(
-        serving=0,
-        reporting=0,
+        serving=len(engines.latest) + len(engines.silent),
+        reporting=len(engines.latest),
+        quiet=not active and not engines.silent,
         span_s=max((window.span_s for window in found), default=0.0),
         waiting=share * sum(window.waiting for window in _seen(found)),
         running=share * sum(window.running for window in found),
@@ -145,11 +154,11 @@ def _view(
         arrivals=arrived(counts),
         finished=counts["requests_finished"],
         prompt_share=counts["prompt_tokens"] / computed if computed else 0.0,
-        active=any(window.active for window in found),
-        ttft=latency(pooled["ttft"], percentiles[0]),
-        queue_wait=latency(pooled["queue_wait"], percentiles[0]),
-        prefill=latency(pooled["prefill"], percentiles[0]),
-        itl=latency(pooled["itl"], percentiles[1]),
+        active=active,
+        ttft=latency(histograms["ttft"], percentiles[0]),
+        queue_wait=latency(histograms["queue_wait"], percentiles[0]),
+        prefill=latency(histograms["prefill"], percentiles[0]),
+        itl=latency(histograms["itl"], percentiles[1]),
     )
 
 

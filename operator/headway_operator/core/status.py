@@ -38,7 +38,8 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
     """The status after this pass."""
     fleet, now = situation.fleet, situation.observed.now
     before = fleet.status
-    classes = () if situation.judgement is None else tuple(map(_class, situation.judgement.loads))
+    judgement = situation.verdict.judgement
+    classes = () if judgement is None else tuple(map(_class, judgement.loads))
     apart = _Apart(classes, None if situation.outlook is None else _deadline(situation.outlook))
     slo = _slo(before.slo, situation.load, apart, now - timedelta(seconds=_sample_age_s(situation)), now)
     refresh = slo != before.slo

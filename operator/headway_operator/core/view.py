@@ -9,7 +9,7 @@ from headway_operator.core import pods, rivals, tuning
 from headway_operator.core.deadlines import Outlook
 from headway_operator.core.load import FleetLoad
 from headway_operator.core.memory import LoopMemory
-from headway_operator.core.objectives import Judgement
+from headway_operator.core.objectives import Verdict
 from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.rollout import Steps
 from headway_operator.core.scaling import Replicas
@@ -31,7 +31,7 @@ class Situation:
         steps: the next step for the pods.
         schedule: the open windows; `fleet` holds their overrides.
         memory: what the control loop leaves to the next pass.
-        judgement: each class of a fleet of several; None for one of a single class.
+        verdict: whose figures decide, over the same window.
         outlook: of the work with a deadline; None where there is none.
     """
 
@@ -45,7 +45,7 @@ class Situation:
     steps: Steps
     schedule: ScheduleStatus | None
     memory: LoopMemory
-    judgement: Judgement | None = None
+    verdict: Verdict
     outlook: Outlook | None = None
 
     @cached_property

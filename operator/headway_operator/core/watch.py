@@ -24,10 +24,12 @@ def symptoms_of(situation: Situation, refresh: bool) -> tuple[SymptomStatus, ...
     """The symptoms after this pass. `refresh`: the numbers inside the words may be renewed."""
     # One that only another version knows cannot be judged here, so it is dropped.
     before = [one for one in situation.fleet.status.symptoms if known(one.name) is not None]
-    evidence = gather(
-        situation.observed, situation.fleet, situation.limits.effective, situation.load, situation.schedule
+    windows = situation.schedule
+    evidence = replace(
+        gather(situation.observed, situation.fleet, situation.limits.effective, situation.load, situation.verdict),
+        set_aside=windows.set_aside if windows is not None else (),
+        outlook=situation.outlook,
     )
-    evidence = replace(evidence, outlook=situation.outlook)
     return follow(before, symptoms(evidence, [Reason(one.name) for one in before]), situation.observed.now, refresh)
 
 

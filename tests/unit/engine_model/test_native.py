@@ -13,9 +13,11 @@ from native_library import require
 from small_decoder import SHAPE
 from torch.nn import functional
 
-from headway_engine.model.native import TYPES, Packed, pack, problem
+from headway_engine.model.native import TYPES, HugePages, Packed, pack, problem
 from headway_engine.native import build, library
 
+# As in headway.h.
+STORE, ADD, GATE = range(3)
 # How products are computed; `amx` is bfloat16 by the matrix unit.
 KINDS = ["float32", "bfloat16", "amx", "int8"]
 
@@ -29,7 +31,7 @@ class Product(Structure):
         ("stride", c_long),
         ("rows", c_int),
         ("type", c_int),
-        ("add", c_bool),
+        ("finish", c_int),
         ("amx", c_bool),
     ]
 
@@ -73,9 +75,14 @@ def stored(native: ctypes.CDLL, x: torch.Tensor, packed: Packed, dtype: str) -> 
 
 
 def multiplied(
-    native: ctypes.CDLL, x: torch.Tensor, weight: torch.Tensor, kind: str, bias: torch.Tensor | None, add: bool
+    native: ctypes.CDLL,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    kind: str,
+    bias: torch.Tensor | None = None,
+    finish: int = STORE,
 ) -> torch.Tensor:
-    """`x @ weight.T + bias`, added to ones if `add`."""
+    """`x @ weight.T + bias`, finished on ones."""
     dtype = dtype_of(kind)
     packed = pack(weight, dtype)
     inputs, blocks = stored(native, x, packed, dtype)
@@ -91,7 +98,7 @@ def multiplied(
     )
     asked = Product(
         *(ctypes.pointer(matrix), inputs.data_ptr(), blocks.data_ptr(), out.data_ptr(), width, len(x), TYPES[dtype]),
-        *(add, kind == "amx"),
+        *(finish, kind == "amx"),
     )
     pool = native.pool_start(1, None, None)
     native.product(pool, ctypes.byref(asked))
@@ -117,7 +124,7 @@ def test_a_product_is_the_plain_one_of_what_the_type_keeps(native: ctypes.CDLL, 
     for inputs, outputs in ((16, 1), (48, 33), (64, 64), (80, 90), (304, 70)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
         expected = as_kept(x, dtype, 32).double() @ as_kept(weight, dtype, inputs).double().T
-        out = multiplied(native, x, weight, kind, None, add=False)
+        out = multiplied(native, x, weight, kind)
         # Scales and sums are float32; int8 may round a number that lies between two bytes to the other one.
         torch.testing.assert_close(out.double(), expected, atol=0.1 if dtype == "int8" else 1e-4, rtol=1e-5)
         # How large sums of these lengths are, whatever their signs.
@@ -129,9 +136,18 @@ def test_a_product_is_the_plain_one_of_what_the_type_keeps(native: ctypes.CDLL, 
 def test_a_product_adds_the_bias_and_the_residual(native: ctypes.CDLL, kind: str) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(5, 48), torch.randn(70, 48), torch.randn(70)
-    plain = multiplied(native, x, weight, kind, None, add=False)
-    torch.testing.assert_close(multiplied(native, x, weight, kind, bias, add=False), plain + bias)
-    torch.testing.assert_close(multiplied(native, x, weight, kind, None, add=True), plain + 1)
+    plain = multiplied(native, x, weight, kind)
+    torch.testing.assert_close(multiplied(native, x, weight, kind, bias), plain + bias)
+    torch.testing.assert_close(multiplied(native, x, weight, kind, finish=ADD), plain + 1)
+
+
+def test_a_gated_product_is_half_as_wide(native: ctypes.CDLL, kind: str) -> None:
+    torch.manual_seed(3)
+    x, weight = 3 * torch.randn(35, 48), torch.randn(96, 48)
+    gate, up = multiplied(native, x, weight, kind).unflatten(1, (3, 2, 16)).unbind(2)
+    out = multiplied(native, x, weight, kind, finish=GATE)
+    torch.testing.assert_close(out[:, :48], (functional.silu(gate) * up).flatten(1))
+    assert (out[:, 48:] == 1).all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -139,15 +155,15 @@ def test_an_input_that_is_no_number_spoils_its_row_alone(native: ctypes.CDLL, ba
     torch.manual_seed(1)
     x, weight = torch.randn(3, 48), torch.randn(40, 48)
     x[1, 17] = bad
-    finite = multiplied(native, x, weight, kind, None, add=False).isfinite()
+    finite = multiplied(native, x, weight, kind).isfinite()
     assert finite.all(1).tolist() == [True, False, True]
     assert not finite[1].any()
 
 
 def test_rows_and_outputs_of_zeros_stay_zeros(native: ctypes.CDLL, kind: str) -> None:
     x, weight = torch.zeros(2, 32), torch.randn(32, 32)
-    assert not multiplied(native, x, weight, kind, None, add=False).any()
-    assert not multiplied(native, torch.randn(2, 32), torch.zeros(32, 32), kind, None, add=False).any()
+    assert not multiplied(native, x, weight, kind).any()
+    assert not multiplied(native, torch.randn(2, 32), torch.zeros(32, 32), kind).any()
 
 
 @pytest.mark.parametrize("stored_as", [torch.float32, torch.bfloat16])
@@ -221,3 +237,23 @@ def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch)
         library.load.cache_clear()
         assert "other sources" in str(problem(SHAPE, "float32"))
     library.load.cache_clear()
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no transparent large pages"
+)
+def test_weights_lie_where_the_kernel_may_use_large_pages() -> None:
+    values = torch.arange(1 << 20)
+    copied = HugePages().copy(values)
+    assert torch.equal(copied, values)
+    flags: list[str] = []
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if "-" in first:
+            start, end = (int(one, 16) for one in first.split("-"))
+            inside = start <= copied.data_ptr() < end
+        elif inside and first == "VmFlags:":
+            flags = rest
+    assert "hg" in flags  # asked for
+    assert "sh" not in flags  # shared memory has a switch of its own, which is off nearly everywhere

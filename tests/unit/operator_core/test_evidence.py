@@ -14,6 +14,7 @@ from headway_operator.core import pods
 from headway_operator.core.decide import decide
 from headway_operator.core.evidence import Evidence, gather
 from headway_operator.core.load import fleet_load
+from headway_operator.core.objectives import verdict
 from headway_operator.core.observed import ClassSample, Observed
 from headway_operator.core.plan import Emit, LimitsPatch
 from headway_operator.core.symptoms import symptoms
@@ -35,7 +36,7 @@ def evidence(world: World, observed: Observed | None = None) -> Evidence:
     fleet = LLMDeployment.model_validate(world.manifest)
     serving = [pod.name for pod in observed.pods if pods.serving(pod)]
     load = fleet_load(serving, observed.samples, observed.monotonic_s, 30.0)
-    return gather(observed, fleet, baseline_limits(fleet.spec), load, None)
+    return gather(observed, fleet, baseline_limits(fleet.spec), load, verdict(fleet.spec.slo, load.classes))
 
 
 def test_a_fleet_with_little_to_do_has_no_symptom() -> None:
