@@ -9,6 +9,7 @@ from headway_rpc.client import EngineError
 
 # Where a request's field has the same name on both sides.
 _FIELDS = frozenset(pb.SamplingParams.DESCRIPTOR.fields_by_name)
+_OF_SAMPLING = "sampling_params."
 RETRY_AFTER_MS = 1000  # when an engine gave no hint
 
 
@@ -63,19 +64,23 @@ def of_call(error: EngineError) -> Failure:
         case grpc.StatusCode.INVALID_ARGUMENT if error.message.startswith("model "):
             return Failure(404, "invalid_request_error", error.message, "model", "model_not_found")
         case grpc.StatusCode.INVALID_ARGUMENT:
-            field = error.message.split(" ", 1)[0].removeprefix("sampling_params.")
-            return invalid(error.message, field if field in _FIELDS else None)
+            return _wrong_field(error.message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             hint = error.retry_after_ms or RETRY_AFTER_MS
             return Failure(429, "rate_limit_error", error.message, code="rate_limit_exceeded", retry_after_ms=hint)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
-            # Nobody here cancelled it: gRPC's server drops calls when more than 1,000 of them wait to be looked at.
+            # Nobody here cancelled it: an engine's gRPC drops calls when more than 10,000 of them wait to be looked at.
             dropped = error.code is grpc.StatusCode.CANCELLED
             return unavailable("the engine dropped the call: too many came at once" if dropped else error.message)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return Failure(504, "timeout_error", error.message)
         case _:
             return Failure(500, "server_error", str(error))
+
+
+def _wrong_field(message: str) -> Failure:
+    field = message.split(" ", 1)[0].removeprefix(_OF_SAMPLING)
+    return invalid(message, field if field in _FIELDS else None)
 
 
 def of_end(complete: pb.GenerateComplete) -> Failure | None:
@@ -87,5 +92,7 @@ def of_end(complete: pb.GenerateComplete) -> Failure | None:
             return Failure(504, "timeout_error", f"the deadline passed after {complete.completion_tokens} tokens")
         case pb.ABORT | pb.GIVEN_BACK:
             return unavailable("the engine ended the request: it is going away")
+        case _ if complete.error.startswith(_OF_SAMPLING):
+            return _wrong_field(complete.error)  # the form outgrew its bounds while it was written, and would again
         case _:
             return Failure(500, "server_error", complete.error or "the engine failed on this request")

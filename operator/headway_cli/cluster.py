@@ -5,9 +5,11 @@ are plain JSON, narrowed to the few facts a command needs.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -24,6 +26,7 @@ LABEL_FLEET = "serving.headway.dev/fleet"
 LABEL_SERVING = "serving.headway.dev/serving"
 CHANNEL_PROTOCOL = "v4.channel.k8s.io"
 REQUEST_TIMEOUT_S = 15.0
+_CURE = "set KUBECONFIG, or name an engine with --address HOST:PORT where the command takes one"
 
 # JSON of the API server: checked where it is read.
 Json = Mapping[str, Any]
@@ -71,13 +74,17 @@ class Cluster:
             CliError: there is neither.
         """
         configuration = k8s.Configuration()
+        where = k8s_config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+        if not _any_exists(where):
+            # Asked, the library would print a line of its own and miss a context in a file that is not there.
+            if context is None and _in_cluster(configuration):
+                return cls(k8s.ApiClient(configuration))
+            raise CliError(f"no cluster is known: there is no kubeconfig {where}; {_CURE}")
         try:
             await k8s_config.load_kube_config(context=context, client_configuration=configuration)
         except (k8s_config.ConfigException, OSError) as error:
             if context is not None or not _in_cluster(configuration):
-                raise CliError(
-                    f"no cluster to look for a fleet in: {error}; set KUBECONFIG or give --address HOST:PORT"
-                ) from None
+                raise CliError(f"no cluster is known: {error}; {_CURE}") from None
         # What the library raises on a file that is something else.
         except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
             raise CliError("what KUBECONFIG names (or ~/.kube/config) is no kubeconfig") from None
@@ -256,6 +263,10 @@ def named(item: Json) -> Fleet:
     else:
         not_ready = f"{ready.get('reason', '')}: {ready.get('message', '')}".strip(": ")
     return Fleet(item["metadata"]["namespace"], item["metadata"]["name"], not_ready)
+
+
+def _any_exists(paths: str) -> bool:
+    return any(Path(one).expanduser().exists() for one in paths.split(os.pathsep) if one)
 
 
 def named_pod(item: Json) -> Pod:

@@ -16,9 +16,10 @@ from headway_operator.api.v1alpha1 import (
     LLMDeploymentSpec,
     ScalingMode,
     SymptomStatus,
+    TuningStatus,
     baseline_limits,
 )
-from headway_operator.core import diagnose, histogram, objectives, pods, schedule, validation
+from headway_operator.core import diagnose, histogram, objectives, pods, schedule, tuning, validation
 from headway_operator.core.deadlines import Outlook, Windows, counted, foretold
 from headway_operator.core.evidence import Evidence, gather
 from headway_operator.core.load import FleetLoad, fleet_load
@@ -82,11 +83,14 @@ def conclude(facts: Facts) -> Diagnosis:
     found = [*_conditions(facts), *_pods(facts), *_silent(facts)]
     if isinstance(fleet, Refused) or refused is not None:
         words = refused.message if refused is not None else ""
-        found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, f"the operator cannot act on the spec: {words}"))
+        if not any(words in one.words for one in found):
+            said = f"the operator cannot act on the spec: {words}"
+            found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, said))
         return Diagnosis("nothing was measured", _ordered(found), ())
     evidence = _evidence(facts, fleet)
     found += _symptoms(evidence, fleet.status.symptoms)
     found += _autoscalers(facts, fleet)
+    found += _lapsed(facts, evidence.spec, fleet.status.tuning)
     return Diagnosis(_measured(evidence), _ordered(found), tuple(_notes(facts, evidence)))
 
 
@@ -103,8 +107,8 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
         defaults=Defaults(engine_image=""),
         autoscalers=facts.autoscalers if fleet.spec.scaling.mode is ScalingMode.AUTO else (),
     )
-    tuning = fleet.status.tuning
-    limits = tuning.effective if tuning is not None and tuning.effective is not None else baseline_limits(current.spec)
+    said = fleet.status.tuning
+    limits = said.effective if said is not None and said.effective is not None else baseline_limits(current.spec)
     found = gather(observed, current, limits, _load(facts, current), effective.status)
     return replace(found, outlook=_outlook(facts, current))
 
@@ -149,12 +153,16 @@ def _conditions(facts: Facts) -> Iterator[Finding]:
             "the operator has not written anything about this fleet: is it running, and does it watch this namespace?"
         )
         yield Finding(Severity.CRITICAL, "OperatorSilent", words)
+    told: list[str] = []
     for one in conditions:
         kind, reason = one["type"], one.get("reason", "")
-        if kind in _EXPLAINED or well(one, facts.manifest["spec"]):
+        words = one.get("message") or reason
+        # What is refused keeps a fleet from more than one thing, in the same words.
+        if kind in _EXPLAINED or well(one, facts.manifest["spec"]) or any(words in before for before in told):
             continue
+        told.append(words)
         severity = Severity.CRITICAL if kind in _GRAVE else Severity.WARNING
-        yield Finding(severity, reason, f"{kind} is {one['status']}: {one.get('message') or reason}")
+        yield Finding(severity, reason, f"{kind} is {one['status']}: {words}")
 
 
 def _pods(facts: Facts) -> Iterator[Finding]:
@@ -171,6 +179,22 @@ def _silent(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Severity.WARNING, Reason.SOME_ENGINES_SILENT, f"the engine of pod {pod} does not answer: {why}", cure
         )
+
+
+def _lapsed(facts: Facts, spec: LLMDeploymentSpec, said: TuningStatus | None) -> Iterator[Finding]:
+    """Tuned limits are lent: where nobody has renewed them, engines run with the spec's, whatever the status says."""
+    latest = [series[-1] for series in facts.samples.values() if series]
+    if said is None or said.effective is None or spec.paused or not latest:
+        return
+    tuned, declared = tuning.patch(said.effective), tuning.patch(baseline_limits(spec))
+    if any(one.effective.agrees(tuned) or not one.effective.agrees(declared) for one in latest):
+        return
+    yield Finding(
+        Severity.CRITICAL,
+        "OperatorSilent",
+        "no engine runs with the limits in status.tuning.effective, as nobody has renewed them: they fell back to the spec's",
+        "is the operator running, and does a NetworkPolicy let it reach the engines' control port?",
+    )
 
 
 def _autoscalers(facts: Facts, fleet: LLMDeployment) -> Iterator[Finding]:

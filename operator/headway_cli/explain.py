@@ -80,7 +80,9 @@ def well(condition: Json, spec: Json) -> bool:
 
 
 def _measured(slo: Json, objective: Json) -> Iterator[str]:
-    yield "Measured" + (f" over the last {objective['windowSeconds']} s" if "windowSeconds" in objective else "")
+    window = f" over {objective['windowSeconds']} s" if "windowSeconds" in objective else ""
+    # What hardly changes is not written again; without its time the figures of an operator that is gone would look live.
+    yield f"Measured{window}" + (f", written {slo['lastSampleTime']}" if "lastSampleTime" in slo else "")
     for field, key, label, defaults in (
         ("ttftObservedMilliseconds", "ttft", "TTFT", DEFAULT_TTFT_TARGET_MS),
         ("interTokenLatencyObservedMilliseconds", "interTokenLatency", "ITL", DEFAULT_ITL_TARGET_MS),

@@ -4,7 +4,9 @@
 """
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         # An answer may hold what the terminal cannot show.
         sys.stdout.reconfigure(errors="replace")
     try:
-        sys.exit(run(arguments))
+        try:
+            sys.exit(run(arguments))
+        finally:
+            # Short output fails here if it fails, where there is a sentence for it; without standard output it is None.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except CliError as error:
         print(f"headway: {error}", file=sys.stderr)
         sys.exit(1)
@@ -36,8 +43,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (`| head`) has what it wanted.
-        sys.stderr.close()
+        _drop_output()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_output()
+        print(f"headway: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What is buffered cannot be written, and Python would try once more at its end and report that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: list[str]) -> int:

@@ -160,6 +160,63 @@ def test_the_operators_extras_reach_the_pod() -> None:
     )
 
 
+GATEWAY = "--set=gateway.engines={chat-engines.demo.svc:50051,code-engines.demo.svc:50051}"
+
+
+def gateway_objects(*options: str) -> dict[str, Object]:
+    """The gateway's objects by kind."""
+    found = [item for item in render(GATEWAY, *options) if item["metadata"]["name"] == "headway-gateway"]
+    return {item["kind"]: item for item in found}
+
+
+def test_a_gateway_appears_only_in_front_of_engines() -> None:
+    assert not [item for item in render() if "gateway" in item["metadata"]["name"]]
+    assert set(gateway_objects()) == {"Deployment", "Service", "PodDisruptionBudget"}
+    assert set(gateway_objects("--set=gateway.replicas=1")) == {"Deployment", "Service"}
+
+
+def test_the_gateway_understands_its_flags_and_is_given_the_time_that_its_drain_takes() -> None:
+    from headway_gateway.settings import parse
+
+    pod = gateway_objects("--set=gateway.requestTimeoutSeconds=86400,gateway.drainTimeoutSeconds=40")["Deployment"]
+    pod = pod["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = parse(container["args"])
+    assert settings.engines == ("chat-engines.demo.svc:50051", "code-engines.demo.svc:50051")
+    assert (settings.request_timeout_s, settings.drain_timeout_s) == (86400, 40)
+    assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
+    assert container["image"] == "registry.headway.local/headway-operator:0.1.0"
+    (delay,) = re.findall(r"time.sleep\((\d+)\)", container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout_s + int(delay)
+
+
+def test_the_gateway_meets_the_restricted_profile_and_has_no_rights() -> None:
+    pod = gateway_objects()["Deployment"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["seccompProfile"]["type"]) == (
+        True,
+        "RuntimeDefault",
+    )
+    (container,) = pod["containers"]
+    context = container["securityContext"]
+    assert (context["allowPrivilegeEscalation"], context["capabilities"]) == (False, {"drop": ["ALL"]})
+
+
+def test_the_gateway_and_the_operator_are_selected_apart() -> None:
+    objects = render(GATEWAY, "--set=networkPolicy.enabled=true,commonLabels.cost=c")
+    labels = {
+        item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"]
+        for item in of_kind(objects, "Deployment")
+    }
+    selectors = [item["spec"]["selector"] for item in of_kind(objects, "Service")]
+    selectors += [item["spec"]["selector"]["matchLabels"] for item in of_kind(objects, "PodDisruptionBudget")]
+    selectors += [item["spec"]["selector"]["matchLabels"] for item in of_kind(objects, "Deployment")]
+    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in of_kind(objects, "NetworkPolicy")]
+    chosen = [[name for name, own in labels.items() if one.items() <= own.items()] for one in selectors]
+    assert sorted(chosen) == [["headway-gateway"]] * 3 + [["headway-operator"]] * 4
+    assert all(own["cost"] == "c" for own in labels.values())
+
+
 def test_a_service_monitor_appears_only_where_its_api_exists() -> None:
     assert of_kind(render("--set=metrics.serviceMonitor.enabled=true"), "ServiceMonitor") == []
     with_api = render("--set=metrics.serviceMonitor.enabled=true", "--api-versions=monitoring.coreos.com/v1")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from chart_support import template
 
-FREE_FORM = {"commonLabels", "serviceAccount.annotations", "operator.resources", "operator.affinity", "operator.nodeSelector",
+FREE_FORM = {"commonLabels", "serviceAccount.annotations", "operator.resources", "gateway.resources", "operator.affinity", "operator.nodeSelector",
              "operator.podLabels", "operator.podAnnotations", "metrics.serviceMonitor.labels",
              "metrics.prometheusRule.labels"}  # fmt: skip
 
@@ -65,6 +65,12 @@ def test_every_value_is_in_the_readme() -> None:
             "networkPolicy.apiServerPorts[0]=70000",
             "at '/networkPolicy/apiServerPorts/0': maximum: got 70,000, want 65,535",
         ),
+        ("gateway.engines[0]=chat-engines.demo.svc", "at '/gateway/engines/0'"),
+        (
+            "gateway.requestTimeoutSeconds=86401",
+            "at '/gateway/requestTimeoutSeconds': maximum: got 86,401, want 86,400",
+        ),
+        ("gateway.replicas=0", "at '/gateway/replicas': minimum: got 0, want 1"),
         ("metrics.serviceMonitor.interval=often", "at '/metrics/serviceMonitor/interval'"),
         ("fullnameOverride=Not_A_Name", "at '/fullnameOverride'"),
         ("serviceAccount.create=false", "serviceAccount.name is needed when serviceAccount.create is false"),

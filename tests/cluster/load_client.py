@@ -86,12 +86,23 @@ class Load:
     """A running load. Use as an async context manager: leaving it waits for every request that was started."""
 
     def __init__(
-        self, fleet: str, namespace: str, *, clients: int, prompt: str, max_tokens: int, rests: bool = False
+        self,
+        fleet: str,
+        namespace: str,
+        *,
+        clients: int,
+        prompt: str,
+        max_tokens: int,
+        rests: bool = False,
+        replicas: int = 1,
     ) -> None:
-        """`rests`: each client pauses for four times as long as its answer took; one alone keeps a fifth of an engine busy."""
+        """A load on a fleet of so many replicas.
+
+        `rests`: each client pauses for four times as long as its answer took; one alone keeps a fifth of an engine busy.
+        """
         self.outcome = Outcome()
         self._fleet, self._namespace = fleet, namespace
-        self._clients, self._rests = clients, rests
+        self._clients, self._rests, self._replicas = clients, rests, replicas
         self._prompt = prompt
         self._max_tokens = itertools.cycle([round(share * max_tokens) for share in LENGTHS])
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -103,7 +114,7 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._ready = await asyncio.to_thread(endpoints, self._fleet, self._namespace)
+        self._ready = await asyncio.to_thread(endpoints, self._fleet, self._namespace, self._replicas)
         self._tasks = [asyncio.create_task(self._refresh()), asyncio.create_task(self._arrive())]
         return self
 

@@ -1,6 +1,7 @@
 """What a change of the spec does to running pods: limits are live, capacity rolls, and neither loses a request."""
 
 import asyncio
+import json
 import urllib.request
 
 import pytest
@@ -55,6 +56,40 @@ async def _changes(namespace: str) -> None:
     assert load.outcome.failures == []
     assert len(uids(NAME, namespace)) == 1
     assert effective(namespace)["maxNumSeqs"] == 7
+
+
+def test_evicting_every_pod_as_a_node_drain_does_goes_one_by_one_and_loses_nothing(namespace: str) -> None:
+    asyncio.run(_evictions(namespace))
+
+
+async def _evictions(namespace: str) -> None:
+    await asyncio.to_thread(apply, namespace, manifest(NAME, replicas=2))
+    await asyncio.to_thread(steps.wait_ready, NAME, namespace)
+    first, second = [pod["metadata"]["name"] for pod in await asyncio.to_thread(steps.engine_pods, NAME, namespace)]
+    before = uids(NAME, namespace)
+    async with Load(NAME, namespace, clients=4, prompt="Once upon a time", max_tokens=24, replicas=2) as load:
+        await load.until("answers of both", lambda: len(load.outcome.by_address) == 2, SERVES_S)
+        assert await asyncio.to_thread(evicted, first, namespace)
+        assert not await asyncio.to_thread(evicted, second, namespace), "nobody serves in the place of the first yet"
+        await load.until("its turn", lambda: evicted(second, namespace), SERVES_S)
+        # It finishes its streams meanwhile.
+        assert len(uids(NAME, namespace) - before) >= 1
+        await load.until("two others", lambda: len(uids(NAME, namespace) - before) == 2, SOON_S)
+        await asyncio.to_thread(steps.wait_ready, NAME, namespace)
+    assert load.outcome.failures == []
+
+
+def evicted(pod: str, namespace: str) -> bool:
+    """Ask for a pod's eviction; whether the disruption budget lets it go."""
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    try:
+        steps.run(["kubectl", "create", "--raw", path, "-f", "-"], stdin=json.dumps(body))
+    except steps.StepError as error:
+        if "disruption budget" in str(error):
+            return False
+        raise
+    return True
 
 
 def test_a_pod_that_lost_its_serving_label_is_soon_back_behind_the_service(served: tuple[str, str]) -> None:

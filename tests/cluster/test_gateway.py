@@ -70,6 +70,52 @@ def test_a_heap_of_batch_work_is_shared_with_a_replica_that_starts_later(namespa
     assert sum(metric(pod, "headway_engine_class_requests_late_total") for pod in pods) == 0
 
 
+def test_the_charts_gateway_answers_while_its_pods_are_replaced(served: tuple[str, str]) -> None:
+    name, namespace = served
+    chart = ["helm", "upgrade", steps.RELEASE, str(steps.ROOT / "charts/headway"), "-n", steps.SYSTEM_NAMESPACE]
+    chart += ["--reset-then-reuse-values", "--wait", f"--timeout={SERVES_S:.0f}s"]
+    engines = f"gateway.engines={{{name}-engines.{namespace}.svc:50051}}"
+    steps.run([*chart, "--set", engines], timeout_s=SERVES_S + 30)
+    try:
+        service = steps.get("service", "headway-gateway", "-n", steps.SYSTEM_NAMESPACE)
+        url = f"http://{service['spec']['clusterIP']}/v1"
+        assert "Paris" in asyncio.run(_ask(url))
+        answers = asyncio.run(_asked_all_along(url, ["rollout", "restart", "deployment/headway-gateway"]))
+        assert set(answers) == {8}
+    finally:
+        steps.run([*chart, "--set", "gateway.engines=null"], timeout_s=SERVES_S + 30)
+
+
+async def _asked_all_along(url: str, change: list[str]) -> list[int]:
+    """Lengths of the answers to clients that ask, each time on a connection of its own, until a change is through."""
+    over = asyncio.Event()
+
+    async def client() -> list[int]:
+        lengths = []
+        while not over.is_set():
+            async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=ANSWER_S) as api:
+                answer = await api.completions.create(
+                    model=NAME, prompt="Once", max_tokens=8, extra_body={"ignore_eos": True}
+                )
+            assert answer.usage is not None
+            lengths.append(answer.usage.completion_tokens)
+        return lengths
+
+    def two_are_left() -> bool:
+        label = "app.kubernetes.io/name=headway-gateway"
+        return len(steps.get("pods", "-n", steps.SYSTEM_NAMESPACE, "-l", label)["items"]) == 2
+
+    kubectl = ["kubectl", "-n", steps.SYSTEM_NAMESPACE]
+    status = [*kubectl, "rollout", "status", change[-1], f"--timeout={SERVES_S:.0f}s"]
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(client()) for _ in range(2)]
+        await asyncio.to_thread(steps.run, [*kubectl, *change])
+        await asyncio.to_thread(steps.run, status, timeout_s=SERVES_S + 30)
+        await asyncio.to_thread(steps.wait_until, "the old pods gone", two_are_left, timeout_s=SERVES_S)
+        over.set()
+    return [length for one in clients for length in one.result()]
+
+
 async def _heap(url: str) -> int:
     """Batch requests, some of which always wait, until the gateway has moved one; returns how many were answered."""
     moved = asyncio.Event()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from dataclasses import replace
 
 import grpc
@@ -17,6 +18,7 @@ from headway_engine.runtime.engine import AsyncEngine
 from headway_rpc import EngineStub, pb
 
 STREAMS, AT_ONCE = 10_000, 200
+AT_ONCE_BY_ALL = 3_000  # gRPC itself begins to drop calls at 1,000
 PROMPT, ANSWER = 20, 60
 
 
@@ -98,3 +100,22 @@ async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -
         assert sum(ends.values()) + sum(stats.requests_rejected.values()) == stats.requests_received
         assert ends["abort"] > 0
         assert (len(engine._streams), len(engine._entrance)) == (0, 0)
+
+
+@pytest.mark.timeout(120)
+async def test_thousands_of_calls_at_once_are_all_answered_by_the_engine_none_dropped_by_grpc() -> None:
+    engine = AsyncEngine.embed(config(max_num_seqs=32, max_num_batched_tokens=256), loaded(QuickExecutor()))  # type: ignore[arg-type]
+    async with served(engine) as address, grpc.aio.insecure_channel(address) as channel:
+        stub, generator = EngineStub(channel), random.Random(2)
+        await stub.GetModelInfo(pb.GetModelInfoRequest())
+
+        async def code(number: int) -> grpc.StatusCode:
+            try:
+                async for _ in stub.Generate(request(number, generator)):
+                    pass
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        codes = Counter(await asyncio.gather(*(asyncio.create_task(code(number)) for number in range(AT_ONCE_BY_ALL))))
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, codes

@@ -29,8 +29,27 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
+{{- define "headway.gateway" -}}
+{{ include "headway.fullname" . }}-gateway
+{{- end -}}
+
+{{- define "headway.gatewaySelector" -}}
+app.kubernetes.io/name: headway-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end -}}
+
 {{- define "headway.labels" -}}
 {{ include "headway.selector" . }}
+{{ include "headway.commonLabels" . }}
+{{- end -}}
+
+{{- define "headway.gatewayLabels" -}}
+{{ include "headway.gatewaySelector" . }}
+{{ include "headway.commonLabels" . }}
+{{- end -}}
+
+{{- define "headway.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}

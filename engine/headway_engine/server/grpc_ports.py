@@ -23,6 +23,7 @@ CONTROL_SERVICE = pb.DESCRIPTOR.services_by_name["EngineControl"].full_name
 
 # A prompt of 131,072 token ids takes about 400 kB; large messages are parsed on the event loop, so no more than needed.
 MAX_RECEIVE_BYTES = 1 << 20
+MAX_PENDING_CALLS = 10_000  # 10 kB each
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     # Two engines on one port would share its connections by chance.
@@ -33,6 +34,10 @@ _OPTIONS = (
     # The engine notices a dead client, whose streams would otherwise run to their end: ping after 30 s, give up after 10.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Calls that wait for the event loop. From 1,000 on gRPC would drop some unseen, as CANCELLED, at random: here they wait
+    # for their answer, be it that the queue is full.
+    ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
 )
 
 

@@ -47,6 +47,10 @@ def read(given: argparse.Namespace) -> Load:
         return _of_trace(traces.read(given.trace, rank), deadline_s)
     if given.load:
         return Load(_of_classes([_parsed(text) for text in given.load], deadline_s))
+    if missing := [f"--{flag}" for flag in ("rate", "input", "output") if flag not in single]:
+        raise CliError(
+            f"{', '.join(missing)} missing: a load is --rate, --input and --output, or --load {_SHAPE}, or --trace"
+        )
     rate, inputs, outputs = (_number(f"--{flag}", getattr(given, flag)) for flag in ("rate", "input", "output"))
     return Load(_of_classes([(rank, rate, inputs, outputs)], deadline_s))
 
@@ -107,5 +111,5 @@ def _number(flag: str, text: object) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= LARGEST:
-        raise CliError(f"{flag} must be above 0 and at most {LARGEST:.0f} (or give --trace), got {text}")
+        raise CliError(f"{flag} must be above 0 and at most {LARGEST:.0f}, got {text}")
     return value

@@ -1,6 +1,7 @@
 """What `headway plan` prints for people."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from headway_cli.plan.claims import Finding
@@ -8,22 +9,27 @@ from headway_cli.plan.sources import Coefficient
 from headway_planner.advisor import Demand, Row
 from headway_planner.trial import Trial
 
+COLUMNS = 80  # of a terminal
+_INDENT = 4 * " "
+
 
 def rows(found: Sequence[Row]) -> list[str]:
-    """The configurations."""
-    wide = max(6, *(len(row.gpu) + 1 for row in found))
-    head = f"{'GPU':{wide}}{'TP':>3}{'link':>8}{'replicas':>10}{'TTFT p95':>10}{'ITL p95':>9}{'tokens/s':>10}"
-    shared = any(row.slack for row in found)
-    slack_head = f"{'in slack':>10}" if shared else ""
-    lines = [f"{head}{'USD/h':>9}{'USD/Mtok':>10}{slack_head}  binds"]
+    """The configurations. Why one cannot serve stands below it where there is no room beside it."""
+    wide = max(5, *(len(row.gpu) + 1 for row in found))
+    priced, shared = any(row.usd_per_hour for row in found), any(row.slack for row in found)
+    head = f"{'GPU':{wide}}{'TP':>2}{'link':>7}{'replicas':>9}{'TTFT p95':>9}{'ITL p95':>8}{'tokens/s':>9}"
+    head += (f"{'USD/h':>8}{'USD/Mtok':>9}" if priced else "") + (f"{'in slack':>9}" if shared else "")
+    lines = [f"{head} binds"]
     for row in found:
         via = row.interconnect if row.interconnect and row.tp > 1 else "-"
-        cells = (cell(row.ttft_p95_ms, 1), cell(row.itl_p95_ms, 1), cell(row.tokens_per_s, 0))
-        slack_cell = f"{cell(row.slack.waiting if row.slack else None, 2):>10}" if shared else ""
-        lines.append(
-            f"{row.gpu:{wide}}{row.tp:>3}{via:>8}{row.replicas or '-':>10}{cells[0]:>10}{cells[1]:>9}{cells[2]:>10}"
-            f"{cell(row.usd_per_hour, 2):>9}{cell(row.usd_per_million, 3):>10}{slack_cell}  {row.binds}"
-        )
+        line = f"{row.gpu:{wide}}{row.tp:>2}{via:>7}{row.replicas or '-':>9}"
+        line += f"{cell(row.ttft_p95_ms, 1):>9}{cell(row.itl_p95_ms, 1):>8}{cell(row.tokens_per_s, 0):>9}"
+        line += f"{cell(row.usd_per_hour, 2):>8}{cell(row.usd_per_million, 3):>9}" if priced else ""
+        line += f"{cell(row.slack.waiting if row.slack else None, 2):>9}" if shared else ""
+        beside = row.replicas > 0 or len(line) + 1 + len(row.binds) <= COLUMNS
+        lines.append(f"{line} {row.binds}" if beside else line)
+        if not beside:
+            lines += textwrap.wrap(row.binds, COLUMNS, initial_indent=_INDENT, subsequent_indent=_INDENT)
     return lines
 
 

@@ -8,7 +8,7 @@ the object go.
 
 from dataclasses import replace
 
-from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding
+from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, find
 from headway_operator.api.parse import parse_status
 from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, ScheduleStatus
 from headway_operator.core import (
@@ -188,8 +188,12 @@ def _refuse(observed: Observed, refused: Refused, windows: ScheduleStatus | None
     `windows`: those that are open by the clock; None when the schedules cannot be read.
     """
     before = parse_status(observed.manifest)
-    finding = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
-    return Plan(tuple(report.findings(observed, before, (finding,), windows)), IDLE_S)
+    said = [ConditionType.ACCEPTED]
+    ready = find(status.own_conditions(before), ConditionType.READY)
+    if ready is None or ready.reason in validation.REFUSALS:
+        said.append(ConditionType.READY)  # it never ran, and `kubectl get` shows the reason of this one
+    found = tuple(Finding(kind, ConditionStatus.FALSE, refused.reason, refused.message) for kind in said)
+    return Plan(tuple(report.findings(observed, before, found, windows)), IDLE_S)
 
 
 def _name(manifest: dict[str, Json]) -> str:

@@ -20,7 +20,7 @@ def plan(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
         return Plan((RemoveFinalizer("every pod is drained and gone"),), IDLE_S)
     rules = Drain() if isinstance(fleet, Refused) else fleet.spec.drain
     samples = pods.fresh_samples(observed.samples, observed.pods, observed.monotonic_s)
-    text = f"{len(observed.pods)} pods finish their streams and go"
+    text = f"pods finish their streams and go, {len(observed.pods)} are left"
     found = (
         Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
         Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),

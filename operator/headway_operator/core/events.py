@@ -14,14 +14,15 @@ WARNED = (ConditionType.ACCEPTED, ConditionType.READY, ConditionType.METRICS_AVA
 
 
 def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emit, ...]:
-    """The Events of one pass."""
-    return (
+    """The Events of one pass; what two conditions say with the same words is said once."""
+    found = (
         *_windows(before, after),
         *_scaled(before, after),
         *_tuned(before, after),
         *_conditions(before, after),
         *_symptoms(before, after),
     )
+    return tuple(dict.fromkeys(found))
 
 
 def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:

@@ -60,9 +60,9 @@ def _progressing(situation: Situation) -> Finding:
         text = f"{len(situation.updated)} of {desired} replicas have revision {situation.revision}"
         return Finding(kind, TRUE, Reason.ROLLING_OUT, text)
     if live > desired or situation.draining:
-        return Finding(kind, TRUE, Reason.SCALING_IN, f"{desired} replicas are desired, more still run")
+        return Finding(kind, TRUE, Reason.SCALING_IN, f"more replicas still run than the {desired} desired")
     if len(situation.serving) < desired:
-        return Finding(kind, TRUE, Reason.SCALING_OUT, f"{desired} replicas are desired, fewer are ready")
+        return Finding(kind, TRUE, Reason.SCALING_OUT, f"{len(situation.serving)} of {desired} replicas are ready")
     return Finding(kind, FALSE, Reason.STABLE)
 
 

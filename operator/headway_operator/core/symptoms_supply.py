@@ -5,6 +5,7 @@ Each rule answers with what was measured and the cure, or None. `was`: the sympt
 
 import math
 
+from headway_operator.core import names
 from headway_operator.core.cures import more_replicas, more_sequences
 from headway_operator.core.evidence import CLEAR_MAJORITY, Evidence, above, below
 from headway_planner.model import MIN_REQUEST_SAMPLES, MIN_TOKEN_SAMPLES
@@ -112,8 +113,8 @@ def cold_start_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None
         else f"the objective is judged over {window_s:.0f} s"
     )
     words = (
-        f"{supply.warming} replicas are starting, which takes {start_s:.0f} s from creation to ready, while {pace}: first tokens "
-        "are late until they serve"
+        f"{names.replicas(supply.warming)} on the way, {start_s:.0f} s from creation to ready, while {pace}: first tokens "
+        "are late until then"
     )
     return words, (
         f"keep more in reserve: raise spec.scaling.minReplicas above {evidence.spec.scaling.min_replicas}, or open a window of "

@@ -16,6 +16,8 @@ from headway_operator.core.limit_rules import contradictions, in_window
 from headway_operator.core.observed import OwnedObject
 from headway_operator.core.plan import Json, Manifest
 
+REFUSALS = frozenset({Reason.INVALID_SPEC.value, Reason.NAME_CONFLICT.value})
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

@@ -92,7 +92,7 @@ class Executor:
                 await self._perform(key, action, observed, pods)
             except KubeError as error:
                 if _creates_pod(action) and error.failure is Failure.PERMANENT:
-                    result.refused = error.message
+                    result.refused = error.said
                     continue
                 if _creates_pod(action) and error.failure is Failure.CONFLICT:
                     result.taken.append(_name(action))

@@ -39,14 +39,18 @@ class KubeError(Exception):
         failure: what the caller may do.
         status: the HTTP status, 0 when there was no answer.
         retry_after_s: how long the server asked us to wait, 0 when it did not say.
+        said: the server's own sentence in the message, without our request; all of it where there is none.
     """
 
-    def __init__(self, failure: Failure, message: str, status: int = 0, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, failure: Failure, message: str, status: int = 0, retry_after_s: float = 0.0, said: str = ""
+    ) -> None:
         super().__init__(message)
         self.failure = failure
         self.message = message
         self.status = status
         self.retry_after_s = retry_after_s
+        self.said = said or message
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ one place where an answer, or the lack of one, becomes a result or a `KubeError`
 
 import asyncio
 import contextlib
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -38,9 +40,11 @@ RequestObserver = Callable[[str, str, int, float], None]
 
 PAGE_LIMIT = 500  # objects per page of a LIST: bounds the memory of one answer on both sides
 _CONTENT_TYPES = {
-    "apply": "application/apply-patch+yaml",
+    # With a parameter the library leaves the text as it is; without one it would write JSON itself.
+    "apply": "application/apply-patch+yaml; charset=utf-8",
     "patch": "application/merge-patch+json",
 }
+_SURROGATES = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 _METHODS = {"get": "GET", "list": "GET", "create": "POST", "replace": "PUT", "apply": "PATCH", "patch": "PATCH"}
 
 
@@ -179,17 +183,23 @@ class KubeClient:
 
     async def _send(self, verb: str, path: str, body: Manifest | None) -> tuple[int, str, str]:
         headers = {"Accept": "application/json", "Content-Type": _CONTENT_TYPES.get(verb, "application/json")}
+        content: object = dict(body) if body is not None else None
         method, url, headers, data, _ = await self._client.param_serialize(
             _METHODS.get(verb, verb.upper()),
             path,
             header_params=headers,
-            body=dict(body) if body is not None else None,
+            body=_as_yaml(content) if verb == "apply" else content,
             auth_settings=["BearerToken"],
         )
         async with asyncio.timeout(self._timeout_s):
             response = await self._client.call_api(method, url, headers, data)
             raw = await response.read()
         return response.status, raw.decode(), response.getheader("Retry-After") or ""
+
+
+def _as_yaml(content: object) -> str:
+    """JSON, but what JSON writes as two escapes (an emoji, say) as itself: YAML, as which an apply is read, knows no pairs."""
+    return _SURROGATES.sub(lambda pair: str(json.loads(f'"{pair[0]}"')), json.dumps(content))
 
 
 @contextlib.contextmanager
@@ -206,7 +216,8 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
 
     An apply with a field that the CRD lacks is answered 500, yet will fail for ever: the operator is newer than the CRD.
     """
-    message = f"{what}: {status} {text_at(_as_object(text), 'message') or text[:300]}"
+    said = text_at(_as_object(text), "message") or text[:300]
+    message = f"{what}: {status} {said}"
     wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
     if status == HTTPStatus.NOT_FOUND:
         return KubeError(Failure.NOT_FOUND, message, status)
@@ -220,7 +231,7 @@ def classify(status: int, text: str, what: str, retry_after: str = "") -> KubeEr
         or status >= HTTPStatus.INTERNAL_SERVER_ERROR
     ):
         return KubeError(Failure.RETRYABLE, message, status, wait_s)
-    return KubeError(Failure.PERMANENT, message, status)
+    return KubeError(Failure.PERMANENT, message, status, said=said)
 
 
 def _as_object(text: str) -> Manifest:

@@ -57,6 +57,20 @@ async def test_an_applied_object_is_read_listed_patched_and_deleted(client: Kube
     assert (await failure_of(client.get(ref))).failure is Failure.NOT_FOUND
 
 
+async def test_any_text_can_be_applied(client: KubeClient, namespace: str) -> None:
+    texts = [
+        "\U0001f600",
+        "a\U0010ffff",
+        "\u6a21\u578b",
+        "\u2028 \x85 \x7f \ufeff \uffff",
+        "\t\n\r\x00",
+        r"\ud83d\ude00",
+        "\\\U0001f600",
+    ]
+    applied = await client.apply(account(namespace, annotations={str(index): text for index, text in enumerate(texts)}))
+    assert [text_at(applied, "metadata", "annotations", str(index)) for index in range(len(texts))] == texts
+
+
 async def test_an_identical_apply_changes_nothing(client: KubeClient, namespace: str) -> None:
     first = await client.apply(account(namespace))
     assert await client.apply(account(namespace)) == first

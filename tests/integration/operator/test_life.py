@@ -148,5 +148,8 @@ def test_a_pod_that_the_api_server_refuses_is_told_in_the_conditions_and_created
     fleet.create()
     eventually(lambda: "exceeded quota" in fleet.condition("Ready")["message"])
     assert fleet.condition("Ready")["reason"] == "PodRefused"
+    assert "the API server refuses to create a pod: pods " in fleet.condition("Ready")["message"], (
+        "its words, no request's"
+    )
     api.delete(f"{quota}/none").ok()
     eventually(lambda: len(fleet.pods()) == 2)

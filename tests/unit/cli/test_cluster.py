@@ -19,6 +19,17 @@ def test_what_is_no_kubeconfig_is_one_sentence(tmp_path: Path, monkeypatch: pyte
         asyncio.run(Cluster.connect())
 
 
+def test_without_a_kubeconfig_one_sentence_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", f"{tmp_path}/a:{tmp_path}/b")
+    with pytest.raises(
+        CliError, match=f"no cluster is known: there is no kubeconfig {tmp_path}/a:{tmp_path}/b; set KUBECONFIG"
+    ):
+        asyncio.run(Cluster.connect())
+    assert caplog.records == [], "the library's own words"
+
+
 def test_the_only_fleet_is_found_without_a_name() -> None:
     assert choose_fleet([CHAT], None, None) == CHAT
 

@@ -14,7 +14,9 @@ from headway_cli import diagnose
 from headway_cli.cluster import Fleet
 from headway_cli.diagnosis import Diagnosis, Facts, conclude
 from headway_cli.errors import CliError
+from headway_operator.api.v1alpha1 import LimitValues, LLMDeploymentSpec, baseline_limits
 from headway_operator.core.observed import ClassSample, ContainerState, EngineSample, PodView
+from headway_operator.core.tuning import patch
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 READY = {"type": "Ready", "status": "True", "reason": "AllReplicas", "lastTransitionTime": "2026-01-01T00:00:00Z"}
@@ -235,6 +237,39 @@ def test_a_spec_that_the_operator_refuses_is_said_with_its_reason() -> None:
     found = conclude(facts(*IDLE, engine={"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}}))
     assert names(found) == ["InvalidSpec"]
     assert "maxNumBatchedTokens: must be at least maxNumSeqs (8), is 4" in found.findings[0].words
+
+
+def test_tuned_limits_that_nobody_renews_mean_a_silent_operator() -> None:
+    base = baseline_limits(LLMDeploymentSpec.model_validate(spec()))
+    decided = base.model_copy(update={"max_num_seqs": base.max_num_seqs + 2})
+
+    def found(seqs: int, told: LimitValues, **overrides: Any) -> list[str]:
+        limits = replace(patch(base), max_num_seqs=seqs)
+        series = (sample(taken_s=0.0, effective=limits), sample(taken_s=10.0, effective=limits))
+        read = facts(*series, **overrides)
+        status = {"effective": told.model_dump(mode="json", by_alias=True)}
+        read.manifest["status"]["tuning"] = status  # type: ignore[index]
+        return names(conclude(read))
+
+    assert found(base.max_num_seqs, decided) == ["OperatorSilent"]
+    assert found(base.max_num_seqs, decided, paused=True) == [], "a paused fleet is left alone"
+    assert found(decided.max_num_seqs, decided) == []
+    assert found(base.max_num_seqs, base) == [], "nothing was lent"
+    assert "OperatorSilent" not in found(1, decided), "somebody else's limits"
+
+
+def test_what_two_conditions_say_in_the_same_words_is_said_once() -> None:
+    why = 'pods "chat-0" is forbidden: exceeded quota'
+    ready = {"type": "Ready", "status": "False", "reason": "PodRefused", "message": f"0 of 1 replicas are ready: {why}"}
+    limited = {"type": "ScalingLimited", "status": "True", "reason": "PodRefused", "message": why}
+    found = conclude(facts(pods=(), conditions=[ready, limited]))
+    assert [one.words for one in found.findings] == [f"Ready is False: 0 of 1 replicas are ready: {why}"]
+    bad = {"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}}
+    (live,) = conclude(facts(*IDLE, engine=bad)).findings
+    refusal = {"status": "False", "reason": "InvalidSpec", "message": live.words.partition(": ")[2]}
+    conditions = [{"type": "Accepted", **refusal}, {"type": "Ready", **refusal}]
+    found = conclude(facts(*IDLE, engine=bad, conditions=conditions))
+    assert [one.words for one in found.findings] == [f"Accepted is False: {refusal['message']}"]
 
 
 def test_text_and_json_say_the_same() -> None:

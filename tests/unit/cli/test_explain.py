@@ -53,8 +53,13 @@ def test_an_actuator_that_nobody_asked_for_is_no_trouble() -> None:
 
 
 def test_measurements_stand_beside_their_targets() -> None:
-    found = text(fleet([condition("Ready", "True")], slo={"ttftObservedMilliseconds": 431, "sampleCount": 12}))
-    assert "Measured over the last 30 s" in found
+    found = text(
+        fleet(
+            [condition("Ready", "True")],
+            slo={"ttftObservedMilliseconds": 431, "sampleCount": 12, "lastSampleTime": "2026-01-01T00:00:00Z"},
+        )
+    )
+    assert "Measured over 30 s, written 2026-01-01T00:00:00Z" in found
     assert "  TTFT  p95 431 ms, target 500 ms" in found
     assert "  ITL   p95 no samples" in found
     assert "  12 requests" in found

@@ -1,6 +1,8 @@
 import argparse
 import importlib
 import io
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Sequence
@@ -72,6 +74,30 @@ def test_what_a_terminal_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert shown.getvalue() == b"headway caf?\n"
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_is_one_sentence(buffered: bool) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    assert written_to(full, buffered) == (1, "headway: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_enough_ends_the_command_in_silence(buffered: bool) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert written_to(writer, buffered) == (0, "")
+
+
+def written_to(descriptor: int, buffered: bool) -> tuple[int, str]:
+    """Exit code and standard error of a command that needs nothing and writes there."""
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "headway_cli.main", "bench", "compare"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with os.fdopen(descriptor, "w") as output:
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment, check=False, timeout=60
+        )
+    return done.returncode, done.stderr
 
 
 def test_generate_without_flags_is_greedy_and_leaves_the_rest_to_the_engine() -> None:

@@ -236,6 +236,14 @@ def test_an_answer_cut_short_is_an_error(reason: pb.FinishReason, status: int) -
     assert failure.status == status
 
 
+def test_a_form_that_outgrows_its_bounds_in_mid_answer_is_the_clients_mistake() -> None:
+    error = "sampling_params.json_schema: Parser Error: Current row has 10001 items; max is 10000"
+    failure = errors.of_end(pb.GenerateComplete(finish_reason=pb.ERROR, error=error))
+    assert failure is not None
+    assert (failure.status, failure.kind, failure.message) == (400, "invalid_request_error", error)
+    assert failure.headers() == {}, "clients would send it again"
+
+
 @pytest.mark.parametrize(
     ("fields", "header", "expected"),
     [

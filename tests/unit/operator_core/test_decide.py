@@ -7,7 +7,7 @@ from fleet_world import DEFAULTS, World, spec
 
 from headway_operator.core import names
 from headway_operator.core.decide import decide
-from headway_operator.core.observed import ContainerState, OwnedObject
+from headway_operator.core.observed import ContainerState
 from headway_operator.core.plan import (
     IDLE_S,
     Action,
@@ -100,45 +100,6 @@ def test_deleted_pod_is_replaced_under_its_name():
     world._forget(name)
     world.settle()
     assert name in world.ready()
-
-
-def test_foreign_object_of_a_childs_name_is_never_touched():
-    world = World(spec())
-    foreign = OwnedObject("Service", "chat", "u-9", controlled=False, manifest={"kind": "Service"})
-    world.children["Service", "chat"] = foreign
-    world.settle()
-    assert world.children["Service", "chat"] is foreign
-    assert world.condition("Accepted")["reason"] == "NameConflict"
-    assert not world.pods
-
-
-def test_bad_spec_leaves_the_fleet_and_is_told_once():
-    world = settled(replicas=2)
-    pods = dict(world.pods)
-    world.edit(replicas=1, engine={**spec()["engine"], "limits": {"maxNumBatchedTokens": 2}})
-    before = len(world.writes)
-    for _ in range(10):
-        assert world.step(2).requeue_s == IDLE_S
-    assert kinds(world.writes[before:]) == ["WriteStatus", "Emit"]
-    assert world.condition("Accepted")["message"].startswith("spec.engine.limits.maxNumBatchedTokens: must be at least")
-    assert world.pods == pods
-    world.edit(replicas=1, engine=spec()["engine"])
-    world.settle()
-    assert world.condition("Accepted")["status"] == "True"
-    assert len(world.ready()) == 1
-
-
-def test_spec_that_does_not_parse_is_refused_with_the_field():
-    world = World(spec(engine={"capacity": {"maxNumSeqs": 0, "maxNumBatchedTokens": 5}}))
-    world.run()
-    assert world.condition("Accepted")["message"].startswith("spec.engine.capacity.maxNumSeqs:")
-
-
-def test_limits_outside_the_tuning_bounds_are_refused():
-    world = World(spec(tuning={"mode": "Auto", "bounds": {"maxNumSeqs": {"min": 8, "max": 16}}}))
-    world.run()
-    message = "spec.engine.limits.maxNumSeqs: must lie inside spec.tuning.bounds.maxNumSeqs (8 to 16), is 4"
-    assert world.condition("Accepted")["message"] == message
 
 
 def test_another_class_changes_running_engines_and_no_pod():

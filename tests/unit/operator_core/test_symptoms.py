@@ -204,7 +204,7 @@ def test_demand_that_grows_faster_than_replicas_start() -> None:
     names = [one.name for one in symptoms(grown)]
     assert names[:2] == [Reason.QUEUE_TOO_LONG, Reason.COLD_START_TOO_SLOW]
     words = symptoms(grown)[1].words
-    assert "2 replicas are starting, which takes 95 s from creation to ready" in words
+    assert "2 replicas on the way, 95 s from creation to ready" in words
     assert "one replica's worth (1.0 requests/s) in 20 s" in words
     quick = replace(grown, supply=Supply(warming=2, start_s=8.0))
     assert Reason.COLD_START_TOO_SLOW not in [one.name for one in symptoms(quick)]
