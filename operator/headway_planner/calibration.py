@@ -7,12 +7,14 @@ prompt has a kind of step for each chunk, and would otherwise count as much as d
 
 `host_ms` and `a1_ms` are in every step together and are told apart only on an engine that runs ahead of its scheduler, where
 a prompt's chunk reads the weights a second time; on others `host_ms` is 0. `prompt_end_ms` is found on those others only.
+An engine that runs ahead decodes in graphs: there the measured batches, less what their context costs, are the model's `decode_sizes`.
 """
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from headway_planner import non_negative
@@ -84,7 +86,18 @@ def fit(engine: Engine, samples: Sequence[StepSample]) -> StepModel:
     alone, beside = (_floors(engine, samples, decoding) for decoding in (False, True))
     weights = _weights(samples)
     models = (_fitted(engine, samples, split, floors) for split in splits for floors in product(alone, beside))
-    return min(models, key=lambda model: sum(weights[one.cell] * error(model, one) ** 2 for one in samples))
+    best = min(models, key=lambda model: sum(weights[one.cell] * error(model, one) ** 2 for one in samples))
+    return replace(best, decode_sizes=_decode_sizes(best, samples)) if engine.ahead else best
+
+
+def _decode_sizes(model: StepModel, samples: Sequence[StepSample]) -> tuple[tuple[int, float], ...]:
+    """Of each batch that decoded alone, the mean of its steps without context."""
+    times: dict[int, list[float]] = {}
+    for one in samples:
+        if one.decodes and not one.tokens:
+            times.setdefault(one.decodes, []).append(one.ms - model.att_dec_ctx_ms * one.context)
+    means = ((size, statistics.mean(times[size])) for size in sorted(times))
+    return tuple((size, ms) for size, ms in means if ms > 0)
 
 
 def _weights(samples: Sequence[StepSample]) -> dict[str, float]:

@@ -11,11 +11,17 @@
     Where the kernels of such a step are launched one by one, or a graph computes it padded to a larger one, no step with a
     chunk takes less than prompt_step, or where sequences decode, prompt_step_beside.
 
+An engine whose decode steps are graphs of some sizes computes every batch as the next larger size. What such a step takes is no line
+in B: a size may have other kernels than its neighbours, and be dearer than a larger one. Where sizes were measured (`decode_sizes`),
+
+    step = ms of the next measured size + att_dec_ctx * sum(ctx)
+
 A run of decode steps with the same B differs from step to step only by B more tokens of context, so k steps take
 k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`. The simulator rests on this.
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,6 +83,8 @@ class StepModel:
         ahead: the engine runs ahead of its scheduler, see the module.
         prompt_step_ms, prompt_step_beside_ms: the least that a step with prompt tokens takes, alone and beside decodes.
         prompt_end_ms: per prompt that ends in a step.
+        decode_sizes: (sequences, ms without context) of measured decode steps, ascending; batches larger than all of them, and all
+            where there are none, are priced by the coefficients.
     """
 
     name: str
@@ -98,6 +106,7 @@ class StepModel:
     prompt_step_beside_ms: float = 0.0
     prompt_end_ms: float = 0.0
     first_token_each_ms: float = 0.0
+    decode_sizes: tuple[tuple[int, float], ...] = ()
 
     @property
     def prefill_token_ms(self) -> float:
@@ -117,6 +126,9 @@ class StepModel:
         """One step in which `sequences` decode over `context` tokens of KV together, and nothing is prefilled."""
         attention = 0.0
         if sequences:
+            size = bisect_left(self.decode_sizes, (sequences,))
+            if size < len(self.decode_sizes):
+                return self.decode_sizes[size][1] + self.att_dec_ctx_ms * context
             attention = self.att_dec0_ms + self.att_dec_seq_ms * sequences + self.att_dec_ctx_ms * context
         return self.host_ms + self.linear_ms(sequences) + attention
 

@@ -1,8 +1,8 @@
 """Step models in files: the ones that come with Headway, or those of `headway bench calibrate`.
 
 CSV with a row for each engine; the columns are the fields of `StepModel` and `format`, lines that begin with # are remarks. The
-last ones, from `prefill_factor` on, may be left out: they have their defaults. A file without `format` is of format 1, which
-had no `prompt_end_ms` and no `first_token_each_ms`.
+last ones, from `prefill_factor` on, may be left out: they have their defaults. `decode_sizes` is written `1:4.13 2:4.34`. A file
+without `format` is of format 1, which had no `prompt_end_ms` and no `first_token_each_ms`; format 2 had no `decode_sizes`.
 """
 
 import csv
@@ -10,18 +10,20 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 
 from headway_cli.errors import CliError
 from headway_planner.steps import StepModel
 
 BUILT_IN = Path(__file__).parent / "data" / "engines.csv"
-FORMAT = 2
+FORMAT = 3
 _COLUMNS = tuple(field.name for field in fields(StepModel))
 _LEAST = {"gpus": 1, "kv_tokens": 1}  # of the others that are not signed: 0
 _MOST = {"gpus": 4096, "kv_tokens": 1_000_000_000}
 _SIGNED = ("a1_ms", "a2_ms")  # the constants of two lines of which the larger one holds
 _WHOLE = ("gpus", "kv_tokens", "ahead")
+_NO_NUMBER = ("name", "decode_sizes")
 
 
 def load(path: Path, name: str | None = None) -> StepModel:
@@ -77,7 +79,9 @@ def save(path: Path, model: StepModel, remarks: Sequence[str]) -> None:
         raise CliError(f"cannot write the engine file {path}: {error.strerror}") from None
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: str | float | tuple[tuple[int, float], ...]) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{size}:{ms:.6g}" for size, ms in value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else str(int(value))  # int: a bool too
@@ -88,12 +92,24 @@ def _model(row: dict[str, str], path: Path) -> StepModel:
     _check_columns(row, where)
     values: dict[str, float] = {}
     for field in fields(StepModel):
-        if field.name != "name" and not (row.get(field.name) is None and field.default is not MISSING):
+        if field.name not in _NO_NUMBER and not (row.get(field.name) is None and field.default is not MISSING):
             values[field.name] = _number(row, field.name, where)
     gpus, kv_tokens, ahead = (int(values.pop(column, 0)) for column in _WHOLE)
     if values["a1_ms"] + values["b1_ms"] <= 0 and values["a2_ms"] + values["b2_ms"] <= 0:
         raise CliError(f"{where}: a1_ms + b1_ms or a2_ms + b2_ms must be above 0, or a step takes no time")
-    return StepModel(row["name"], gpus, kv_tokens=kv_tokens, ahead=bool(ahead), **values)
+    sizes = _sizes(row.get("decode_sizes") or "", where)
+    return StepModel(row["name"], gpus, kv_tokens=kv_tokens, ahead=bool(ahead), decode_sizes=sizes, **values)
+
+
+def _sizes(text: str, where: str) -> tuple[tuple[int, float], ...]:
+    try:
+        pairs = [(int(size), float(ms)) for size, ms in (one.split(":") for one in text.split())]
+    except ValueError:
+        raise CliError(f"{where}: decode_sizes must be written like 1:4.13 2:4.34, got {text}") from None
+    sizes = [0, *(size for size, _ in pairs)]
+    if any(after <= before for before, after in pairwise(sizes)) or not all(0 < ms < math.inf for _, ms in pairs):
+        raise CliError(f"{where}: decode_sizes must be ascending sequences, each with a time above 0, got {text}")
+    return tuple(pairs)
 
 
 def _check_columns(row: dict[str, str], where: str) -> None:

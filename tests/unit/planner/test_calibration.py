@@ -36,7 +36,7 @@ def model(values: tuple[float, ...], *, ahead: bool) -> StepModel:
 
 def grid(made: StepModel) -> list[StepSample]:
     """Decodes, prompts, and both, timed by the model itself."""
-    shapes = [(batch, batch * context, 0, 0.0) for batch in (1, 2, 8, 32, 128) for context in (64, 512, 2048)]
+    shapes = [(batch, batch * context, 0, 0.0) for batch in (1, 2, 16, 64, 128) for context in (64, 512, 2048)]
     shapes += [
         (0, 0, chunk, float(chunk * (2 * before + chunk))) for chunk in (8, 64, 256, 1024) for before in (0, 512)
     ]
@@ -100,6 +100,20 @@ def test_the_least_time_of_a_step_with_a_prompt_is_found() -> None:
     found = fit(replace(ENGINE, ahead=True), samples)
     assert (found.prompt_step_ms, found.prompt_step_beside_ms) == (13.0, 20.0)
     assert max(abs(error(found, one)) for one in samples) < 0.1  # what is near a floor is not fitted to
+
+
+def test_a_size_that_is_dearer_than_a_larger_one_is_known_where_the_engine_runs_ahead() -> None:
+    made = model((4.0, 0.005, 200.0, 0.017, 1e-6, 0.0, 0.0, 3e-5, 0.2), ahead=True)
+    samples = grid(made)
+    dearer = [replace(one, ms=1.3 * one.ms) if one.decodes == 16 and not one.tokens else one for one in samples]
+    for ahead in (True, False):
+        found = fit(replace(ENGINE, ahead=ahead), dearer)
+        assert [size for size, _ in found.decode_sizes] == ([1, 2, 16, 64, 128] if ahead else [])
+        assert (found.decode_ms(16, 16 * 512) > 1.1 * found.decode_ms(64, 16 * 512)) is ahead
+    found = fit(replace(ENGINE, ahead=True), dearer)
+    assert (
+        found.decode_ms(9, 4608) == found.decode_ms(16, 4608) == pytest.approx(1.3 * made.decode_ms(16, 4608), rel=0.05)
+    )
 
 
 def test_a_cell_of_many_chunks_counts_as_much_as_one_of_one_step() -> None:

@@ -30,7 +30,8 @@ TIMES = (
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(times=st.lists(st.floats(1e-9, 1e6), min_size=len(TIMES), max_size=len(TIMES)), ahead=st.booleans())
 def test_a_saved_model_comes_back(tmp_path: Path, times: list[float], ahead: bool) -> None:
-    saved = replace(MODEL, name="mine", ahead=ahead, **dict(zip(TIMES, times, strict=True)))
+    sizes = tuple(enumerate(times, start=1))
+    saved = replace(MODEL, name="mine", ahead=ahead, decode_sizes=sizes, **dict(zip(TIMES, times, strict=True)))
     file = tmp_path / "new" / "engine.csv"
     engines.save(file, saved, ["measured somewhere", "error 3 %"])
     found = engines.load(file, "mine")
@@ -38,6 +39,8 @@ def test_a_saved_model_comes_back(tmp_path: Path, times: list[float], ahead: boo
     assert (found.name, found.gpus, found.kv_tokens, found.ahead) == ("mine", 1, MODEL.kv_tokens, ahead)
     for name in TIMES:
         assert getattr(found, name) == pytest.approx(getattr(saved, name), rel=1e-5)
+    assert [size for size, _ in found.decode_sizes] == [size for size, _ in sizes]
+    assert [ms for _, ms in found.decode_sizes] == pytest.approx(times, rel=1e-5)
 
 
 def written(tmp_path: Path, **changed: str) -> Path:
@@ -63,7 +66,12 @@ def written(tmp_path: Path, **changed: str) -> Path:
         ("ahead", "2", "ahead must be 0 or 1, got 2"),
         ("prompt_end_ms", "-0.5", "prompt_end_ms must be a finite number of at least 0, got -0.5"),
         ("first_token_each_ms", "", "first_token_each_ms is missing or no number"),
-        ("format", "3", "format 3 is not known here; this version reads 1 and 2"),
+        ("format", "4", "format 4 is not known here; this version reads 1 and 2 and 3"),
+        ("decode_sizes", "1:4 2", "decode_sizes must be written like 1:4.13 2:4.34, got 1:4 2"),
+        ("decode_sizes", "2:4 2:5", "decode_sizes must be ascending sequences, each with a time above 0, got 2:4 2:5"),
+        ("decode_sizes", "0:4", "decode_sizes must be ascending sequences"),
+        ("decode_sizes", "1:0", "each with a time above 0, got 1:0"),
+        ("decode_sizes", "1:nan", "each with a time above 0, got 1:nan"),
         ("first_tokn_ms", "4", "there is no column first_tokn_ms; the columns are format, name, gpus, "),
     ],
 )
@@ -82,19 +90,19 @@ def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
     names, values = (line.split(",") for line in file.read_text().splitlines())
     last = [
         *("prefill_factor", "first_token_ms", "ahead", "prompt_step_ms", "prompt_step_beside_ms"),
-        *("prompt_end_ms", "first_token_each_ms"),
+        *("prompt_end_ms", "first_token_each_ms", "decode_sizes"),
     ]
-    assert names[-7:] == last
-    file.write_text("\n".join((",".join(names[:-7]), ",".join(values[:-7]))))
+    assert names[-8:] == last
+    file.write_text("\n".join((",".join(names[:-8]), ",".join(values[:-8]))))
     found = engines.load(file)
-    assert [getattr(found, name) for name in last] == [1.0, 0.0, False, 0.0, 0.0, 0.0, 0.0]
+    assert [getattr(found, name) for name in last] == [1.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, ()]
 
 
 def test_a_file_of_the_first_format_has_no_format_and_is_read(tmp_path: Path) -> None:
     file = written(tmp_path)
     names, values = (line.split(",") for line in file.read_text().splitlines())
-    assert (names[0], values[0]) == ("format", "2")
-    file.write_text("\n".join((",".join(names[1:-2]), ",".join(values[1:-2]))))
+    assert (names[0], values[0]) == ("format", "3")
+    file.write_text("\n".join((",".join(names[1:-3]), ",".join(values[1:-3]))))
     assert engines.load(file) == replace(MODEL, prompt_end_ms=0.0, first_token_each_ms=0.0)
 
 
@@ -103,6 +111,15 @@ def test_more_values_than_columns_are_refused(tmp_path: Path) -> None:
     file.write_text(f"{file.read_text()},7")
     with pytest.raises(CliError, match="more values than columns"):
         engines.load(file)
+
+
+def test_a_batch_takes_what_the_next_measured_size_takes() -> None:
+    model = replace(MODEL, decode_sizes=((1, 4.0), (4, 4.5), (8, 7.0), (16, 5.0)))
+    context = MODEL.att_dec_ctx_ms * 1000
+    assert [model.decode_ms(batch, 0) for batch in (1, 2, 4, 5, 9, 16)] == [4.0, 4.5, 4.5, 7.0, 5.0, 5.0]
+    assert model.decode_ms(5, 1000) == pytest.approx(7.0 + context)
+    assert model.decode_ms(17, 1000) == MODEL.decode_ms(17, 1000)  # larger than all of them
+    assert model.decode_ms(0, 0) == MODEL.decode_ms(0, 0)
 
 
 def test_a_step_with_a_prompt_takes_its_least_time_and_one_without_does_not() -> None:
