@@ -20,9 +20,10 @@ def late_share(work: Sequence[float], replicas: float, slack_s: float) -> float:
     for arrived in work:
         total += arrived
         # The second's own arrivals wait for each other, half of them on average.
-        if backlog + 0.5 * max(0.0, arrived - serves) > most:
+        if (backlog + 0.5 * (arrived - serves) if arrived > serves else backlog) > most:
             late += arrived
-        backlog = max(0.0, backlog + arrived - serves)
+        left = backlog + arrived - serves
+        backlog = left if left > 0.0 else 0.0  # noqa: FURB136 - an hour of seconds for each count, and `max` is slow
     return late / total if total > 0 else 0.0
 
 
@@ -40,13 +41,11 @@ def needed(work: Sequence[float], slack_s: Callable[[int], float], allowed: floa
 
 def rolling_mean(values: Sequence[float], span: int) -> list[float]:
     """Mean of the last `span` values at each position, of fewer at the begin."""
-    found: list[float] = []
-    total = 0.0
-    for index, value in enumerate(values):
-        total += value
-        if index >= span:
-            total -= values[index - span]
-        found.append(max(0.0, total) / min(index + 1, span))
+    found = [total / count for count, total in enumerate(accumulate(values[:span]), 1)]
+    total = sum(values[:span])
+    for value, gone in zip(values[span:], values, strict=False):
+        total = total + value - gone
+        found.append(total / span if total > 0.0 else 0.0)
     return found
 
 
@@ -54,8 +53,16 @@ def centred_mean(values: Sequence[float], span: int) -> list[float]:
     """Mean of the `span` values around each position, of fewer at the ends."""
     sums = list(accumulate(values, initial=0.0))
     half, count = span // 2, len(values)
-    bounds = ((max(0, index - half), min(count, index + half + 1)) for index in range(count))
-    return [(sums[high] - sums[low]) / (high - low) for low, high in bounds]
+    width = 2 * half + 1
+
+    def around(index: int) -> float:
+        low, high = max(0, index - half), min(count, index + half + 1)
+        return (sums[high] - sums[low]) / (high - low)
+
+    if count < width:
+        return [around(index) for index in range(count)]
+    full = ((high - low) / width for high, low in zip(sums[width:], sums, strict=False))
+    return [*map(around, range(half)), *full, *map(around, range(count - half, count))]
 
 
 def rise(levels: Sequence[float], spans: tuple[int, int], share: float) -> float:

@@ -120,16 +120,18 @@ class StepModel:
 
     def linear_ms(self, tokens: int) -> float:
         """The linear layers for `tokens` in the step."""
-        return max(self.a1_ms + self.b1_ms * tokens, self.a2_ms + self.b2_ms * tokens)
+        read, multiplied = self.a1_ms + self.b1_ms * tokens, self.a2_ms + self.b2_ms * tokens
+        return read if read > multiplied else multiplied  # noqa: FURB136 - millions of times in a simulation
 
     def decode_ms(self, sequences: int, context: float) -> float:
         """One step in which `sequences` decode over `context` tokens of KV together, and nothing is prefilled."""
-        attention = 0.0
-        if sequences:
+        if not sequences:
+            return self.host_ms + self.linear_ms(0)
+        if self.decode_sizes:
             size = bisect_left(self.decode_sizes, (sequences,))
             if size < len(self.decode_sizes):
                 return self.decode_sizes[size][1] + self.att_dec_ctx_ms * context
-            attention = self.att_dec0_ms + self.att_dec_seq_ms * sequences + self.att_dec_ctx_ms * context
+        attention = self.att_dec0_ms + self.att_dec_seq_ms * sequences + self.att_dec_ctx_ms * context
         return self.host_ms + self.linear_ms(sequences) + attention
 
     def chunk_ms(self, sequences: int, chunk: int, before: int = 0) -> float:

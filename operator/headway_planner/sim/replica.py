@@ -266,12 +266,12 @@ class Replica:
             self.wake_s = self._t0 + run_time(self._first_s, self._growth_s, steps)
 
     def _mixed_ms(self, chunks: list[tuple[Job, int]], apart: bool) -> float:
-        found = Chunks(
-            sum(chunk for _, chunk in chunks),
-            sum(chunk * (2 * job.done + chunk) for job, chunk in chunks),
-            sum(job.done + chunk == job.need for job, chunk in chunks),
-        )
-        return self._model.step_ms(len(self._decoding), self._context, found, apart=apart)
+        tokens = squares = ended = 0
+        for job, chunk in chunks:
+            tokens += chunk
+            squares += chunk * (2 * job.done + chunk)
+            ended += job.done + chunk == job.need
+        return self._model.step_ms(len(self._decoding), self._context, Chunks(tokens, squares, ended), apart=apart)
 
     def _admissible(self, job: Job) -> bool:
         if job.rank != _BATCH and self._batch_running:
