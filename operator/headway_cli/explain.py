@@ -164,7 +164,7 @@ def _demand(demand: Json) -> Iterator[str]:
 
 def _actuators(spec: Json, status: Json) -> Iterator[str]:
     scaling, tuning = status.get("scaling", {}), status.get("tuning", {})
-    yield f"Scaling {spec.get('scaling', {}).get('mode', 'Off')}: {scaling.get('desiredReplicas', '?')} replicas desired"
+    yield f"Scaling {spec.get('scaling', {}).get('mode', 'Off')}: desired replicas {scaling.get('desiredReplicas', '?')}"
     yield f"  {scaling.get('reason', 'no decision yet')}"
     yield f"Tuning {spec.get('tuning', {}).get('mode', 'Off')}: {_limits(tuning.get('effective', {}))}"
     yield f"  {tuning.get('reason', 'no decision yet')}"

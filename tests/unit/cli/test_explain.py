@@ -111,7 +111,7 @@ def test_decisions_have_their_reasons_and_changes_of_both_actuators_are_in_order
             },
         )
     )
-    assert "Scaling Auto: 2 replicas desired\n  queue 9 per replica" in found
+    assert "Scaling Auto: desired replicas 2\n  queue 9 per replica" in found
     assert "Tuning Auto: maxNumSeqs 4, maxNumBatchedTokens 512, batchWaitMilliseconds 0\n  ITL has room" in found
     changes = found[found.index("Last changes") :].splitlines()[1:]
     assert changes == [
