@@ -33,6 +33,7 @@ from headway_planner.model import MIN_REQUEST_SAMPLES
 _EXPLAINED = frozenset(
     {ConditionType.SLO_MET, ConditionType.PROGRESSING, ConditionType.DRAINING, ConditionType.HEALTHY}
 )
+_SILENT = "OperatorSilent"  # no condition's reason: who would write it is gone
 _GRAVE = frozenset({ConditionType.READY, ConditionType.ACCEPTED, ConditionType.MODEL_AVAILABLE})
 
 
@@ -149,12 +150,12 @@ def _conditions(facts: Facts) -> Iterator[Finding]:
     if conditions and known is not None and now is not None and known < now:
         what = "deletion" if metadata.get("deletionTimestamp") else "last change"
         words = f"the operator has not seen this fleet's {what} (generation {now}, it knows {known}): is it running?"
-        yield Finding(Severity.CRITICAL, "OperatorSilent", words)
+        yield Finding(Severity.CRITICAL, _SILENT, words)
     if not conditions:
         words = (
             "the operator has not written anything about this fleet: is it running, and does it watch this namespace?"
         )
-        yield Finding(Severity.CRITICAL, "OperatorSilent", words)
+        yield Finding(Severity.CRITICAL, _SILENT, words)
     told: list[str] = []
     for one in conditions:
         kind, reason = one["type"], one.get("reason", "")
@@ -193,7 +194,7 @@ def _lapsed(facts: Facts, spec: LLMDeploymentSpec, said: TuningStatus | None) ->
         return
     yield Finding(
         Severity.CRITICAL,
-        "OperatorSilent",
+        _SILENT,
         "no engine runs with the limits in status.tuning.effective, as nobody has renewed them: they fell back to the spec's",
         "is the operator running, and does a NetworkPolicy let it reach the engines' control port?",
     )

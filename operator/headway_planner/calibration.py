@@ -13,7 +13,7 @@ An engine that runs ahead decodes in graphs: there the measured batches, less wh
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -85,7 +85,7 @@ def fit(engine: Engine, samples: Sequence[StepSample]) -> StepModel:
     splits = counts[:: 1 + len(counts) // _SPLITS]
     alone, beside = (_floors(engine, samples, decoding) for decoding in (False, True))
     weights = _weights(samples)
-    models = (_fitted(engine, samples, split, floors) for split in splits for floors in product(alone, beside))
+    models = (_fitted(engine, samples, weights, split, floors) for split in splits for floors in product(alone, beside))
     best = min(models, key=lambda model: sum(weights[one.cell] * error(model, one) ** 2 for one in samples))
     return replace(best, decode_sizes=_decode_sizes(best, samples)) if engine.ahead else best
 
@@ -100,7 +100,7 @@ def _decode_sizes(model: StepModel, samples: Sequence[StepSample]) -> tuple[tupl
     return tuple((size, ms) for size, ms in means if ms > 0)
 
 
-def _weights(samples: Sequence[StepSample]) -> dict[str, float]:
+def _weights(samples: Sequence[StepSample]) -> Mapping[str, float]:
     """Of each sample, by its cell."""
     return {cell: 1 / count for cell, count in Counter(one.cell for one in samples).items()}
 
@@ -128,10 +128,15 @@ def _linear(sample: StepSample) -> tuple[int, ...]:
     return (sample.decodes + sample.tokens,)
 
 
-def _fitted(engine: Engine, samples: Sequence[StepSample], split: int, floors: tuple[float, float]) -> StepModel:
+def _fitted(
+    engine: Engine,
+    samples: Sequence[StepSample],
+    weights: Mapping[str, float],
+    split: int,
+    floors: tuple[float, float],
+) -> StepModel:
     # Steps near the floor say nothing of what lies below it.
     above = [one for one in samples if not one.tokens or one.ms > _NEAR * floors[one.decodes > 0]]
-    weights = _weights(samples)
     roots = [math.sqrt(weights[one.cell]) for one in above]
     rows = [
         [root * cell / one.ms for cell in _row(one, split, engine.ahead)]

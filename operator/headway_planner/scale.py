@@ -227,7 +227,7 @@ def _stabilized(measured: _Measured, recommended: int, floor: int, reason: str) 
         grown = [event.at_s for event in state.history if event.after > event.before]
         start = max([since, *grown])
     if now_s - start < window_s:
-        text = f"{_replicas(recommended)} recommended for {now_s - start:.0f} s of {window_s:.0f} s: {reason}"
+        text = f"{replicas(recommended)} recommended for {now_s - start:.0f} s of {window_s:.0f} s: {reason}"
         return ScaleDecision(desired, recommended, since, text, continued=continued)
     step, period_s = (config.up_step, config.up_period_s) if up else (config.down_step, config.down_period_s)
     moved = sum(
@@ -246,12 +246,13 @@ def _stabilized(measured: _Measured, recommended: int, floor: int, reason: str) 
     return ScaleDecision(target, recommended, since if target != recommended else None, reason, continued=continued)
 
 
-def _replicas(count: int) -> str:
+def replicas(count: int) -> str:
+    """A number of them, for a message."""
     return "1 replica" if count == 1 else f"{count} replicas"
 
 
 def _enough(count: int) -> str:
-    return f"{_replicas(count)} {'suffices' if count == 1 else 'suffice'}"
+    return f"{replicas(count)} {'suffices' if count == 1 else 'suffice'}"
 
 
 def _ms(value: float | None) -> str:

@@ -94,11 +94,7 @@ async def _asked_all_along(url: str, change: list[str]) -> list[int]:
         lengths = []
         while not over.is_set():
             async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=ANSWER_S) as api:
-                answer = await api.completions.create(
-                    model=NAME, prompt="Once", max_tokens=8, extra_body={"ignore_eos": True}
-                )
-            assert answer.usage is not None
-            lengths.append(answer.usage.completion_tokens)
+                lengths.append(await _length(api, "Once", 8))
         return lengths
 
     def two_are_left() -> bool:
@@ -124,11 +120,7 @@ async def _heap(url: str) -> int:
         """Ask again when it was answered; returns the lengths of the answers."""
         lengths = []
         while not moved.is_set():
-            answer = await api.completions.create(
-                model=NAME, prompt="Once upon a time", max_tokens=64, extra_body={"ignore_eos": True}
-            )
-            assert answer.usage is not None
-            lengths.append(answer.usage.completion_tokens)
+            lengths.append(await _length(api, "Once upon a time", 64))
         return lengths
 
     def a_move() -> bool:
@@ -144,6 +136,13 @@ async def _heap(url: str) -> int:
     lengths = [length for one in clients for length in one.result()]
     assert set(lengths) == {64}
     return len(lengths)
+
+
+async def _length(api: openai.AsyncOpenAI, prompt: str, tokens: int) -> int:
+    """Tokens of an answer that may have so many and does not end before."""
+    answer = await api.completions.create(model=NAME, prompt=prompt, max_tokens=tokens, extra_body={"ignore_eos": True})
+    assert answer.usage is not None
+    return answer.usage.completion_tokens
 
 
 async def _ask(url: str) -> str:

@@ -129,9 +129,12 @@ class FusedDecoder:
 
         `h` holds the embeddings of all tokens and is overwritten.
         """
-        if h.shape[0] > narrow.MAX_ROWS or not (self._narrow_fits or h.shape[0] <= MAX_ROWS):
+        if h.shape[0] <= MAX_ROWS:
+            h = self._one(h, step)
+        elif h.shape[0] <= narrow.MAX_ROWS and self._narrow_fits:
+            h = self._few(h, step)
+        else:
             return self._many(h, step)
-        h = self._one(h, step) if h.shape[0] <= MAX_ROWS else self._few(h, step)
         return h if step.wanted is None else h[step.wanted]
 
     def logits(self, h: torch.Tensor) -> torch.Tensor:
@@ -143,7 +146,7 @@ class FusedDecoder:
     def _one(self, h: torch.Tensor, step: Step) -> torch.Tensor:
         for layer in to_launch(self._layers):
             qkv = skinny_linear(h, layer.qkv, gain=layer.attention_norm, bias=layer.qkv_bias)
-            skinny_linear(self._attend(layer, step, qkv), layer.out, add_to=h)
+            skinny_linear(self._mixed(layer, step, self._stored(layer, step, qkv)), layer.out, add_to=h)
             inner = skinny_linear(h, layer.gate_up, gain=layer.feed_forward_norm, gated=True)
             skinny_linear(inner, layer.down, add_to=h)
         return h
@@ -153,8 +156,8 @@ class FusedDecoder:
         for layer in to_launch(self._layers):
             x = add_rms_norm(h, delta, layer.attention_norm.weight, layer.attention_norm.eps)
             parts = narrow.narrow_linear(x, layer.qkv)
-            mixed = self._attend(layer, step, h.new_empty(parts.shape[1:]), parts, layer.qkv_bias)
-            delta = narrow.narrow_linear(mixed, layer.out)
+            qkv = self._stored(layer, step, h.new_empty(parts.shape[1:]), parts, layer.qkv_bias)
+            delta = narrow.narrow_linear(self._mixed(layer, step, qkv), layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
             if narrow.gates(layer.gate_up):
                 inner = narrow.narrow_gated(x, layer.gate_up)
@@ -189,16 +192,6 @@ class FusedDecoder:
         if step.num_decodes:  # a graph has room for more than there are, and whatever fills it would attend too
             return wanted, self._mixed(layer, step, qkv)[step.wanted]
         return wanted, self._mixed(layer, step.wanted_alone(self.config.num_kv_heads), qkv[step.wanted])
-
-    def _attend(
-        self,
-        layer: _Layer,
-        step: Step,
-        qkv: torch.Tensor,
-        parts: torch.Tensor | None = None,
-        bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        return self._mixed(layer, step, self._stored(layer, step, qkv, parts, bias))
 
     def _stored(
         self,

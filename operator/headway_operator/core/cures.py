@@ -3,8 +3,8 @@
 import math
 
 from headway_operator.api.v1alpha1 import ScalingMode, TuningMode, tuning_bounds
-from headway_operator.core import names
 from headway_operator.core.evidence import Evidence
+from headway_planner.scale import replicas
 
 UTILIZATION = 0.9  # of the measured rate that a recommended count plans with
 
@@ -37,9 +37,9 @@ def more_replicas(evidence: Evidence) -> str:
     count = view.serving + supply.warming + supply.blocked
     about = f", to about {needed}" if (needed := _needed(evidence)) is not None and needed > count else ""
     if supply.blocked:
-        return f"make room on the nodes: no place for {names.replicas(supply.blocked)}"
+        return f"make room on the nodes: no place for {replicas(supply.blocked)}"
     if supply.warming:
-        return f"wait for {names.replicas(supply.warming)} to start"
+        return f"wait for {replicas(supply.warming)} to start"
     match spec.scaling.mode:
         case ScalingMode.AUTO if spec.scaling.max_replicas is not None and count >= spec.scaling.max_replicas:
             return f"raise spec.scaling.maxReplicas above {spec.scaling.max_replicas}{about}"

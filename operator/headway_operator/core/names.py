@@ -102,11 +102,6 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(found[:FEW]) + more
 
 
-def replicas(count: int) -> str:
-    """A number of them, for a message."""
-    return "1 replica" if count == 1 else f"{count} replicas"
-
-
 def engine_word(value: str) -> str:
     """An enum's value as engines write it: `LowTail` is `low-tail` there."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", value).lower()

@@ -5,10 +5,10 @@ Each rule answers with what was measured and the cure, or None. `was`: the sympt
 
 import math
 
-from headway_operator.core import names
 from headway_operator.core.cures import more_replicas, more_sequences
 from headway_operator.core.evidence import CLEAR_MAJORITY, Evidence, above, below
 from headway_planner.model import MIN_REQUEST_SAMPLES, MIN_TOKEN_SAMPLES
+from headway_planner.scale import replicas
 
 ROOM = 0.7  # share of a latency target, and of the KV cache, below which there is room for larger batches
 
@@ -113,7 +113,7 @@ def cold_start_too_slow(evidence: Evidence, was: bool) -> tuple[str, str] | None
         else f"the objective is judged over {window_s:.0f} s"
     )
     words = (
-        f"{names.replicas(supply.warming)} on the way, {start_s:.0f} s from creation to ready, while {pace}: first tokens "
+        f"{replicas(supply.warming)} on the way, {start_s:.0f} s from creation to ready, while {pace}: first tokens "
         "are late until then"
     )
     return words, (
