@@ -112,8 +112,7 @@ def _evidence(facts: Facts, fleet: LLMDeployment) -> Evidence:
     limits = said.effective if said is not None and said.effective is not None else baseline_limits(current.spec)
     load = _load(facts, current)
     found = gather(observed, current, limits, load, objectives.verdict(current.spec.slo, load.classes))
-    windows = effective.status
-    return replace(found, set_aside=windows.set_aside if windows is not None else (), outlook=_outlook(facts, current))
+    return replace(found, set_aside=schedule.set_aside(effective.status), outlook=_outlook(facts, current))
 
 
 def _outlook(facts: Facts, fleet: LLMDeployment) -> Outlook | None:

@@ -187,10 +187,15 @@ def _changes(status: Json) -> list[str]:
         (change["time"], f"replicas {change['from']} -> {change['to']}: {change['reason']}")
         for change in status.get("scaling", {}).get("history", [])
     ] + [
-        (change["time"], f"{_difference(change['from'], change['to'])}: {change['reason']}")
+        (change["time"], _retuned(_difference(change["from"], change["to"]), change["reason"]))
         for change in status.get("tuning", {}).get("history", [])
     ]
     return [f"  {time}  {what}" for time, what in sorted(found, reverse=True)]
+
+
+def _retuned(what: str, reason: str) -> str:
+    """The policy's reasons end with what it changes, and say it once."""
+    return reason if reason.endswith(what) else f"{what}: {reason}"
 
 
 def _limits(limits: Mapping[str, Any]) -> str:

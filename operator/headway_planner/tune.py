@@ -226,7 +226,8 @@ def _admit_more(
     for factor in (2 * config.step, config.step, 0.0):
         seqs = min(limits.seqs + max(1, math.floor(limits.seqs * factor)), config.seqs_max)
         if _fits(itl, config, limits.seqs, seqs):
-            return BatchLimits(seqs, limits.tokens), f"{queue}, ITL {_ms(itl)} <= {_ms(config.itl_target_ms)}"
+            room = "no ITL seen yet" if itl is None else f"ITL {_ms(itl)} <= {_ms(config.itl_target_ms)}"
+            return BatchLimits(seqs, limits.tokens), f"{queue}, {room}"
     return limits, f"{queue}, ITL {_ms(itl)} leaves no room below {_ms(config.itl_target_ms)}"
 
 

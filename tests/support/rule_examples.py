@@ -99,6 +99,12 @@ EXAMPLES: tuple[Example, ...] = (
         {"metadata.name": "7b.chat"},
     ),
     Example(
+        "spec.model.servedName",
+        "spec.model.servedName must hold no control characters (line breaks, tabs): clients write it into a request's `model`",
+        {"spec.model.servedName": "Qwen/Qwen3 32B (fp8), größer"},
+        {"spec.model.servedName": "qwen\nready: true"},
+    ),
+    Example(
         "spec.model.source",
         "exactly one of spec.model.source.pvc, hostPath, image, packed must be set",
         _source(hostPath={"path": "/srv/model"}),

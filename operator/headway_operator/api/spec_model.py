@@ -6,7 +6,7 @@ tokenizer, safetensors) or one `.gguf` file, which carries its own tokenizer and
 
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -90,13 +90,21 @@ class ModelSource(ApiModel):
         return next(source for source in self._given() if source is not None)
 
 
+ModelName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    Rule(
+        r"!self.matches('[\\p{Cc}\\p{Zl}\\p{Zp}]')",
+        "spec.model.servedName must hold no control characters (line breaks, tabs): clients write it into a request's `model`",
+    ),
+]
+
+
 class Model(ApiModel):
     """The model that a fleet serves."""
 
-    served_name: str | None = Field(
+    served_name: ModelName | None = Field(
         default=None,
-        min_length=1,
-        max_length=253,
         description="Name that clients put in a request's `model`. Default: the last part of the source's path without "
         ".gguf, or the fleet's name when the path is the volume's root.",
     )

@@ -67,7 +67,9 @@ def _tuned(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[
     new = after.tuning.effective if after.tuning else None
     if old is None or new is None or old == new or after.tuning is None:
         return
-    yield Emit("Normal", "LimitsChanged", f"{_changes(old, new)}: {after.tuning.reason}")
+    what, reason = _changes(old, new), after.tuning.reason or ""
+    # The policy's reasons end with what it changes.
+    yield Emit("Normal", "LimitsChanged", reason if reason.endswith(what) else f"{what}: {reason}")
 
 
 def _changes(old: LimitValues, new: LimitValues) -> str:

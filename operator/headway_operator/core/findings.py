@@ -13,15 +13,18 @@ from headway_operator.core.diagnose import Diagnosis, worst
 from headway_operator.core.view import Situation
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
-FIRST_ANSWER_S = 10.0  # an engine that became ready gets so long for its first answer before its silence is a worry
+# An engine that became ready, or that a new operator asks for the first time, gets so long before its silence is a worry.
+FIRST_ANSWER_S = 10.0
 APPLY_GRACE_S = 10.0  # engines get so long to confirm new limits before it is worth a word
 
 
 def findings(situation: Situation, slo: SloStatus | None) -> tuple[Finding, ...]:
-    """Every condition of a fleet that is not being deleted. `slo`: the block that this status will show."""
+    """Every condition of a fleet that is not being deleted, but those of which what was said before stands.
+
+    `slo`: the block that this status will show.
+    """
     trouble = worst(situation.live, situation.observed.now)
-    applied = _tuning_applied(situation)
-    return (
+    found = (
         Finding(ConditionType.ACCEPTED, TRUE, Reason.VALID),
         _ready(situation, trouble),
         _progressing(situation),
@@ -30,10 +33,11 @@ def findings(situation: Situation, slo: SloStatus | None) -> tuple[Finding, ...]
         _slo_met(situation, slo),
         _scaling_active(situation),
         _scaling_limited(situation, trouble),
-        *((applied,) if applied is not None else ()),
+        _tuning_applied(situation),
         _draining(situation),
         _paused(situation),
     )
+    return tuple(one for one in found if one is not None)
 
 
 def _ready(situation: Situation, trouble: Diagnosis | None) -> Finding:
@@ -77,13 +81,16 @@ def _model_available(situation: Situation, trouble: Diagnosis | None) -> Finding
     return Finding(kind, UNKNOWN, Reason.LOADING, "no engine has loaded the model yet")
 
 
-def _metrics_available(situation: Situation) -> Finding:
+def _metrics_available(situation: Situation) -> Finding | None:
+    """None while a new operator has not heard from every engine: it has hardly asked."""
     kind, view = ConditionType.METRICS_AVAILABLE, situation.load.view
     if view.serving == 0:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES)
     now = situation.observed.now
     young = {pod.name for pod in situation.live if pods.ready_s(pod, now) < FIRST_ANSWER_S}
     silent = names.few(name for name in situation.load.silent if name not in young)
+    if silent and situation.watched_s < FIRST_ANSWER_S:
+        return None
     if view.reporting == 0 and not silent:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES, "engines have just become ready")
     if view.reporting == 0:
@@ -153,11 +160,14 @@ def _classes_met(classes: Sequence[ClassStatus], late: Sequence[str]) -> Finding
     return Finding(ConditionType.SLO_MET, status, reason, ", ".join(parts))
 
 
-def _scaling_active(situation: Situation) -> Finding:
+def _scaling_active(situation: Situation) -> Finding | None:
+    """None while a new operator has not heard from the engines."""
     kind, mode = ConditionType.SCALING_ACTIVE, situation.fleet.spec.scaling.mode
     decision = situation.replicas.decision
     if mode is ScalingMode.AUTO:
         if decision is not None and decision.hold and situation.load.view.serving > 0:
+            if situation.watched_s < FIRST_ANSWER_S:
+                return None
             return Finding(kind, FALSE, Reason.METRICS_LOST, "the count is held: too few engines answer to decide on")
         return Finding(kind, TRUE, Reason.AUTO)
     reason = {ScalingMode.ADVISORY: Reason.ADVISORY, ScalingMode.EXTERNAL: Reason.EXTERNAL, ScalingMode.OFF: Reason.OFF}
@@ -197,7 +207,7 @@ def _tuning_applied(situation: Situation) -> Finding | None:
     deciding = before is None or before.effective != situation.limits.effective
     recent = changed is not None and (now - changed).total_seconds() < APPLY_GRACE_S
     young = all(pods.ready_s(pod, now) < APPLY_GRACE_S for pod in missing)
-    if deciding or recent or young:
+    if deciding or recent or young or situation.watched_s < APPLY_GRACE_S:
         return None
     text = names.few(sorted(pod.name for pod in missing))
     return Finding(kind, FALSE, Reason.APPLYING, f"not confirmed by {text}: are they reachable on the control port?")

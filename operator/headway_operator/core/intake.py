@@ -5,7 +5,7 @@ the fleet. An engine that is seen for the first time adds nothing, because what 
 all that its new process counted. Engines that do not answer are taken to be like those that do; while most of them are silent
 nothing is counted (`online.py`).
 
-Of a large fleet `MOST` engines are counted, always the same ones while they are there, and stand for the others.
+Of a large fleet `COUNTED` engines are counted, always the same ones while they are there, and stand for the others.
 
 What the prefix cache held of a prompt is known when the engine begins with it, after the prompt was counted; so the difference
 is followed by its highest value.
@@ -28,7 +28,7 @@ from headway_planner.identify import StepsDone
 
 _Number = TypeVar("_Number", int, float)
 
-MOST = 512
+COUNTED = 512  # engines at most whose counters are taken
 STARTS = 20  # newest starts that the start time is taken from
 
 
@@ -54,11 +54,11 @@ class Reports:
 
     @cached_property
     def chosen(self) -> Mapping[str, EngineSample]:
-        """At most `MOST` of the samples, by a checksum of the name: a pod that comes or goes changes one, not all."""
-        if len(self.samples) <= MOST:
+        """At most `COUNTED` of the samples, by a checksum of the name: a pod that comes or goes changes one, not all."""
+        if len(self.samples) <= COUNTED:
             return self.samples
         return {
-            name: self.samples[name] for name in nsmallest(MOST, self.samples, key=lambda name: crc32(name.encode()))
+            name: self.samples[name] for name in nsmallest(COUNTED, self.samples, key=lambda name: crc32(name.encode()))
         }
 
 

@@ -1,6 +1,6 @@
 """The windows of engines to the load of their fleet, and to what decisions look at. Engines that do not report are left out.
 
-Every engine of a fleet does the same work, so the windows of a fleet with more than `MOST` engines are those of `MOST` of
+Every engine of a fleet does the same work, so the windows of a fleet with more than `POOLED` engines are those of `POOLED` of
 them, evenly spread over the names: percentiles are theirs, sums are raised by the share. Whether an engine answers is looked
 at for each.
 """
@@ -16,7 +16,7 @@ from headway_operator.core.window import COUNTERS, HISTOGRAMS, PodWindow, answer
 from headway_planner.model import Latency, LoadView
 from headway_planner.scale import QUEUE_SEEN_S
 
-MOST = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram's bucket
+POOLED = 64  # engines at most whose windows are taken; a percentile of their requests errs less than a histogram's bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +172,11 @@ def _seen(found: Sequence[PodWindow]) -> Sequence[PodWindow]:
 
 
 def _spread(names: Collection[str]) -> Collection[str]:
-    """At most `MOST` of the names, evenly spread."""
-    if len(names) <= MOST:
+    """At most `POOLED` of the names, evenly spread."""
+    if len(names) <= POOLED:
         return names
     ordered = list(names)
-    return [ordered[index * len(ordered) // MOST] for index in range(MOST)]
+    return [ordered[index * len(ordered) // POOLED] for index in range(POOLED)]
 
 
 def of_class(load: FleetLoad, kind: ClassLoad) -> FleetLoad:

@@ -99,6 +99,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         taken.online,
         taken.arrived,
         lost,
+        observed.memory.began_s if observed.memory is not None else observed.monotonic_s,
     )
     return Looped(found, after, _outlook(observed, reports, facts.window_s, config, remembered.demand))
 

@@ -89,6 +89,7 @@ class LoopMemory:
         lost: uids of pods that stopped being ready without a restart: since when they are says nothing about their start.
         totals: what all engines did since the first pass, restarts and removed pods included.
         passed_s: when the pass was, on the monotonic clock.
+        began_s: when the first pass of this process was.
         stamps: times that the API holds, by when they were on the monotonic clock (`clock.py`).
     """
 
@@ -101,6 +102,7 @@ class LoopMemory:
     online: Mapping[str, Counted] = field(default_factory=dict)
     arrived: Arrived = field(default_factory=Arrived)
     lost: frozenset[str] = frozenset()
+    began_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

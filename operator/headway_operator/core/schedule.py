@@ -62,6 +62,11 @@ def effective(spec: LLMDeploymentSpec, now: datetime) -> Effective:
     return Effective(result, status)
 
 
+def set_aside(status: ScheduleStatus | None) -> tuple[ScheduleSetAside, ...]:
+    """The open windows that do not hold, because they contradict others."""
+    return status.set_aside if status is not None else ()
+
+
 def overrides(item: Schedule) -> dict[str, object]:
     """What a window sets, by the field's path in it, such as `limits.maxNumSeqs`."""
     found: dict[str, object] = {} if item.replicas is None else {"replicas": item.replicas}

@@ -75,7 +75,7 @@ def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
     """First tokens are late, and most of that time is queue wait; or they will be, by the length of the queue."""
     view, itl, target = evidence.view, evidence.view.itl.high_ms, evidence.itl_target_ms
     running = (
-        f"{view.waiting:.1f} requests wait, {evidence.load.busiest_mean:.1f} of {evidence.limits.max_num_seqs} sequences run in "
+        f"in the mean of {evidence.window_s:.0f} s {view.waiting:.1f} requests wait, {evidence.load.busiest_mean:.1f} of {evidence.limits.max_num_seqs} sequences run in "
         "the busiest engine"
     )
     if evidence.kv_binds(was):

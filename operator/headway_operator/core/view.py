@@ -80,6 +80,11 @@ class Situation:
         return rivals.contested(self.observed, known)
 
     @property
+    def watched_s(self) -> float:
+        """How long this process has looked at the fleet."""
+        return self.observed.monotonic_s - self.memory.began_s
+
+    @property
     def rolling(self) -> bool:
         """Pods of an old revision are left."""
         return len(self.updated) < len(self.live)

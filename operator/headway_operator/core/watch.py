@@ -12,6 +12,7 @@ from datetime import datetime
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
 from headway_operator.api.v1alpha1 import SymptomStatus
+from headway_operator.core import schedule
 from headway_operator.core.evidence import gather
 from headway_operator.core.symptoms import NAMES, Severity, Symptom, symptoms
 from headway_operator.core.view import Situation
@@ -24,10 +25,9 @@ def symptoms_of(situation: Situation, refresh: bool) -> tuple[SymptomStatus, ...
     """The symptoms after this pass. `refresh`: the numbers inside the words may be renewed."""
     # One that only another version knows cannot be judged here, so it is dropped.
     before = [one for one in situation.fleet.status.symptoms if known(one.name) is not None]
-    windows = situation.schedule
     evidence = replace(
         gather(situation.observed, situation.fleet, situation.limits.effective, situation.load, situation.verdict),
-        set_aside=windows.set_aside if windows is not None else (),
+        set_aside=schedule.set_aside(situation.schedule),
         outlook=situation.outlook,
     )
     return follow(before, symptoms(evidence, [Reason(one.name) for one in before]), situation.observed.now, refresh)

@@ -2,7 +2,7 @@
 
 An Event says what changed and why; the state is in the status. So losing one is harmless, and posting one must never delay
 or fail a pass. Two guards hold the number of writes down: the same sentence about the same object is posted once in ten
-minutes, and each object has a bucket of 25 Events that refills by one every 30 s. The last 5 of it are for warnings, and 5
+minutes, whichever replica says it, and each object has a bucket of 25 Events that refills by one every 30 s. The last 5 of it are for warnings, and 5
 more are not for changed limits: a fleet that is retuned all day still has room for a change of its replicas, and for trouble.
 A sentence that was cut or refused was not said: it is posted when it comes again.
 """
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from headway_operator.core.plan import Manifest
-from headway_operator.shell.kube import RESOURCES, KubeApi, KubeError, Ref, text_at
+from headway_operator.shell.kube import RESOURCES, Failure, KubeApi, KubeError, Ref, text_at
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +68,15 @@ class EventRecorder:
         ):
             return
         now = datetime.now(UTC)
+        # One name for all replicas: where two lead by turns, or for a moment both, the second one finds it posted.
+        period = int(now.timestamp() // REPEAT_S)
         try:
             await self._kube.create(
                 {
                     "apiVersion": RESOURCES["Event"].api_version,
                     "kind": "Event",
                     "metadata": {
-                        "name": f"{ref.name[:200]}.{digest}{int(now.timestamp()):x}",
+                        "name": f"{ref.name[:200]}.{digest}{period:x}",
                         "namespace": ref.namespace,
                     },
                     "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -94,8 +96,9 @@ class EventRecorder:
                 }
             )
         except KubeError as error:
-            log.warning("%s: event %s not posted: %s", ref, reason, error.message)
-            return
+            if error.failure is not Failure.CONFLICT:
+                log.warning("%s: event %s not posted: %s", ref, reason, error.message)
+                return
         self._said.pop(digest, None)
         self._said[digest] = now_s
         _trim(self._said)

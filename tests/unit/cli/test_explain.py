@@ -99,7 +99,7 @@ def test_decisions_have_their_reasons_and_changes_of_both_actuators_are_in_order
                         "time": "2026-01-01T00:00:20Z",
                         "from": LIMITS,
                         "to": {**LIMITS, "maxNumSeqs": 6},
-                        "reason": "late",
+                        "reason": "late: maxNumSeqs 4 -> 6",
                     },
                     {
                         "time": "2026-01-01T00:00:05Z",
@@ -115,7 +115,7 @@ def test_decisions_have_their_reasons_and_changes_of_both_actuators_are_in_order
     assert "Tuning Auto: maxNumSeqs 4, maxNumBatchedTokens 512, batchWaitMilliseconds 0\n  ITL has room" in found
     changes = found[found.index("Last changes") :].splitlines()[1:]
     assert changes == [
-        "  2026-01-01T00:00:20Z  maxNumSeqs 4 -> 6: late",
+        "  2026-01-01T00:00:20Z  late: maxNumSeqs 4 -> 6",
         "  2026-01-01T00:00:10Z  replicas 1 -> 2: queue 9",
         "  2026-01-01T00:00:05Z  maxNumSeqs 4 -> 3: early",
     ]

@@ -44,7 +44,6 @@ def test_samples_that_cannot_be_believed_hold_both_actuators_and_say_so(
     world, _ = loaded(60)
     count, limits = desired(world), world.status["tuning"]["effective"]
     spoil(world, change)
-    world.memory = None
     after = written(decide(world.observe()), world)
     assert after["scaling"]["desiredReplicas"] == count
     assert after["tuning"]["effective"] == limits

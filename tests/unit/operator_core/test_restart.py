@@ -14,7 +14,7 @@ from loaded_fleet import SLO, desired, loaded
 from headway_operator.api.v1alpha1 import DemandStatus
 from headway_operator.core.decide import decide
 from headway_operator.core.memory import Moment, remembered, restored
-from headway_operator.core.plan import SetLimits, WriteStatus
+from headway_operator.core.plan import Emit, SetLimits, WriteStatus
 
 
 def at(now: datetime) -> Moment:
@@ -43,6 +43,27 @@ def test_first_decision_after_a_restart_shrinks_nothing_and_keeps_the_limits(sec
     for _ in range(20):
         traffic.second()
         assert desired(world) >= count, "under load nothing is removed later either"
+
+
+def test_a_new_operator_that_has_hardly_asked_raises_no_alarm_and_after_ten_seconds_of_silence_it_does() -> None:
+    world, traffic = loaded(60)
+    said = {one["type"]: one["status"] for one in world.status["conditions"]}
+    watched = ("MetricsAvailable", "ScalingActive", "TuningApplied")
+    assert [said[kind] for kind in watched] == ["True"] * 3
+    restart(world)
+    before = len(world.writes)
+    world.run()
+    assert [world.condition(kind)["status"] for kind in watched] == ["True"] * 3
+    for _ in range(5):
+        traffic.second()
+    assert [world.condition(kind)["status"] for kind in watched] == ["True"] * 3
+    assert [action for action in world.writes[before:] if isinstance(action, Emit) and action.type == "Warning"] == []
+    restart(world)
+    for engine in world.engines.values():
+        engine.silent = True
+    for _ in range(12):
+        world.step(1.0)
+    assert [world.condition(kind)["status"] for kind in watched] == ["False"] * 3
 
 
 def test_a_burst_that_a_new_operator_finds_orders_nothing_before_it_was_seen_to_stay() -> None:

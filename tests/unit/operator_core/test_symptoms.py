@@ -71,7 +71,8 @@ def test_static_groups_make_requests_wait_beside_free_slots() -> None:
 def test_late_first_tokens_that_queue_behind_the_limit_ask_for_the_limit() -> None:
     found = symptoms(evidence(**QUEUED))[0]
     assert found.name is Reason.QUEUE_TOO_LONG
-    assert "is queue wait: 2400 ms against 140 ms of compute; 7.5 requests wait, 7.9 of 8 sequences run" in found.words
+    assert "is queue wait: 2400 ms against 140 ms of compute" in found.words
+    assert "in the mean of 60 s 7.5 requests wait, 7.9 of 8 sequences run in the busiest engine" in found.words
     assert "raise spec.engine.limits.maxNumSeqs from 8 to 16 (live, no pod restarts)" in found.cure
     assert symptoms(evidence(**{**QUEUED, "ttft": Latency(1400.0, 900.0, 118), "waiting": 0.4})) == ()
 

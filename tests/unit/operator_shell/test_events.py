@@ -107,3 +107,14 @@ async def test_a_long_message_is_cut_at_a_whole_character(
     await recorder.emit(KEY.ref, fleet, "Normal", "Changed", "x" + "é" * 1000)
     note = kube.objects[kube.of_kind("Event")[0]]["note"]
     assert len(note.encode()) == 1023
+
+
+async def test_two_replicas_that_say_the_same_post_it_once_and_nobody_is_warned(
+    recorder: EventRecorder, kube: FakeKube, fleet: Manifest, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = EventRecorder(kube, "op-2", clock)
+    for one in (recorder, other, other):
+        await one.emit(KEY.ref, fleet, "Warning", "Failed", "no GPU")
+    assert len(kube.of_kind("Event")) == 1
+    assert len(kube.writes) == 2, "the other one remembers that it is said"
+    assert caplog.records == []

@@ -39,6 +39,11 @@ def test_queue_with_a_binding_cap_and_fast_steps_raises_the_cap():
     )
 
 
+def test_raise_before_any_gap_between_tokens_was_seen_says_so():
+    decision = tune(CROWDED)
+    assert decision.reason == "queue 3.0 per replica with all 8 sequences running, no ITL seen yet: maxNumSeqs 8 -> 12"
+
+
 def test_raise_is_smaller_when_latency_leaves_less_room():
     assert tune(replace(CROWDED, itl=itl(70))).limits.seqs == 10
 
