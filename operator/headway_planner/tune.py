@@ -42,6 +42,7 @@ BURST_AGAIN_S = 5.0  # after another change
 AGAIN_S, AGAIN_SHARE = 6.0, 0.2
 MAX_RAISE = 2.0  # most growth of the sequence cap at once: the step model was learnt at smaller batches
 DEAD_BAND = 0.1  # share of the token budget that is not worth a change
+BLIND = "hold: "  # begins the reason while nothing can be judged
 CAP_BINDS = 0.9  # running over the cap at which the cap is what holds requests back
 
 
@@ -77,9 +78,9 @@ def decide_tune(
 def _blind(view: LoadView) -> str:
     """Why nothing can be judged; "" when it can."""
     if not view.fresh:
-        return f"hold: {view.reporting} of {view.serving} replicas report"
+        return f"{BLIND}{view.reporting} of {view.serving} replicas report"
     if view.span_s < MIN_SPAN_S:
-        return f"hold: samples of {view.span_s:.0f} s say too little yet"
+        return f"{BLIND}samples of {view.span_s:.0f} s say too little yet"
     return ""
 
 

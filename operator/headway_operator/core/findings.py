@@ -209,8 +209,11 @@ def _tuning_applied(situation: Situation) -> Finding | None:
     young = all(pods.ready_s(pod, now) < APPLY_GRACE_S for pod in missing)
     if deciding or recent or young or situation.watched_s < APPLY_GRACE_S:
         return None
-    text = names.few(sorted(pod.name for pod in missing))
-    return Finding(kind, FALSE, Reason.APPLYING, f"not confirmed by {text}: are they reachable on the control port?")
+    silent = names.few(sorted(pod.name for pod in missing if pod.name not in situation.samples))
+    others = names.few(sorted(pod.name for pod in missing if pod.name in situation.samples))
+    parts = [f"not confirmed by {silent}: are they reachable on the control port?"] if silent else []
+    parts += [f"{others} answer, with other limits"] if others else []
+    return Finding(kind, FALSE, Reason.APPLYING, "; ".join(parts))
 
 
 def _draining(situation: Situation) -> Finding:

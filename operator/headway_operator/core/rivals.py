@@ -70,7 +70,7 @@ def _foreign(series: Sequence[EngineSample], known: Collection[LimitsPatch], now
     found += [
         new
         for old, new in pairwise(recent)
-        if new.boot_id == old.boot_id and new.revision != old.revision and _is_foreign(new, known)
+        if (new.boot_id, new.revision) != (old.boot_id, old.revision) and _is_foreign(new, known)
     ]
     return tuple(found)
 
@@ -95,7 +95,7 @@ def _of_limits(observed: Observed, known: Collection[LimitsPatch]) -> Iterator[s
     others = f" (and {more} more)" if more else ""
     yield (
         f"somebody else set the limits of pod {name}{others} to maxNumSeqs {limits.max_num_seqs}, maxNumBatchedTokens "
-        f"{limits.max_num_batched_tokens} ({len(found[name])} times in {RECENT_S:.0f} s): the operator never asked for these"
+        f"{limits.max_num_batched_tokens} (times seen in {RECENT_S:.0f} s: {len(found[name])}): the operator never asked for these"
     )
 
 

@@ -24,6 +24,7 @@ from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
 from headway_operator.core.plan import LimitsPatch, SetLimits, shared
 from headway_planner.model import BatchLimits, TuneConfig, TuneDecision, TuneState
+from headway_planner.tune import BLIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,9 @@ def status_of(fleet: LLMDeployment, limits: Limits, applied_count: int, now: dat
     before = fleet.status.tuning or TuningStatus()
     changed = before.effective is not None and before.effective != limits.effective
     same = not changed and before.recommended == limits.recommended
-    keep_reason = same and (limits.hold or not refresh) and before.reason
+    # An idle fleet measures nothing new: it would say for ever that nobody answers.
+    stale = before.reason is not None and BLIND in before.reason
+    keep_reason = same and (limits.hold or not (refresh or stale)) and before.reason
     history, revision = before.history, before.revision or 1
     if changed and before.effective is not None:
         change = TuningChange(time=now, from_=before.effective, to=limits.effective, reason=limits.reason)

@@ -115,6 +115,16 @@ def test_new_operator_without_samples_holds_the_count_and_the_limits():
     assert not any(isinstance(action, SetLimits) for action in plan.actions)
 
 
+def test_an_idle_fleet_does_not_say_for_ever_that_nobody_answers():
+    world, traffic = loop(AUTO_SCALING, AUTO_TUNING)
+    assert world.status["tuning"]["reason"] == "hold: 0 of 0 replicas report", "of the pass before it had any"
+    run(traffic, 10, 0)
+    assert world.status["tuning"]["reason"] == "p95 TTFT unknown, ITL unknown, queue 0.0 per replica: nothing to change"
+    before = len(world.writes)
+    run(traffic, 60, 0)
+    assert world.writes[before:] == []
+
+
 def test_silent_engine_is_named_and_the_others_decide():
     world, traffic = loop(AUTO_SCALING, AUTO_TUNING)
     run(traffic, 40, 4)

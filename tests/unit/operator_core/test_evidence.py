@@ -145,8 +145,32 @@ def test_limits_that_the_operator_never_asked_for_are_named_with_their_values() 
     assert evidence(world).rivals == ()
     rival(world)
     (sentence,) = evidence(world).rivals
-    assert "maxNumSeqs 13, maxNumBatchedTokens 99 (1 times in 45 s)" in sentence
+    assert "maxNumSeqs 13, maxNumBatchedTokens 99 (times seen in 45 s: 1)" in sentence
     assert [found.name for found in symptoms(evidence(world))] == [Reason.RIVAL_WRITER]
+
+
+def test_a_foreign_write_to_an_engine_that_restarted_counts_like_any_other() -> None:
+    world = settled()
+    (engine,) = world.engines.values()
+    rival(world)
+    engine.effective, engine.revision = engine.baseline, engine.revision + 1
+    world.tick(1)
+    engine.effective, engine.boot_id = FOREIGN, "another"  # as many writes as before since its new boot
+    world.tick(1)
+    assert "(times seen in 45 s: 2)" in evidence(world).rivals[0]
+
+
+def test_limits_of_somebody_else_are_told_from_an_engine_that_does_not_answer() -> None:
+    world = settled()
+    (pod,) = world.engines
+    for _ in range(15):
+        rival(world)
+        world.run()
+    assert world.condition("TuningApplied")["message"] == f"{pod} answer, with other limits"
+    world.engines[pod].silent = True
+    for _ in range(15):
+        world.step()
+    assert world.condition("TuningApplied")["message"].startswith(f"not confirmed by {pod}: are they reachable")
 
 
 def test_a_change_of_the_spec_is_not_foreign() -> None:
@@ -203,6 +227,18 @@ def test_a_count_that_goes_back_and_forth_has_two_writers(mode: str, counts: lis
     assert len(rivals) == found
     assert not found or "back and forth between 5 and 2, 4 times in 1 min" in rivals[0]
     world.tick(700)
+    assert evidence(world).rivals == ()
+
+
+def test_a_count_that_the_operator_took_over_has_one_writer_whatever_was_before() -> None:
+    world = World(spec(slo=SLO, replicas=2, scaling={"mode": "External"}))
+    world.settle()
+    for count in (5, 2, 5, 2):
+        world.edit(replicas=count)
+        world.step(20)
+    assert len(evidence(world).rivals) == 1
+    world.edit(replicas=None, scaling={"mode": "Auto", "minReplicas": 1, "maxReplicas": 5})
+    world.step()
     assert evidence(world).rivals == ()
 
 

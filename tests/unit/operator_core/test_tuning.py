@@ -30,3 +30,11 @@ def test_an_engine_that_does_not_know_modes_is_not_told_again_and_again() -> Non
     adaptive = SPEC.model_copy(update={"batching_mode": BatchingMode.ADAPTIVE})
     assert calls(adaptive, sample()) == []
     assert len(calls(adaptive, sample(baseline=LimitsPatch(3, 64, 0, 256)))) == 1
+
+
+def test_an_engine_that_started_with_tuned_limits_learns_the_spec_s_and_is_lent_the_tuned_ones_again_at_once() -> None:
+    tuned = SPEC.model_copy(update={"max_num_seqs": 9})
+    started = sample(effective=replace(LIMITS, max_num_seqs=9), baseline=replace(LIMITS, max_num_seqs=9), revision=3)
+    first, second = tuning._calls("p", started, tuning._goal(Limits(tuned, SPEC, None, "")), 30)
+    assert (first.limits.max_num_seqs, first.lease_s, first.expected_revision) == (4, 0, 3)
+    assert (second.limits.max_num_seqs, second.lease_s, second.expected_revision) == (9, 30, 4)
