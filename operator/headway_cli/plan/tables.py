@@ -18,14 +18,18 @@ def rows(found: Sequence[Row]) -> list[str]:
     wide = max(5, *(len(row.gpu) + 1 for row in found))
     priced, shared = any(row.usd_per_hour for row in found), any(row.slack for row in found)
     head = f"{'GPU':{wide}}{'TP':>2}{'link':>7}{'replicas':>9}{'TTFT p95':>9}{'ITL p95':>8}{'tokens/s':>9}"
-    head += (f"{'USD/h':>8}{'USD/Mtok':>9}" if priced else "") + (f"{'in slack':>9}" if shared else "")
+    # A line has no room for all three; the hour's price is that of the GPUs, the others cannot be read off a row.
+    hourly = priced and not shared
+    head += (f"{'USD/h':>8}" if hourly else "") + (f"{'USD/Mtok':>9}" if priced else "")
+    head += f"{'slack':>6}" if shared else ""
     lines = [f"{head} binds"]
     for row in found:
         via = row.interconnect if row.interconnect and row.tp > 1 else "-"
         line = f"{row.gpu:{wide}}{row.tp:>2}{via:>7}{row.replicas or '-':>9}"
         line += f"{cell(row.ttft_p95_ms, 1):>9}{cell(row.itl_p95_ms, 1):>8}{cell(row.tokens_per_s, 0):>9}"
-        line += f"{cell(row.usd_per_hour, 2):>8}{cell(row.usd_per_million, 3):>9}" if priced else ""
-        line += f"{cell(row.slack.waiting if row.slack else None, 2):>9}" if shared else ""
+        line += f"{cell(row.usd_per_hour, 2):>8}" if hourly else ""
+        line += f"{cell(row.usd_per_million, 3):>9}" if priced else ""
+        line += f"{cell(row.slack.waiting if row.slack else None, 2):>6}" if shared else ""
         beside = row.replicas > 0 or len(line) + 1 + len(row.binds) <= COLUMNS
         lines.append(f"{line} {row.binds}" if beside else line)
         if not beside:

@@ -16,7 +16,7 @@ from headway_operator.core.window import COUNTERS, HISTOGRAMS, PodWindow, answer
 from headway_planner.model import Latency, LoadView
 from headway_planner.scale import QUEUE_SEEN_S
 
-POOLED = 64  # engines at most whose windows are taken; a percentile of their requests errs less than a histogram's bucket
+POOLED = 64  # engines whose windows are taken; a percentile of their requests errs less than a histogram bucket
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 Every 10 s over a window of 180 s: r = use / target; r > 1.1: min(ceil(n r), ceil(2 n)); r < 0.9: max(ceil(n r), floor(n / 2));
 a smaller count waits for the maximum of 300 s, a larger one for nothing. The metric has no default; 16 in flight as for the HPA.
+
+Source: vllm-project/aibrix, pkg/controller/podautoscaler (algorithm/apa.go).
 """
 
 import math

@@ -5,6 +5,8 @@ from a profile; ours comes from the step model, which flatters it, since it is e
 Load, every 5 s, always one replica, nothing while replicas start: +1 when every engine predicts a TTFT or ITL over its
 objective; -1 when on every engine the queue part at load * n / (n - 1) stays under 80 % of (objective - own compute), and KV
 and ITL fit. Predictions here use the step model instead of its regression on 5-64 samples. Defaults: TTFT 500 ms, ITL 50 ms.
+
+Source: ai-dynamo/dynamo, components/src/dynamo/planner (core/throughput_scaling.py, core/load_scaling.py, config/defaults.py).
 """
 
 import math

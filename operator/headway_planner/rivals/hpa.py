@@ -4,6 +4,8 @@ Every 15 s, metrics 30 s old. ratio = mean over pods with a sample / target, kep
 An engine that loads weights runs without a sample and is *missing*: it counts at the target when the ratio is below 1, at 0
 when above, and nothing changes when that flips the direction. Up at most max(100 %, 4 pods) per 15 s, down to the largest
 recommendation of 300 s. There is no default target; 16 in flight is that of the llm-d guide.
+
+Source: kubernetes/kubernetes, pkg/controller/podautoscaler (replica_calculator.go); the target: guide "workload-autoscaling" of llm-d.
 """
 
 import math

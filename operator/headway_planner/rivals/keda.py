@@ -3,6 +3,8 @@
 External metric, AverageValue: r = total / (threshold * replicas), kept inside 1 +- 0.1, else ceil(total / threshold). HPA
 behaviour at its defaults; scaling between 0 and 1 (KEDA's own part: poll 30 s, cooldown 300 s) is outside of the bounds used
 here. Prometheus and the adapter make the metric 30 s old.
+
+Source: KEDA's reference of ScaledObject (AverageValue triggers, polling, cooldown), and the HPA that it makes: `hpa.py`.
 """
 
 import math

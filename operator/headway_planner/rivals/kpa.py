@@ -4,6 +4,8 @@ Tick 2 s; stable window 60 s, panic window 6 s, target = 70 % of the concurrency
 clamped to [floor(ready / 2), ceil(1000 * ready)]. Panic begins when the panic want is twice the ready pods and ends 60 s after
 the last trigger; in panic the count never falls. Then the maximum over the scale-down delay (default 0). It counts ready pods
 only, so it orders again while pods start (knative/serving#4344).
+
+Source: knative/serving, pkg/autoscaler/scaling/autoscaler.go, with the defaults of its ConfigMap config-autoscaler.
 """
 
 import math

@@ -6,6 +6,8 @@
     want  = n + ceil(n (s c / 0.55 - 1)) when s > 0.55; n - floor(n (1 - s / 0.40)) when s < 0.40; else n
 
 HPA: up max(100 %, 4) per 60 s after a window of 30 s; down 1 per 120 s after 180 s.
+
+Source: llm-d's guide "workload-autoscaling", its SLO-aware variant, which also has the published run: 95.8 % at 5.93 replicas.
 """
 
 import math

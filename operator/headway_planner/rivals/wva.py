@@ -5,6 +5,8 @@ others, +1 when mean spare KV < 0.10 or mean spare queue < 3 and nothing starts,
 V2: demand = KV tokens in use + queue * mean input; a replica's capacity k is 0.8 of its KV, or less when a queue >= 5 was
 seen at fewer tokens in use (mean of the last 10); up by ceil((demand / 0.85 - supply) / k), supply with starting replicas,
 down by floor((supply of the ready - demand / 0.70) / k).
+
+Source: llm-d/llm-d-workload-variant-autoscaler, release 0.9.0; V2's capacity that counts a stock: its issue 1500.
 """
 
 import math

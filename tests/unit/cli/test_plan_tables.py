@@ -33,4 +33,8 @@ def test_columns_without_a_figure_are_left_out() -> None:
     head, row = tables.rows([serves(slack=slack)])
     assert "USD" not in head
     assert max(len(head), len(row)) <= tables.COLUMNS
+    both = tables.rows([serves(slack=slack, usd_per_hour=1234.5, usd_per_million=12.345)])
+    assert max(map(len, both)) <= tables.COLUMNS
+    assert "USD/Mtok slack binds" in both[0]
+    assert "USD/h" not in both[0], "there is no room for it"
     assert "USD/h" in tables.rows([serves(usd_per_hour=1.0, usd_per_million=math.inf)])[0]
