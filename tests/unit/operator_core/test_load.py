@@ -63,6 +63,14 @@ def test_silent_pod_is_left_out_and_named():
     assert load.queue_depth == 3
 
 
+def test_pod_that_contradicted_itself_in_the_window_is_silent_though_its_last_answers_are_sound():
+    sound = (at(0), at(10, requests_received=5))
+    shrunk = (at(0, preemptions=9), at(9, preemptions=4), at(10, preemptions=5))
+    load = fleet_load(["a", "b"], {"a": sound, "b": shrunk}, 10, 60)
+    assert (load.silent, sorted(load.latest)) == (("b",), ["a"])
+    assert (load.view.serving, load.view.reporting) == (2, 1)
+
+
 def test_pods_are_pooled_by_requests_not_by_pod_averages():
     slow, fast = buckets(*[1000.0] * 1), buckets(*[10.0] * 99)
     samples = {"a": (at(0), at(10, ttft=slow)), "b": (at(0), at(10, ttft=fast))}
