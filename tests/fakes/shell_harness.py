@@ -24,6 +24,7 @@ class FakeControl:
 
     told: list[tuple[str, str]] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)  # pods, whether they answered or not
 
     async def set_limits(self, pod: PodView, limits: LimitsPatch, lease_s: int, expected_revision: int) -> None:
         self._tell("limits", pod)
@@ -32,6 +33,7 @@ class FakeControl:
         self._tell("drain", pod)
 
     def _tell(self, what: str, pod: PodView) -> None:
+        self.asked.append(pod.name)
         if pod.name in self.silent:
             raise EngineError("UNAVAILABLE", "no route")
         self.told.append((what, pod.name))

@@ -370,6 +370,7 @@ async def test_a_silent_engine_holds_up_only_itself(
 
     outcome = await make_reconciler(decide)(KEY)
     assert control.told == [("limits", "demo-abc123-1")] * 2
+    assert control.asked.count("demo-abc123-0") == 1, "a pass waits for one timeout of it"
     assert outcome == Outcome(2.0)  # no failure, but sooner than asked
 
 
