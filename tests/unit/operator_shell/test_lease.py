@@ -66,6 +66,16 @@ def test_a_killed_leader_is_replaced_within_twenty_seconds() -> None:
     assert 15.0 <= run_virtual(scene()) < 20.0
 
 
+def test_the_holder_s_own_duration_counts_where_versions_disagree() -> None:
+    async def scene() -> float:
+        kube = FakeKube()
+        longer = LeaseTiming(duration_s=60.0, renew_deadline_s=40.0, retry_s=2.0)
+        await Lease(kube, REF, "a", longer).acquire()
+        return await seconds(lease(kube, "b").acquire())
+
+    assert 60.0 <= run_virtual(scene()) < 65.0
+
+
 def test_a_released_lease_is_taken_at_the_next_try() -> None:
     async def scene() -> float:
         kube = FakeKube()

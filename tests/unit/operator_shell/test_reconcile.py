@@ -269,9 +269,14 @@ async def test_a_pass_hands_its_memory_to_the_next_one_until_the_fleet_is_gone(
         # What was seen stays seen, also when the write of this pass fails.
         return Plan((WriteStatus({"replicas": 1}, "x"),), 30.0, LoopMemory(revision=f"after pass {len(seen)}"))
 
+    def refused(request: Request) -> None:
+        if request.is_write and len(seen) == 2:
+            raise KubeError(Failure.RETRYABLE, "no answer")
+
+    kube.before = refused
     reconcile = make_reconciler(decide)
-    for _ in range(4):
-        await reconcile(KEY)
+    outcomes = [await reconcile(KEY) for _ in range(4)]
+    assert [outcome.failure for outcome in outcomes] == [None, Failure.RETRYABLE, None, None]
     assert [memory.revision if memory else None for memory in seen] == [
         None,
         "after pass 1",
