@@ -133,7 +133,9 @@ def _said(one: Finding) -> str:
 def _amount(value: float, unit: str, sign: str = "") -> str:
     if unit == "tokens":
         return f"{value:{sign},.0f}"
-    return f"{value:{sign}.1f}x" if unit == "x" else f"{value:{sign}.0f} {unit}"
+    # What is off by less than a percent is not "-0 %".
+    digits = 1 if 0 < abs(value) < 1 else 0
+    return f"{value:{sign}.1f}x" if unit == "x" else f"{value:{sign}.{digits}f} {unit}"
 
 
 def cell(value: float | None, digits: int) -> str:

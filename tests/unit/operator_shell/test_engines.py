@@ -58,6 +58,13 @@ async def test_a_pod_without_an_address_is_not_called(engines: Engines, engine: 
     assert engines.samples(KEY) == {}
 
 
+async def test_a_pod_that_got_another_address_is_called_there(engines: Engines) -> None:
+    engines.track(KEY, [replace(POD, ip="127.0.0.9")], 60.0)
+    engines.track(KEY, [POD], 60.0)
+    await engines.poll()
+    assert len(engines.samples(KEY)[POD.name]) == 1
+
+
 async def test_a_silent_engine_delays_nobody_and_leaves_no_sample(engine: FakeEngineControl) -> None:
     engine.hang = True
     server, port = await engine.serve("127.0.0.1:0")
