@@ -7,7 +7,7 @@ from fleet_world import World, spec
 from headway_operator.core import names
 from headway_operator.core.decide import decide
 from headway_operator.core.intake import lost_pods, start_times
-from headway_operator.core.plan import Apply, Emit, MarkServing
+from headway_operator.core.plan import Apply, Emit, MarkServing, SetLimits
 from headway_operator.shell.kube import text_at
 
 
@@ -78,3 +78,15 @@ def test_an_engine_that_has_just_become_ready_is_no_lost_one_until_it_stays_sile
     told = [action for action in world.run().actions if isinstance(action, Emit)]
     assert world.condition("MetricsAvailable")["reason"] == "MetricsLost"
     assert "MetricsLost" in [emit.event_reason for emit in told if emit.type == "Warning"]
+
+
+def test_a_pod_that_was_refused_a_moment_ago_is_not_asked_for_yet_and_pods_that_run_are_cared_for():
+    world = World(spec(replicas=1))
+    world.settle()
+    world.edit(replicas=2, engine={**world.manifest["spec"]["engine"], "limits": {"maxNumSeqs": 3}})
+    refused = replace(world.observe(), refused="exceeded quota: pods=1", hold_creation=True)
+    held = decide(refused).actions
+    assert [action.manifest["kind"] for action in held if isinstance(action, Apply)] == ["PodDisruptionBudget"]
+    assert any(isinstance(action, SetLimits) for action in held)
+    again = decide(replace(refused, hold_creation=False)).actions
+    assert "Pod" in [action.manifest["kind"] for action in again if isinstance(action, Apply)]

@@ -197,6 +197,7 @@ def test_refused_requests_are_critical() -> None:
     one = evidence(waiting=512.0)
     found = symptoms(replace(one, load=replace(one.load, queue_full=31)))[0]
     assert (found.name, found.severity) == (Reason.QUEUE_FULL, Severity.CRITICAL)
+    assert symptoms(replace(one, load=replace(one.load, queue_full=1)))[0].name is Reason.QUEUE_FULL, "one is enough"
     assert "31 of 120 requests were refused in 60 s" in found.words
 
 

@@ -304,8 +304,8 @@ async def test_pods_of_a_foreign_owner_are_not_observed(kube: FakeKube, make_rec
     assert seen[0].pods == ()
 
 
-def autoscaler(name: str, target: str) -> Manifest:
-    target_ref = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": target}
+def autoscaler(name: str, target: str, kind: str = names.KIND) -> Manifest:
+    target_ref = {"apiVersion": names.API_VERSION, "kind": kind, "name": target}
     return {
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": name, "namespace": KEY.namespace},
@@ -318,7 +318,8 @@ async def test_autoscalers_on_a_fleet_are_looked_for_where_their_writes_are_refu
     kube: FakeKube, make_reconciler: MakeReconciler, mode: str, seen: tuple[str, ...]
 ) -> None:
     kube.edit(KEY.ref, lambda stored: stored["spec"].update(scaling={"mode": mode}))
-    for manifest in (autoscaler("mine", KEY.name), autoscaler("other", "other-fleet")):
+    others = (autoscaler("other", "other-fleet"), autoscaler("namesake", KEY.name, "Deployment"))
+    for manifest in (autoscaler("mine", KEY.name), *others):
         kube.put(manifest)
     found: list[Observed] = []
 
