@@ -188,3 +188,12 @@ def test_what_came_while_nobody_answered_is_demand_when_the_engine_does_again() 
         taken = take_in(Reports(1, {} if found is None else {"a": found}), memory, Verdict())
         memory = replace(memory, engines=taken.engines, totals=taken.intake.totals)
     assert memory.totals.arrivals == 60
+
+
+@pytest.mark.parametrize(("serving", "stale"), [(1, False), (2, False), (3, True)])
+def test_what_fewer_than_half_of_the_engines_counted_is_no_demand(serving: int, stale: bool) -> None:
+    verdict = Verdict(None)
+    before = take_in(Reports(serving, {"a": engine(0.0, 0, 0)}, TARGETS_MS), LoopMemory(), verdict)
+    memory = LoopMemory(engines=before.engines)
+    taken = take_in(Reports(serving, {"a": engine(1.0, 9, 0)}, TARGETS_MS), memory, verdict).intake
+    assert (taken.stale, taken.totals.arrivals) == (stale, 0.0 if stale else 9.0 * serving)

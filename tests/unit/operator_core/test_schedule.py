@@ -1,11 +1,14 @@
 """Windows of spec.schedules: what they change, when they end, what is refused. The world begins at 2026-01-01 00:00 UTC."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from fleet_world import World, spec
 
+from headway_operator.api.v1alpha1 import LLMDeploymentSpec, Schedule
 from headway_operator.core.plan import Emit
+from headway_operator.core.schedule import effective
 
 NIGHT = {"name": "night", "cron": "0 1 * * *", "durationSeconds": 3600}
 
@@ -48,6 +51,15 @@ def test_limits_follow_the_window_and_come_back_without_a_new_pod() -> None:
     assert seqs(at(one, 7200)) == 4
     assert one.ready() == pods
     assert [word for word in events(one) if word.startswith("Schedule")] == ["ScheduleBegan", "ScheduleEnded"]
+
+
+def test_a_window_of_a_whole_day_begins_anew_when_a_clock_change_makes_the_day_shorter() -> None:
+    allday = Schedule(name="all", cron="0 0 * * *", time_zone="Europe/Berlin", duration_seconds=86_400)
+    fleet = LLMDeploymentSpec.model_validate(spec()).model_copy(update={"schedules": (allday,)})
+    status = effective(fleet, datetime(2026, 3, 29, 12, tzinfo=UTC)).status  # a Sunday of 23 hours
+    assert status is not None
+    assert [one.since for one in status.active] == [datetime(2026, 3, 28, 23, tzinfo=UTC)]
+    assert status.next_change_time == datetime(2026, 3, 29, 22, tzinfo=UTC)
 
 
 def test_replicas_follow_the_window_and_return() -> None:
