@@ -148,7 +148,7 @@ async def _story(namespace: str, reference: Reference) -> None:
 
     # Hardly anybody asks any more: in again, drained first. Streams to both replicas in turn go on through the scale-in.
     longest_s = longest_removal_s(steps.engine_pods(NAME, namespace), during.completed)
-    async with Load(NAME, namespace, clients=1, rests=True, prompt=PROMPT, max_tokens=32) as trickle:
+    async with Load(NAME, namespace, clients=1, rests=True, replicas=2, prompt=PROMPT, max_tokens=32) as trickle:
         await trickle.until("a scale-in", lambda: len(uids(NAME, namespace)) == 1, longest_s)
     assert trickle.outcome.failures == []
     restarts = [
