@@ -4,8 +4,8 @@ The fleet is the one of the unit tests: pods and engines in memory, here with th
 pass gets a new sample of every engine, as the operator's poll delivers it, and the memory of the pass before. Prints one JSON
 object with the seconds of process time per pass. The collector has the operator's thresholds; `max_s` holds its full runs, over the
 samples of all engines, if there are any.
-Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20] [--classes]`; `--classes`: half of the
-requests are batch work with a deadline.
+Usage: `python benchmarks/bench_decide.py [--replicas 5000] [--passes 20] [--classes [2 | 3]]`; `--classes`, or 2: half of the
+requests are batch work with a deadline; 3: and there are as many of class realtime.
 """
 
 import argparse
@@ -30,7 +30,10 @@ from headway_operator.core.observed import ClassSample, EngineSample  # noqa: E4
 from headway_operator.core.tuning import patch  # noqa: E402
 
 WINDOW_S = 60
-SHARED: dict[str, object] = {"classes": [{"workloadClass": "batch", "deadlineSeconds": 3600}]}
+OTHERS: list[dict[str, object]] = [
+    {"workloadClass": "batch", "deadlineSeconds": 3600},
+    {"workloadClass": "realtime"},
+]  # classes beside interactive
 
 
 def main() -> None:
@@ -38,10 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicas", type=int, default=5000)
     parser.add_argument("--passes", type=int, default=20)
-    parser.add_argument("--classes", action="store_true")
+    parser.add_argument("--classes", type=int, choices=(1, 2, 3), nargs="?", const=2, default=1)
     options = parser.parse_args()
     gc.set_threshold(*COLLECTOR)
-    world = fleet(options.replicas, SHARED if options.classes else {})
+    world = fleet(options.replicas, OTHERS[: options.classes - 1])
     chance = random.Random(1)  # noqa: S311  a load, no secret
     for name in world.samples:
         world.samples[name] = [loaded(world, name, chance, age_s) for age_s in range(WINDOW_S + 5, 0, -1)]
@@ -69,10 +72,10 @@ def main() -> None:
     print(json.dumps(row))
 
 
-def fleet(replicas: int, classes: dict[str, object]) -> World:
-    """A settled fleet of so many replicas, in modes Auto and Auto."""
+def fleet(replicas: int, others: list[dict[str, object]]) -> World:
+    """A settled fleet of so many replicas, in modes Auto and Auto. `others`: objectives of classes beside interactive."""
     scaling = {"mode": "Auto", "minReplicas": replicas, "maxReplicas": 10_000}
-    slo = {"workloadClass": "interactive", "windowSeconds": WINDOW_S, **classes}
+    slo = {"workloadClass": "interactive", "windowSeconds": WINDOW_S, **({"classes": others} if others else {})}
     world = World(spec(slo=slo, scaling=scaling, tuning={"mode": "Auto"}), boot_s=1)
     for _ in range(6):
         world.step(1.0)
@@ -91,7 +94,8 @@ def loaded(world: World, name: str, chance: random.Random, age_s: float) -> Engi
     one = ClassSample(
         histogram, histogram, histogram, admitted=count, finished=count, prompt_tokens_admitted=100 * count
     )
-    shared = "classes" in world.manifest["spec"]["slo"]
+    others = world.manifest["spec"]["slo"].get("classes", [])
+    more = {other["workloadClass"]: replace(one, admitted=count + 7) for other in others}
     return replace(
         world.samples[name][-1],
         taken_s=at_s,
@@ -110,7 +114,7 @@ def loaded(world: World, name: str, chance: random.Random, age_s: float) -> Engi
         prefill=histogram,
         itl=histogram,
         step=histogram,
-        classes={"interactive": one, "batch": replace(one, admitted=count + 7)} if shared else {},
+        classes={"interactive": one, **more} if more else {},
     )
 
 

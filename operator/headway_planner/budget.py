@@ -12,14 +12,14 @@ Caution makes memories longer and is no margin on the count: bursts that came on
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 HALF_LIFE_S = 1200.0
 FREE = 100.0  # requests
 CALM, ALARM = 2.0, 20.0  # burns at which caution begins and is complete
 
 
-@dataclass(frozen=True, slots=True)
-class FirstTokens:
+class FirstTokens(NamedTuple):  # one is made for each engine of a pass, and a frozen dataclass costs twice as much
     """Counts of first tokens; those of a fleet since any start never fall.
 
     Attributes:

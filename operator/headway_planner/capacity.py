@@ -5,7 +5,7 @@ prefill each), and the rest makes decode steps of d(B): r * out = B * (1 - r * p
 and a token takes d(B) / (1 - r * p) on average.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from headway_planner.model import BatchLimits
 from headway_planner.steps import StepCost
@@ -71,19 +71,19 @@ def sustained(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: flo
     prefill = prefill_s(model, mix, limits.tokens)
     context = mix.context
     most = min(limits.seqs, max(1, int(0.9 * model.kv_tokens / max(mix.held, mix.inputs + mix.outputs))))
-    one = best = _at(model, mix, 1, prefill, context)
-    aim_ms = _worked_for(itl_target_ms, one.itl_ms)
-    low, high = 1, most
+    alone, alone_ms = rate, itl_ms = _at(model, mix, 1, prefill, context)
+    aim_ms = _worked_for(itl_target_ms, alone_ms)
+    batch, low, high = 1, 1, most
     while low <= high:
-        batch = (low + high) // 2
-        found = _at(model, mix, batch, prefill, context)
-        if found.itl_ms <= aim_ms:
-            best, low = found, batch + 1
+        middle = (low + high) // 2
+        found = _at(model, mix, middle, prefill, context)
+        if found[1] <= aim_ms:
+            (rate, itl_ms), batch, low = found, middle, middle + 1
         else:
-            high = batch - 1
+            high = middle - 1
     # The step is close to a line in the batch, so two points of it say what smaller batches do.
-    each = (best.batch / best.rate - 1 / one.rate) / max(1.0, best.batch - 1)
-    return replace(best, fixed_s=1 / one.rate - each, each_s=each)
+    each = (batch / rate - 1 / alone) / max(1.0, batch - 1)
+    return Capacity(rate, batch, itl_ms, fixed_s=1 / alone - each, each_s=each)
 
 
 def _worked_for(target_ms: float, alone_ms: float) -> float:
@@ -96,10 +96,11 @@ def _worked_for(target_ms: float, alone_ms: float) -> float:
     return target_ms if over <= 0 else alone_ms * (1 + GIVE_UP * over)
 
 
-def _at(model: StepCost, mix: Mix, batch: int, prefill: float, context: float) -> Capacity:
+def _at(model: StepCost, mix: Mix, batch: int, prefill: float, context: float) -> tuple[float, float]:
+    """Requests per second, and milliseconds between tokens."""
     step = model.decode_ms(batch, batch * context) / 1000
     rate = batch / (step * max(1.0, mix.outputs) + batch * prefill)
-    return Capacity(rate, batch, 1000 * step / max(1e-9, 1 - rate * prefill))
+    return rate, 1000 * step / max(1e-9, 1 - rate * prefill)
 
 
 def mean_mix(sums: tuple[float, float, float, float], before: Mix | None, held: float) -> Mix | None:

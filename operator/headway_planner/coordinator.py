@@ -20,16 +20,15 @@ leaves free; `up` and `keep` are raised only as far as their deadlines need it (
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from headway_planner.budget import Answer, FirstTokens, caution, spent, told
-from headway_planner.capacity import Mix, mean_mix, sustained, token_ms
+from headway_planner.capacity import Capacity, Mix, mean_mix, sustained, token_ms
 from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
 from headway_planner.forecast import Ask, Past, believed_s, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
-from headway_planner.staffing import UTILIZATION
+from headway_planner.staffing import UTILIZATION, mean
 from headway_planner.steps import StepCost
 
 HISTORY_S, REACT_S = 3600, 10
@@ -296,18 +295,17 @@ def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
 
 
 def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
-    now_s = intake.at_s
-    rate = _rate(config, memory)
+    now_s, engine = intake.at_s, _engine(config, memory)
+    rate = _rate(engine, memory)
     backlog_s = _work(config, memory, (intake.waiting, intake.queued_tokens, 0.0, 0.0))
     if backlog_s is None:
         return None, memory
     now, reactive = (math.ceil(one / UTILIZATION - 1e-9) for one in (rate, rate + backlog_s / DRAIN_S))
     lead_s = start_s(memory) + SETTLE_S
     due, due_longer, batch = _due(config, memory, now_s, lead_s)
-    up, level = _forecast(config, memory, lead_s, config.up_quantile)
-    up = max(up, due)
     keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
-    down, _ = _forecast(config, memory, keep_s, config.down_quantile)
+    up, down, level = _forecasts(config, memory, engine, (lead_s, keep_s))
+    up = max(up, due)
     demand, keep = (_bounded(max(one, up, down, due_longer), config) for one in (now, reactive))
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
     # A replica that waits in vain for as long as a start takes costs as much as one that is missed.
@@ -329,23 +327,23 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     return needs, replace(memory, answers=answers, turns=turns)
 
 
-def _rate(config: CoordinatorConfig, memory: Memory) -> float:
+def _engine(config: CoordinatorConfig, memory: Memory) -> Capacity | None:
+    """What an engine sustains of the requests of late; None while it is not known."""
+    model, mix = model_of(config, memory), memory.mix
+    return None if model is None or mix is None else sustained(model, mix, config.baseline, config.itl_target_ms)
+
+
+def _rate(engine: Capacity | None, memory: Memory) -> float:
     """The demand of the last seconds, engines: of prompts as it came, of answers as slots see it.
 
     An answer holds its slot for as long as it takes, so the slots that are taken follow the mean demand of that time: of a
     shorter surge nothing waits. A full engine turns its batch over in batch / rate.
     """
-    model, mix = model_of(config, memory), memory.mix
-    if model is None or mix is None:
+    if engine is None:
         return 0.0
-    engine = sustained(model, mix, config.baseline, config.itl_target_ms)
     stay_s = min(MOST_LEVEL_S, max(REACT_S, round(engine.batch / engine.rate)))
-    answers = _mean(memory.work[-stay_s:]) - _mean(memory.prompts[-stay_s:])
-    return _mean(memory.prompts[-REACT_S:]) + answers
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    answers = mean(memory.work[-stay_s:]) - mean(memory.prompts[-stay_s:])
+    return mean(memory.prompts[-REACT_S:]) + answers
 
 
 def _left_ms(config: CoordinatorConfig, memory: Memory) -> float | None:
@@ -370,22 +368,25 @@ def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float)
         return engines_for(backlog, left_ms / 1000, memory.work, until_s)
 
     span_s = round(min(config.deadline_s, len(memory.work)))
-    steady = backlog.rate(now_s) * each_ms / 1000 + _mean(memory.work[-span_s:])
+    steady = backlog.rate(now_s) * each_ms / 1000 + mean(memory.work[-span_s:])
     up, keep = (math.ceil(one / UTILIZATION - 1e-9) for one in (due(AIM_UP), max(due(AIM_KEEP), steady)))
     return up, keep, f", {up} for {left_ms / 1000:.0f} s of work with deadlines"
 
 
-def _forecast(config: CoordinatorConfig, memory: Memory, horizon_s: float, share: float) -> tuple[int, float]:
-    """Replicas for the demand that may come within the horizon, and its level."""
-    model, mix = model_of(config, memory), memory.mix
+def _forecasts(
+    config: CoordinatorConfig, memory: Memory, engine: Capacity | None, horizons_s: tuple[float, float]
+) -> tuple[int, int, float]:
+    """Replicas for the demand that may come before an order serves, and, no fewer, before a removal is undone; the first's level."""
     # An hour without any demand needs no replay: a thousand idle fleets should cost nothing.
-    if model is None or mix is None or not any(memory.work):
-        return config.min_replicas, 0.0
-    engine = sustained(model, mix, config.baseline, config.itl_target_ms)
+    if engine is None or not any(memory.work):
+        return config.min_replicas, config.min_replicas, 0.0
     level_s = round(min(MOST_LEVEL_S, max(LEAST_LEVEL_S, start_s(memory))))
     care = caution(memory.first, config.late_allowed)
-    ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, level_s, care)
-    return forecast(Past(memory.work, memory.prompts), engine, ask, horizon_s, share)
+    ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, care)
+    past = Past.of(memory.work, memory.prompts, level_s)
+    up, level = forecast(past, engine, ask, horizons_s[0], config.up_quantile)
+    down, _ = forecast(past, engine, ask, horizons_s[1], config.down_quantile, least=up)
+    return up, down, level
 
 
 def _bounded(count: int, config: CoordinatorConfig) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway_planner.capacity import Capacity
-from headway_planner.staffing import UTILIZATION, centred_mean, needed, rise, rolling_mean
+from headway_planner.staffing import UTILIZATION, centred_mean, mean, needed, rise, rolling_mean
 
 REPLAY_S, REPLAY = 900, 4  # seconds at the most, horizons
 LEVEL_FLOOR = 0.5  # engines
@@ -29,24 +29,35 @@ SLOTS = 0.5  # share of the free slots that a forecast may fill
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Engines of demand, one value a second, oldest first: all work, and that of prompts."""
+    """Engines of demand, one value a second, oldest first: all work, and that of prompts.
+
+    Attributes:
+        level_s: what a level is a mean of.
+        levels: of all work, at each second.
+    """
 
     work: Sequence[float]
     prompts: Sequence[float]
+    level_s: int
+    levels: list[float]
+
+    @classmethod
+    def of(cls, work: Sequence[float], prompts: Sequence[float], level_s: int = 60) -> "Past":
+        """With its levels, which every forecast looks at."""
+        return cls(work, prompts, level_s, rolling_mean(work, level_s))
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What the replicas must hold: the TTFT target, the share of late requests, the most replicas, a removal's window.
 
-    `level_s`: what a level is a mean of. `caution`: 0 to 1, see `budget.py`.
+    `caution`: 0 to 1, see `budget.py`.
     """
 
     ttft_target_ms: float
     late_allowed: float
     max_replicas: int
     hold_s: float = 60.0
-    level_s: int = 60
     caution: float = 0.0
 
 
@@ -55,17 +66,22 @@ def believed_s(horizon_s: float) -> float:
     return max(3 * horizon_s, min(EVIDENCE * horizon_s, EVIDENCE_S))
 
 
-def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: float) -> tuple[int, float]:
-    """Replicas for the level that the demand exceeds within the horizon with probability 1 - `share`; and that level."""
-    levels = rolling_mean(past.work, ask.level_s)
+def forecast(
+    past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: float, *, least: int = 1
+) -> tuple[int, float]:
+    """Replicas for the level that the demand exceeds within the horizon with probability 1 - `share`; and that level.
+
+    `least`: fewer are not looked for.
+    """
+    levels = past.levels
     if not levels:
-        return 1, 0.0
+        return least, 0.0
     now = levels[-1]
     ahead = (now + LEVEL_FLOOR) * GROWTH_PRIOR - LEVEL_FLOOR
     # A long start may meet a load that has only risen since it is seen.
     margin = min(GROWTH_PRIOR, PEAK_MARGIN * max(1.0, horizon_s / LONG_S))
     if len(levels) >= believed_s(horizon_s):
-        ahead, margin = now + rise(levels, (round(horizon_s), ask.level_s), share), PEAK_MARGIN
+        ahead, margin = now + rise(levels, (round(horizon_s), past.level_s), share), PEAK_MARGIN
     ahead = max(now, min(ahead, margin * max(levels)))
     slack_s = SLACK * ask.ttft_target_ms / 1000
 
@@ -76,15 +92,18 @@ def forecast(past: Past, engine: Capacity, ask: Ask, horizon_s: float, share: fl
     def wait_s(count: int) -> float:
         return slack_s + SLOTS * engine.slack_s(ahead / (UTILIZATION * count))
 
-    every = needed(_at_level(past.work[-replay:], ahead, ask.level_s), wait_s, ask.late_allowed, ask.max_replicas)
-    prompts = ahead / max(now, LEVEL_FLOOR) * (rolling_mean(past.prompts, ask.level_s) or [0.0])[-1]
-    first = needed(
-        _at_level(past.prompts[-replay:], prompts, ask.level_s), lambda _: slack_s, ask.late_allowed, ask.max_replicas
-    )
-    return max(every, first), ahead
+    most, allowed = ask.max_replicas, ask.late_allowed
+    every = needed(_at_level(past.work[-replay:], ahead, past.level_s), wait_s, allowed, most, least=least)
+    prompts = ahead / max(now, LEVEL_FLOOR) * mean(past.prompts[-past.level_s :])
+    first = _at_level(past.prompts[-replay:], prompts, past.level_s)
+    return needed(first, lambda _: slack_s, allowed, most, least=every), ahead
 
 
 def _at_level(values: Sequence[float], level: float, span_s: int) -> list[float]:
     """The last minutes at another level. A larger demand is more users, whose bursts add with the square root."""
-    pairs = zip(values, centred_mean(values, span_s), strict=True)
-    return [max(0.0, level + (one - mean) * math.sqrt(level / max(mean, LEVEL_FLOOR))) for one, mean in pairs]
+    sqrt = math.sqrt  # some thousand seconds in each decision: a name to look up less, and no `max`, which is slow
+    shifted = [
+        level + (one - local) * sqrt(level / (local if local > LEVEL_FLOOR else LEVEL_FLOOR))  # noqa: FURB136
+        for one, local in zip(values, centred_mean(values, span_s), strict=True)
+    ]
+    return [one if one > 0.0 else 0.0 for one in shifted]  # noqa: FURB136

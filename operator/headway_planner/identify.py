@@ -13,7 +13,9 @@ not seen. For the same reason what the fit does not explain is added to every co
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from typing import NamedTuple
 
 from headway_planner.non_negative import eliminated
 
@@ -24,8 +26,7 @@ RIDGE = 1e-4  # share of the steps' weight that pulls the constant to zero: deci
 UNKNOWN_KV = 2**31  # of an engine that does not say how much it holds
 
 
-@dataclass(frozen=True, slots=True)
-class StepsDone:
+class StepsDone(NamedTuple):  # one is made for each engine of a pass, and a frozen dataclass costs twice as much
     """What one engine did between two samples. `busy_ms`: the time of the steps together."""
 
     steps: int
@@ -106,6 +107,7 @@ def learn(fit: Fit, done: Iterable[StepsDone]) -> Fit:
     )
 
 
+@lru_cache(maxsize=64)  # a decision asks for the model of the same fit many times; fleets, in turn
 def learnt(fit: Fit, kv_tokens: int) -> LearntSteps | None:
     """The model, None while too little was seen. `kv_tokens` 0: not known."""
     if fit.observations < ENOUGH or fit.output_tokens < ENOUGH_TOKENS or fit.time_square <= 0:

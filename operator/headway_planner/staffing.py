@@ -6,37 +6,53 @@ the slack is late. The answer is the smallest count that leaves no more late wor
 bursts count as long and as high as they were.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 UTILIZATION = 0.95  # share of the sustained rate that is planned with
 
 
-def late_share(work: Sequence[float], replicas: float, slack_s: float) -> float:
-    """Share of the work that waits longer than `slack_s` when `replicas` serve it; `work` is one value a second."""
+def late_share(work: Sequence[float], replicas: float, slack_s: float, enough: float = math.inf) -> float:
+    """Share of the work that waits longer than `slack_s` when `replicas` serve it; `work` is one value a second.
+
+    Over `enough` it is not counted to the end.
+    """
     serves = UTILIZATION * replicas
     most = slack_s * serves
-    backlog = late = total = 0.0
+    total = sum(work)
+    backlog = late = 0.0
     for arrived in work:
-        total += arrived
+        if not backlog and arrived <= serves:
+            continue
         # The second's own arrivals wait for each other, half of them on average.
         if (backlog + 0.5 * (arrived - serves) if arrived > serves else backlog) > most:
             late += arrived
+            if late > enough * total:
+                break
         left = backlog + arrived - serves
         backlog = left if left > 0.0 else 0.0  # noqa: FURB136 - an hour of seconds for each count, and `max` is slow
     return late / total if total > 0 else 0.0
 
 
-def needed(work: Sequence[float], slack_s: Callable[[int], float], allowed: float, most: int) -> int:
-    """The smallest count, 1 to `most`, with a late share of at most `allowed`; `most` when there is none."""
-    low, high = 1, most
+def needed(work: Sequence[float], slack_s: Callable[[int], float], allowed: float, most: int, *, least: int = 1) -> int:
+    """The smallest count, `least` to `most`, with a late share of at most `allowed`; `most` when there is none.
+
+    `slack_s`: of a count; a larger one may have no less work in the queue. Where a count serves each second in it, none waits.
+    """
+    low, high = least, max(least, min(most, math.ceil(max(work, default=0.0) / UTILIZATION)))
     while low < high:
         middle = (low + high) // 2
-        if late_share(work, middle, slack_s(middle)) <= allowed:
+        if late_share(work, middle, slack_s(middle), allowed) <= allowed:
             high = middle
         else:
             low = middle + 1
     return low
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of no value: 0."""
+    return sum(values) / len(values) if values else 0.0
 
 
 def rolling_mean(values: Sequence[float], span: int) -> list[float]:
@@ -54,18 +70,16 @@ def centred_mean(values: Sequence[float], span: int) -> list[float]:
     sums = list(accumulate(values, initial=0.0))
     half, count = span // 2, len(values)
     width = 2 * half + 1
-
-    def around(index: int) -> float:
-        low, high = max(0, index - half), min(count, index + half + 1)
-        return (sums[high] - sums[low]) / (high - low)
-
     if count < width:
-        return [around(index) for index in range(count)]
-    full = ((high - low) / width for high, low in zip(sums[width:], sums, strict=False))
-    return [*map(around, range(half)), *full, *map(around, range(count - half, count))]
+        ends = [(max(0, index - half), min(count, index + half + 1)) for index in range(count)]
+        return [(sums[high] - sums[low]) / (high - low) for low, high in ends]
+    first = [sums[high] / high for high in range(half + 1, width)]
+    full = [(high - low) / width for high, low in zip(sums[width:], sums, strict=False)]
+    last = [(sums[count] - sums[low]) / (count - low) for low in range(count - width + 1, count - half)]
+    return first + full + last
 
 
-def rise(levels: Sequence[float], spans: tuple[int, int], share: float) -> float:
+def rise(levels: list[float], spans: tuple[int, int], share: float) -> float:
     """How much a level rose at the most within a horizon: the given quantile over the past; 0.0 without a past.
 
     `spans`: the horizon, and the time that a level is a mean of. Each past moment counts whose horizon is over. What exceeds
@@ -74,8 +88,14 @@ def rise(levels: Sequence[float], spans: tuple[int, int], share: float) -> float
     """
     horizon, span = spans
     step = max(1, len(levels) // 200)
-    ahead = _maxima(levels, horizon)
-    rises = sorted((ahead[index] - levels[index], index) for index in range(0, len(levels) - horizon, step))
+    whole = (horizon + 1) // step
+    peaks = [max(levels[index : index + step]) for index in range(0, len(levels), step)]
+    rises: list[tuple[float, int]] = []
+    for place, index in enumerate(range(0, len(levels) - horizon, step)):
+        # The horizon in whole steps, whose maxima are known, and what is left of it.
+        ahead = peaks[place : place + whole] + levels[index + whole * step : index + horizon + 1]
+        rises.append((max(ahead) - levels[index], index))
+    rises.sort()
     if not rises:
         return 0.0
     place = min(len(rises) - 1, int(share * len(rises)))
@@ -85,18 +105,3 @@ def rise(levels: Sequence[float], spans: tuple[int, int], share: float) -> float
         place -= 1
         first, last = min(first, rises[place][1]), max(last, rises[place][1])
     return rises[place][0]
-
-
-def _maxima(values: Sequence[float], span: int) -> list[float]:
-    """The maximum of the `span` values that follow each position, itself included (as many as there are)."""
-    found = [0.0] * len(values)
-    candidates: list[int] = []  # positions to the right, values falling from the end of the list to its begin
-    head = 0
-    for index in range(len(values) - 1, -1, -1):
-        while len(candidates) > head and values[candidates[-1]] <= values[index]:
-            candidates.pop()
-        candidates.append(index)
-        while candidates[head] > index + span:
-            head += 1
-        found[index] = values[candidates[head]]
-    return found

@@ -23,11 +23,10 @@ k * first + k * (k - 1) / 2 * growth: `run_time` and its inverse `steps_within`.
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Chunks:
+class Chunks(NamedTuple):  # one is made for each step of a simulation, and a frozen dataclass costs twice as much
     """The prompt tokens of a step.
 
     Attributes:

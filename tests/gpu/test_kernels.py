@@ -90,14 +90,15 @@ def test_skinny_products_are_those_of_the_reference(outputs: int, inputs: int) -
     assert_close(h, wanted)
 
 
-@pytest.mark.parametrize("rows", [2, 7, 16, 17, 33, 64])
+@pytest.mark.parametrize("rows", [2, 7, 16, 17, 33, 64, 65, 100, 128])
 @pytest.mark.parametrize(("outputs", "inputs"), [(64, 64), (960, 576), (1024, 3072), (4096, 14336), (25600, 192)])
 def test_products_of_few_rows_are_those_of_the_reference(rows: int, outputs: int, inputs: int) -> None:
     x, weight = randn(rows, inputs), randn(outputs, inputs, scale=inputs**-0.5)
     wanted = x.float() @ weight.float().T
     assert narrow.fits(weight)
-    assert_close(narrow.narrow_linear(x, weight).sum(0), wanted, 1e-3)
-    if outputs % 128 == 0:
+    product = narrow.narrow_linear(x, weight).sum(0)
+    assert_close(product, wanted, 1e-3 if product.dtype == torch.float32 else 1e-2)
+    if outputs // 2 % (128 if rows > 64 else 64) == 0:
         gated = F.silu(wanted[:, : outputs // 2]) * wanted[:, outputs // 2 :]
         assert_close(narrow.narrow_gated(x, weight), gated)
     again = [

@@ -159,7 +159,7 @@ class FusedDecoder:
             qkv = self._stored(layer, step, h.new_empty(parts.shape[1:]), parts, layer.qkv_bias)
             delta = narrow.narrow_linear(self._mixed(layer, step, qkv), layer.out)
             x = add_rms_norm(h, delta, layer.feed_forward_norm.weight, layer.feed_forward_norm.eps)
-            if narrow.gates(layer.gate_up):
+            if narrow.gates(layer.gate_up, h.shape[0]):
                 inner = narrow.narrow_gated(x, layer.gate_up)
             else:
                 inner = silu_mul(narrow.narrow_linear(x, layer.gate_up), h.dtype)

@@ -40,18 +40,18 @@ from headway_engine.runtime.cuda_staging import Staging
 # In large models longer ones compute longer than that; in all but the smallest the graph's paged attention is slower than the
 # library's over one long prompt. A step of one whole prompt has a graph of its own with the library's attention, for each
 # length that it has a plan for.
-_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512)
+_PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 320, 384, 512, 640)
 _SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
 _SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
 # Steps with up to these many decodes, and of up to these many tokens in all: close together, since a step under load is as large
 # as its token budget, and a large model computes a padded token as long as another.
 _MIXED_GRAPH_DECODES = (32, 128, 256, 512)
-_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
-_SMALL_MIXED_GRAPH_TOKENS = (1536, 2048)
+_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536)
+_SMALL_MIXED_GRAPH_TOKENS = (2048,)
 _WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`), and the tiles of longer prompts; paged attention comes along.
-_COMPILED_TOKENS = (16, 32, 64, 256, 512)
+_COMPILED_TOKENS = (16, 32, 64, 128, 256, 512)
 _SMALL_MODEL_BYTES = 4 << 30
 _SMALLEST_MODEL_BYTES = 512 << 20
 

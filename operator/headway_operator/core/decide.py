@@ -159,7 +159,7 @@ def _pods(situation: Situation) -> list[Action]:
         if pod.name not in retired and not names.in_endpoints(pod.labels)
     ]
     actions += drain.start(steps.retire, observed.now)
-    if observed.hold_creation:
+    if observed.hold_creation or not steps.create:
         return actions
     taken = [*observed.taken, *(pod.name for pod in observed.pods)]
     owner = desired.owner_reference(fleet)

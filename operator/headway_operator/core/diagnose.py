@@ -59,7 +59,7 @@ def diagnose(pod: PodView, now: datetime) -> Diagnosis | None:
 
 def worst(candidates: Sequence[PodView], now: datetime) -> Diagnosis | None:
     """The diagnosis of the first pod that has one, and how many more pods share it."""
-    ordered = sorted(candidates, key=lambda pod: pod.name)
+    ordered = sorted((pod for pod in candidates if not pod.ready), key=lambda pod: pod.name)
     found = [one for pod in ordered if (one := diagnose(pod, now)) is not None]
     if not found:
         return None

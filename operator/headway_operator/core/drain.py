@@ -38,7 +38,8 @@ def stamps(pods: Iterable[PodView], known: Container[datetime], now: datetime) -
     One that lies in the future was written with a broken clock and tells nothing, unless it is `known` from the pass before:
     then it is this clock that went back.
     """
-    for pod in pods:
+    marked = (pod for pod in pods if names.ANNOTATION_DRAIN_STARTED in pod.annotations)
+    for pod in marked:
         started = _started(pod)
         if started is not None and (started in known or (started - now).total_seconds() <= CLOCK_SKEW_S):
             yield started

@@ -86,9 +86,9 @@ def _metrics_available(situation: Situation) -> Finding | None:
     kind, view = ConditionType.METRICS_AVAILABLE, situation.load.view
     if view.serving == 0:
         return Finding(kind, UNKNOWN, Reason.NO_ENGINES)
-    now = situation.observed.now
-    young = {pod.name for pod in situation.live if pods.ready_s(pod, now) < FIRST_ANSWER_S}
-    silent = names.few(name for name in situation.load.silent if name not in young)
+    now, quiet = situation.observed.now, frozenset(situation.load.silent)
+    old = [pod for pod in situation.live if pod.name in quiet and pods.ready_s(pod, now) >= FIRST_ANSWER_S]
+    silent = names.few(pod.name for pod in old)
     if silent and situation.watched_s < FIRST_ANSWER_S:
         return None
     if view.reporting == 0 and not silent:

@@ -100,7 +100,7 @@ def intake(
 
 def _steps_done(counted: Mapping[str, Counted], before: Mapping[str, Counted]) -> tuple[StepsDone, ...]:
     """What the steps of each engine did between two looks, and how long they took; nothing of one that contradicts itself."""
-    pairs = [(now, then, _growth(_steps, now, then)) for now, then in _again(counted, before)]
+    pairs = ((now, then, _growth(_steps, now, then)) for now, then in _again(counted, before))
     return tuple(
         StepsDone(steps, output, computed, now.step_ms - (then.step_ms if _same(now, then) else 0))
         for now, then, (steps, output, computed) in pairs

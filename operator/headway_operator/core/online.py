@@ -38,15 +38,22 @@ def take_in(reports: Reports, memory: LoopMemory, verdict: Verdict) -> Taken:
 
 
 def _taken(reports: Reports, memory: LoopMemory, verdict: Verdict) -> Taken:
-    chosen, targets_ms = reports.chosen, reports.targets_ms
-    every = {name: all_work(sample, targets_ms) for name, sample in chosen.items()}
     if not verdict.apart:
-        return Taken(*intake(reports, every, memory.engines, memory.totals), {}, Arrived())
-    better = {name: every[name] - batch_work(sample, targets_ms) for name, sample in chosen.items()}
+        return Taken(*_everything(reports, memory), {}, Arrived())
+    targets_ms = reports.targets_ms
+    better = {
+        name: all_work(sample, targets_ms) - batch_work(sample, targets_ms) for name, sample in reports.chosen.items()
+    }
     seen, online = intake(reports, better, memory.online, memory.totals)
     if verdict.deadline:
         backlog, arrived = deferred.take(reports, memory.arrived)
         return Taken(replace(seen, deferred=backlog), {}, online, arrived)
     # Both are counted in each pass, so that the demand does not jump when batch work comes to count.
-    full, engines = intake(reports, every, memory.engines, memory.totals)
+    full, engines = _everything(reports, memory)
     return Taken(full if verdict.counts_batch else seen, engines, online, Arrived())
+
+
+def _everything(reports: Reports, memory: LoopMemory) -> tuple[Intake, dict[str, Counted]]:
+    """The demand with batch work."""
+    every = {name: all_work(sample, reports.targets_ms) for name, sample in reports.chosen.items()}
+    return intake(reports, every, memory.engines, memory.totals)

@@ -85,10 +85,11 @@ def policy_state(
     """
     memory = fleet.status.scaling or ScalingStatus()
     since = memory.recommended_since
+    unready = [pod for pod in all_pods if not pod.ready]
     return ScaleState(
         desired=manual_replicas(fleet),
-        warming=sum(1 for pod in all_pods if pods.warming(pod)),
-        blocked=sum(1 for pod in all_pods if pods.blocked(pod)),
+        warming=sum(1 for pod in unready if pods.warming(pod)),
+        blocked=sum(1 for pod in unready if pods.blocked(pod)),
         recommended=memory.recommended_replicas,
         recommended_since_s=stamps[since] if since is not None else None,
         history=tuple(ScaleEvent(stamps[item.time], item.from_, item.to) for item in memory.history),

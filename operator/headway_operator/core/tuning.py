@@ -95,13 +95,13 @@ def actions(
     limits: Limits, targets: Sequence[PodView], samples: Mapping[str, EngineSample], lease_s: int
 ) -> tuple[SetLimits, ...]:
     """The calls that bring the engines to `limits`; `samples`: the fresh ones only."""
-    calls: list[SetLimits] = []
     goal = _goal(limits)
-    for pod in sorted(targets, key=lambda one: one.name):
-        sample = samples.get(pod.name)
-        if sample is not None:
-            calls.extend(_calls(pod.name, sample, goal, lease_s))
-    return tuple(calls)
+    due = {
+        pod.name: calls
+        for pod in targets
+        if (sample := samples.get(pod.name)) is not None and (calls := _calls(pod.name, sample, goal, lease_s))
+    }
+    return tuple(call for name in sorted(due) for call in due[name])
 
 
 @dataclass(frozen=True, slots=True)

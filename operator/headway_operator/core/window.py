@@ -6,9 +6,11 @@ An engine whose last sample is old, or whose numbers contradict themselves, does
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 from headway_operator.core import histogram
 from headway_operator.core.histogram import EMPTY, Histogram
@@ -27,6 +29,7 @@ COUNTERS = (
 )
 CLASS_HISTOGRAMS = ("ttft", "queue_wait", "itl")
 HISTOGRAMS = ("ttft", "queue_wait", "prefill", "itl", "step")
+_Boot: TypeAlias = tuple[EngineSample, EngineSample, bool]  # see `_boots`
 GAUGES = 16  # samples that a mean of gauges is taken over, at least where there are so many
 
 
@@ -51,15 +54,14 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
     """One engine over the last `window_s`; None when it is silent or contradicts itself."""
     if not samples or now_s - samples[-1].taken_s > STALE_S:
         return None
-    inside = [sample for sample in samples if sample.taken_s >= now_s - window_s] or [samples[-1]]
-    before = samples[len(samples) - len(inside) - 1] if len(samples) > len(inside) else None
-    series = [before, *inside] if before is not None else inside
-    looked = _thinned(inside)
+    begins = bisect_left(samples, now_s - window_s, hi=len(samples) - 1, key=lambda sample: sample.taken_s)
+    boots = list(_boots(samples[max(0, begins - 1) :]))
+    looked = _thinned(samples[begins:])
     if not all(_sane(sample) for sample in looked):
         return None
     counts = dict.fromkeys(COUNTERS, 0)
     parts: dict[str, list[Histogram]] = {name: [] for name in HISTOGRAMS}
-    for first, last, rebooted in _boots(series):
+    for first, last, rebooted in boots:
         for name in COUNTERS:
             grown = getattr(last, name) - (0 if rebooted else getattr(first, name))
             if grown < 0:
@@ -70,17 +72,17 @@ def pod_window(samples: Sequence[EngineSample], now_s: float, window_s: float) -
             if difference is None:
                 return None
             parts[name].append(difference)
-    classes = _classes(series)
+    classes = _classes(boots)
     if classes is None:
         return None
     return PodWindow(
-        span_s=series[-1].taken_s - series[0].taken_s,
-        running=_mean(sample.num_running for sample in looked),
-        running_now=series[-1].num_running,
-        waiting=_mean(sample.num_waiting for sample in looked),
-        waiting_batch=_mean(sample.num_waiting_batch for sample in looked),
-        running_batch=_mean(sample.running_batch for sample in looked),
-        kv_usage=_mean(sample.kv_usage for sample in looked),
+        span_s=samples[-1].taken_s - boots[0][0].taken_s,
+        running=_mean([sample.num_running for sample in looked]),
+        running_now=samples[-1].num_running,
+        waiting=_mean([sample.num_waiting for sample in looked]),
+        waiting_batch=_mean([sample.num_waiting_batch for sample in looked]),
+        running_batch=_mean([sample.running_batch for sample in looked]),
+        kv_usage=_mean([sample.kv_usage for sample in looked]),
         active=arrived(counts) > 0 or any(sample.num_running or sample.num_waiting for sample in looked),
         counts=counts,
         histograms={name: histogram.merge(found) for name, found in parts.items()},
@@ -104,10 +106,10 @@ def _thinned(samples: Sequence[EngineSample]) -> Sequence[EngineSample]:
     return samples if step == 1 else samples[::-step]
 
 
-def _classes(series: Sequence[EngineSample]) -> Mapping[str, ClassCounts] | None:
-    """What each class counted over the samples of one engine; None for a contradiction."""
+def _classes(boots: Iterable[_Boot]) -> Mapping[str, ClassCounts] | None:
+    """What each class counted over the boots of one engine; None for a contradiction."""
     parts: list[dict[str, ClassCounts]] = []
-    for first, last, rebooted in _boots(series):
+    for first, last, rebooted in boots:
         grown: dict[str, ClassCounts] = {}
         for kind, newer in last.classes.items():
             older = ClassSample() if rebooted else first.classes.get(kind, ClassSample())
@@ -130,7 +132,7 @@ def merged(parts: Iterable[Mapping[str, ClassCounts]]) -> dict[str, ClassCounts]
     }
 
 
-def _boots(series: Sequence[EngineSample]) -> Iterable[tuple[EngineSample, EngineSample, bool]]:
+def _boots(series: Sequence[EngineSample]) -> Iterable[_Boot]:
     """First and last sample of each run of one boot id, and whether that boot began inside the series."""
     first, rebooted = series[0], False
     for one, other in pairwise(series):
@@ -154,6 +156,5 @@ def _sane(sample: EngineSample) -> bool:
     )
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -17,7 +17,7 @@ from headway_planner.deferred import Deferred, Lengths
 from headway_planner.identify import StepsDone
 from headway_planner.model import BatchLimits, Latency, LoadView, ScaleEvent, ScaleState, TuneState
 from headway_planner.sim.policy import Decision
-from headway_planner.sim.signals import Bounds, Counts, FleetView, ReplicaSample, Sample, Window, above
+from headway_planner.sim.signals import Bounds, Counts, FleetView, ReplicaSample, Sample, Window, above, quantile
 
 OBJECTIVE_WINDOW_S, HISTORY = 60.0, 10
 NEWEST = 20  # starts that the start time is taken from
@@ -49,8 +49,7 @@ class ControlPolicy:
 
     def decide(self, view: FleetView) -> Decision:
         """One pass."""
-        quiet = not _load(view, OBJECTIVE_WINDOW_S, quiet=False).active
-        load = _load(view, CONTROL_WINDOW_S, quiet)
+        load = _load(view, CONTROL_WINDOW_S)
         if view.ready > self._ready:
             self._joined_at_s = view.now_s
         self._ready = view.ready
@@ -190,7 +189,7 @@ def _difference(after: StepsDone, before: StepsDone) -> StepsDone:
     )
 
 
-def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
+def _load(view: FleetView, span_s: float) -> LoadView:
     samples = [_online_gauges(one) for one in view.samples(span_s)]
     seen = view.window(span_s)
     window = Window(_online(seen.first), _online(seen.last))
@@ -198,7 +197,7 @@ def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
     count = len(samples)
     waiting = sum(sum(one.waiting for one in sample.replicas) for sample in samples) / count
     running = sum(sample.running for sample in samples) / count
-    prompt, output, arrivals = window.prefilled_tokens, window.output_tokens, window.arrivals
+    prompt, output = window.prefilled_tokens, window.output_tokens
     return LoadView(
         serving=view.ready,
         reporting=len(last.replicas),
@@ -207,13 +206,26 @@ def _load(view: FleetView, span_s: float, quiet: bool) -> LoadView:
         running=running,
         busiest_running=max((one.running for one in last.replicas), default=0),
         kv_usage=max((one.kv_usage for one in last.replicas), default=0.0),
-        arrivals=arrivals,
+        arrivals=window.arrivals,
         finished=window.finished,
         prompt_share=prompt / (prompt + output) if prompt + output else 0.0,
-        active=arrivals > 0 or any(sample.in_flight for sample in samples),
-        quiet=quiet,
-        **{
-            name: Latency(window.quantile(name, SHARE), window.quantile(name, 0.5), window.count(name))
-            for name in LATENCIES
-        },
+        active=_active(view, span_s),
+        quiet=not _active(view, OBJECTIVE_WINDOW_S),
+        **{name: _latency(window.histogram(name)) for name in LATENCIES},
     )
+
+
+def _active(view: FleetView, span_s: float) -> bool:
+    """Whether anything came or was there, requests with a deadline apart."""
+    seen = view.window(span_s)
+    came = _arrivals(seen.last) - _arrivals(seen.first)
+    return came > 0 or any(_online_gauges(one).in_flight for one in view.samples(span_s))
+
+
+def _arrivals(sample: Sample) -> int:
+    apart = sample.deferred
+    return sample.counts.arrivals - (0 if apart is None else apart.counts.arrivals)
+
+
+def _latency(counts: list[int]) -> Latency:
+    return Latency(quantile(counts, SHARE), quantile(counts, 0.5), sum(counts))

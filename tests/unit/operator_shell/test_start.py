@@ -16,11 +16,13 @@ def _collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_collector")
-def test_the_samples_of_a_large_fleet_are_not_walked_every_few_passes(
+def test_the_samples_of_a_large_fleet_are_walked_seldom_and_the_objects_of_a_decision_after_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gc.set_threshold(700, 10, 10)
     monkeypatch.delenv("HEADWAY_NAMESPACE", raising=False)
     assert main() == EXIT_SETTINGS
     assert "HEADWAY_NAMESPACE" in capsys.readouterr().err
-    assert gc.get_threshold()[2] > 100
+    young, middle, old = gc.get_threshold()
+    assert young > 50_000  # what a decision about 5,000 engines makes
+    assert young * middle * old > 3_000_000

@@ -51,7 +51,9 @@ def test_a_fleet_that_was_late_is_sized_by_bursts_of_long_ago() -> None:
     past = [1.0] * 300 + burst + [1.0] * 300 + burst + [1.0] * 1500
     ask = Ask(400.0, ALLOWED, 30)
     engine = Capacity(rate=10.0, batch=32.0, itl_ms=20.0)
-    calm, careful = (forecast(Past(past, past), engine, replace(ask, caution=one), 60, 0.98)[0] for one in (0.0, 1.0))
+    calm, careful = (
+        forecast(Past.of(past, past), engine, replace(ask, caution=one), 60, 0.98)[0] for one in (0.0, 1.0)
+    )
     assert calm < careful
 
 

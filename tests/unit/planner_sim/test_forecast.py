@@ -13,7 +13,7 @@ INTERACTIVE = Ask(1500.0, 0.002, 50)
 
 
 def count(work: list[float], prompt_share: float = 0.5, ask: Ask = INTERACTIVE, share: float = 0.98) -> int:
-    past = Past(work, [prompt_share * one for one in work])
+    past = Past.of(work, [prompt_share * one for one in work])
     return forecast(past, CHAT, ask, 120.0, share)[0]
 
 
@@ -40,7 +40,7 @@ def test_bursts_that_return_are_prepared_for_while_it_is_quiet():
 
 
 def test_nothing_known_asks_for_one():
-    assert forecast(Past((), ()), CHAT, INTERACTIVE, 120.0, 0.9) == (1, 0.0)
+    assert forecast(Past.of((), ()), CHAT, INTERACTIVE, 120.0, 0.9) == (1, 0.0)
 
 
 def test_free_slots_are_worth_less_the_busier_an_engine_is():
