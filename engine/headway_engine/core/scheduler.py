@@ -201,7 +201,7 @@ class Scheduler:
         sampled = iter(results)
         in_flight, self._in_flight = self._in_flight, {}
         self.metrics.steps += 1
-        self._step_time.observe(batch.prompt_tokens, (now - self._scheduled_s) * 1000)
+        self._step_time.observe(batch.prompt_tokens, batch.prompt_squares, (now - self._scheduled_s) * 1000)
         for chunk in batch.chunks:
             sequence = in_flight[chunk.sequence_id]
             result = next(sampled) if chunk.sample else None
