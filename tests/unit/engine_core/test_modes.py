@@ -2,8 +2,11 @@
 
 from simulated_steps import FLOOR_MS, PROMPT_TOKEN_MS, Simulation
 
+from headway_engine.core.cuts import Cut, Rules, cut_prompts
 from headway_engine.core.limits import BatchingMode, Limits, Profile
-from headway_engine.core.request import Priority
+from headway_engine.core.request import Priority, Request, RequestId
+from headway_engine.core.sequence import Ends, Sequence
+from headway_engine.core.step_time import SMALLEST_CHUNK, StepTime
 
 
 def limits(
@@ -119,6 +122,22 @@ def test_low_tail_keeps_to_the_target_where_tokens_far_back_in_a_prompt_are_dear
         assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms), twice) <= target_ms
         assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms), twice, earlier) <= target_ms
         assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms), ten_times, earlier) <= target_ms
+
+
+def test_low_tail_computes_some_tokens_of_the_first_prompt_whatever_they_cost_and_none_of_the_next() -> None:
+    def running(number: int, prompt: int, computed: int) -> Sequence:
+        request = Request(RequestId(f"r{number}"), 0.0, prompt_ids=(1,) * prompt)
+        sequence = Sequence.of(request, number, 0, Priority.INTERACTIVE, Ends(10_000, frozenset()))
+        sequence.num_computed = computed
+        return sequence
+
+    decode, far, next_one = running(0, 10, 10), running(1, 5000, 4000), running(2, 100, 0)
+    late = StepTime(decode_ms=50.0, token_ms=0.1, reach=0.01)  # decodes alone pass the target
+    left = [Cut(far, far.backlog), Cut(next_one, next_one.backlog)]
+    rules = Rules(Limits(64, 8192, 0, 100, profile=Profile.LOW_TAIL, itl_target_ms=20), late)
+    cuts = cut_prompts(left[:1], [decode], 8000, rules)
+    assert cuts == [(far, SMALLEST_CHUNK)]
+    assert len(cut_prompts(left, [decode], 8000, rules)) == 1
 
 
 def test_low_tail_uses_most_of_the_target_so_the_long_prompt_is_not_slower_than_it_must() -> None:
