@@ -265,14 +265,14 @@ def _add_bench_fleet(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_compare(parser: argparse.ArgumentParser) -> None:
+    from headway_cli.bench import peers
+
     parser.add_argument("--device", default="NVIDIA H200", metavar="NAME", help="kind of GPU (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON line a cell, not a table")
     parser.add_argument(
         "--results", type=Path, default=Path("benchmarks/results"), metavar="FOLDER", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "--peers", type=Path, default=Path("benchmarks/peers.json"), metavar="FILE", help="(default: %(default)s)"
-    )
+    parser.add_argument("--peers", type=Path, default=peers.FILE, metavar="FILE", help="(default: %(default)s)")
 
     def command(options: argparse.Namespace) -> int:
         from headway_cli.bench import compare

@@ -28,14 +28,19 @@ class Stream:
 
     @property
     def worst_gap_ms(self) -> float:
-        times = self.token_times_s
-        return max((b - a for a, b in pairwise(times)), default=0.0) * 1000
+        return self.worst_gap_since_ms(0.0)
+
+    def worst_gap_since_ms(self, moment_s: float) -> float:
+        """The longest gap that ended later than at this moment."""
+        return max((b - a for a, b in pairwise(self.token_times_s) if b > moment_s), default=0.0) * 1000
 
 
 class Simulation:
     """Requests in, a clock that runs by the price of each step, streams out."""
 
-    def __init__(self, limits: Limits, blocks: int = 10_000) -> None:
+    def __init__(self, limits: Limits, blocks: int = 10_000, square_ms: float = 0.0) -> None:
+        """`square_ms`: of each pair of prompt tokens that look at each other, twice counted; see `Batch.prompt_squares`."""
+        self._square_ms = square_ms
         self.scheduler = Scheduler(BlockPool(blocks, 16, caching=False), limits, 8192, frozenset())
         self.now = 0.0
         self.streams: dict[str, Stream] = {}
@@ -65,7 +70,8 @@ class Simulation:
         if not self.groups or self.groups[-1] != names:
             self.groups.append(names)
         decodes = sum(chunk.num_sampled > 0 for chunk in batch.chunks)
-        self.now += (FLOOR_MS + DECODE_MS * decodes + PROMPT_TOKEN_MS * batch.prompt_tokens) / 1000
+        prompts_ms = PROMPT_TOKEN_MS * batch.prompt_tokens + self._square_ms * batch.prompt_squares
+        self.now += (FLOOR_MS + DECODE_MS * decodes + prompts_ms) / 1000
         for event in self.scheduler.commit(batch, tuple(1 for chunk in batch.chunks if chunk.sample), self.now):
             stream = self.streams[event.request_id]
             stream.token_times_s += [self.now] * len(event.token_ids)

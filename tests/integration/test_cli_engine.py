@@ -121,6 +121,18 @@ async def test_bench_online_sends_the_whole_schedule(address: str, engine: FakeA
     assert {len(request.prompt_ids) >= 16 for request in engine.submitted} == {True}
 
 
+async def test_bench_online_sets_its_figures_beside_the_peers(address: str, tmp_path: Path) -> None:
+    file = tmp_path / "peers.json"
+    online = {"duration_s": 1, "G": {"s": {"20": {"ttft_ms": {"p50": 1e6}}}}}
+    file.write_text(json.dumps({"peers": {}, "goals": {}, "online": online}))
+    load = ("bench", "online", "--address", address, "--rate", "20", "--duration", "1")
+    code, out, _ = await headway(*load, "--peer", "G/s", "--peers", str(file), "--json")
+    assert code == 0
+    (row,) = json.loads(out)["over_peer"]
+    assert (row["figure"], row["peer"]) == ("TTFT p50", 1e6)
+    assert row["ratio"] == 1e6 / row["ours"] > 1
+
+
 async def test_a_prompt_of_bytes_that_are_no_text_is_one_sentence(address: str) -> None:
     code, _, err = await headway("generate", "bad \udcff", "--address", address)
     assert (code, err) == (1, "headway: PROMPT, or the text of a flag, is not in the encoding of this terminal\n")

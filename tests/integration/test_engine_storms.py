@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -32,6 +33,17 @@ class QuickExecutor:
 
     def run(self, batch: Batch) -> tuple[int, ...]:
         return tuple(65 for chunk in batch.chunks if chunk.sample)
+
+
+class GatedExecutor(QuickExecutor):
+    """Its steps wait until the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def run(self, batch: Batch) -> tuple[int, ...]:
+        self.gate.wait(60)
+        return super().run(batch)
 
 
 def request(number: int, generator: random.Random) -> pb.GenerateRequest:
@@ -104,7 +116,8 @@ async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -
 
 @pytest.mark.timeout(120)
 async def test_thousands_of_calls_at_once_are_all_answered_by_the_engine_none_dropped_by_grpc() -> None:
-    engine = AsyncEngine.embed(config(max_num_seqs=32, max_num_batched_tokens=256), loaded(QuickExecutor()))  # type: ignore[arg-type]
+    executor = GatedExecutor()
+    engine = AsyncEngine.embed(config(max_num_seqs=32, max_num_batched_tokens=256), loaded(executor))  # type: ignore[arg-type]
     async with served(engine) as address, grpc.aio.insecure_channel(address) as channel:
         stub, generator = EngineStub(channel), random.Random(2)
         await stub.GetModelInfo(pb.GetModelInfoRequest())
@@ -117,5 +130,9 @@ async def test_thousands_of_calls_at_once_are_all_answered_by_the_engine_none_dr
                 return error.code()
             return grpc.StatusCode.OK
 
-        codes = Counter(await asyncio.gather(*(asyncio.create_task(code(number)) for number in range(AT_ONCE_BY_ALL))))
+        calls = asyncio.gather(*(asyncio.create_task(code(number)) for number in range(AT_ONCE_BY_ALL)))
+        # Nobody ends before all have come, however slowly they come on a busy machine: so the queue is full for most.
+        await eventually(lambda: engine.stats().requests_received == AT_ONCE_BY_ALL)
+        executor.gate.set()
+        codes = Counter(await calls)
         assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, codes

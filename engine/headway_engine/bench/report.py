@@ -7,7 +7,7 @@ A result is saved as JSON lines: the first says what ran where (`"kind": "run"`)
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -92,14 +92,35 @@ def as_lines(report: Report, where: Mapping[str, object], at: datetime) -> str:
 
 
 def as_table(report: Report) -> str:
-    """The same for people."""
-    width = max((len(figure.name) for figure in report.figures), default=0)
-    lines = [f"{report.case}: " + ", ".join(f"{key}={value}" for key, value in report.settings.items())]
-    for figure in report.figures:
+    """The same for people: a line for each figure, or a matrix of those that are all called `row: column`."""
+    title = f"{report.case}: " + ", ".join(f"{key}={value}" for key, value in report.settings.items())
+    named = all(": " in figure.name and figure.goal is None for figure in report.figures)
+    return "\n".join([title, *(_matrix(report.figures) if named else _list(report.figures))]) + "\n"
+
+
+def _list(figures: Sequence[Figure]) -> Iterator[str]:
+    width = max((len(figure.name) for figure in figures), default=0)
+    for figure in figures:
         goal = "" if figure.goal is None else f"  goal {figure.goal:g} {'reached' if figure.met else 'MISSED'}"
         spread = f"[{min(figure.samples):,.2f} .. {max(figure.samples):,.2f}]"
-        lines.append(f"  {figure.name:<{width}} {figure.value:>12,.2f} {figure.unit:<6} {spread}{goal}")
-    return "\n".join(lines) + "\n"
+        yield f"  {figure.name:<{width}} {figure.value:>12,.2f} {figure.unit:<6} {spread}{goal}"
+
+
+def _matrix(figures: Sequence[Figure]) -> Iterator[str]:
+    rows: dict[str, dict[str, str]] = {}
+    units: dict[str, str] = {}
+    for figure in figures:
+        row, _, column = figure.name.partition(": ")
+        units[column] = figure.unit
+        rows.setdefault(row, {})[column] = f"{figure.value:,.1f}" if figure.value < 1000 else f"{figure.value:,.0f}"
+    # A heading of two lines: "TTFT" over "p50 ms".
+    above = {column: column.rpartition(" ")[0] or column for column in units}
+    below = {column: f"{column.removeprefix(above[column])} {unit}".strip() for column, unit in units.items()}
+    lines = [("", above), ("", below), *rows.items()]
+    first = max(len(name) for name, _ in lines)
+    widths = {column: max(len(cells.get(column, "")) for _, cells in lines) for column in units}
+    for name, cells in lines:
+        yield f"{name:<{first}}" + "".join(f" {cells.get(column, ''):>{widths[column]}}" for column in units)
 
 
 def save(text: str, report: Report, at: datetime, folder: Path) -> Path:

@@ -4,6 +4,7 @@ Every refusal names the field as the wire calls it, the value, and the limit.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from headway_engine.core.constraint import ConstraintKind, ConstraintSpec
@@ -26,6 +27,29 @@ MAX_CHOICES = 1000
 # Tokens are shorter than this on average in any prompt that means something; a longer text is refused without the cost
 # of tokenizing it, which would be far more than the 10 ms a refusal may take.
 MAX_CHARS_PER_TOKEN = 16
+
+_PENALTIES = f"allowed are {-MAX_PENALTY:g} to {MAX_PENALTY:g}"
+# Field, what holds for it, and how a refusal says so. NaN holds nowhere.
+_SAMPLING_RULES: tuple[tuple[str, Callable[[SamplingParams], bool], str], ...] = (
+    ("temperature", lambda p: p.temperature >= 0 and math.isfinite(p.temperature), "it must be a finite number >= 0"),
+    ("top_p", lambda p: 0 < p.top_p <= 1, "it must be above 0 and at most 1"),
+    ("top_k", lambda p: p.top_k >= 0, "it must be >= 0 (0 is off)"),
+    ("min_p", lambda p: 0 <= p.min_p <= 1, "it must be 0 to 1 (0 is off)"),
+    ("presence_penalty", lambda p: abs(p.presence_penalty) <= MAX_PENALTY, _PENALTIES),
+    ("frequency_penalty", lambda p: abs(p.frequency_penalty) <= MAX_PENALTY, _PENALTIES),
+    (
+        "repetition_penalty",
+        lambda p: 0 < p.repetition_penalty <= MAX_REPETITION_PENALTY,
+        f"it must be above 0 and at most {MAX_REPETITION_PENALTY:g} (1 is off)",
+    ),
+    ("logprobs", lambda p: 0 <= (p.logprobs or 0) <= MAX_LOGPROBS, f"allowed are 0 to {MAX_LOGPROBS}"),
+    ("seed", lambda p: 0 <= (p.seed or 0) <= MAX_SEED, f"allowed are 0 to {MAX_SEED}"),
+    (
+        "ignore_eos",
+        lambda p: not (p.ignore_eos and p.constraint),
+        "but an answer with a constraint ends where its form is complete",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,49 +153,12 @@ def _length_problem(subject: str, count: int, bounds: AdmissionBounds) -> str | 
 
 
 def _sampling_problem(sampling: SamplingParams, bounds: AdmissionBounds) -> str | None:
-    longest, most = bounds.max_model_len, MAX_PENALTY
-    p = sampling
-    rules = (
-        (
-            "temperature",
-            p.temperature,
-            math.isfinite(p.temperature) and p.temperature >= 0,
-            "it must be a finite number >= 0",
-        ),
-        ("top_p", p.top_p, 0 < p.top_p <= 1, "it must be above 0 and at most 1"),
-        ("top_k", p.top_k, p.top_k >= 0, "it must be >= 0 (0 is off)"),
-        ("min_p", p.min_p, 0 <= p.min_p <= 1, "it must be 0 to 1 (0 is off)"),
-        ("presence_penalty", p.presence_penalty, abs(p.presence_penalty) <= most, f"allowed are {-most:g} to {most:g}"),
-        (
-            "frequency_penalty",
-            p.frequency_penalty,
-            abs(p.frequency_penalty) <= most,
-            f"allowed are {-most:g} to {most:g}",
-        ),
-        (
-            "repetition_penalty",
-            p.repetition_penalty,
-            0 < p.repetition_penalty <= MAX_REPETITION_PENALTY,
-            f"it must be above 0 and at most {MAX_REPETITION_PENALTY:g} (1 is off)",
-        ),
-        ("logprobs", p.logprobs, 0 <= (p.logprobs or 0) <= MAX_LOGPROBS, f"allowed are 0 to {MAX_LOGPROBS}"),
-        (
-            "max_tokens",
-            p.max_tokens,
-            p.max_tokens is None or 1 <= p.max_tokens <= longest,
-            f"allowed are 1 to {longest} (max_model_len)",
-        ),
-        ("seed", p.seed, 0 <= (p.seed or 0) <= MAX_SEED, f"allowed are 0 to {MAX_SEED}"),
-        (
-            "ignore_eos",
-            p.ignore_eos,
-            not (p.ignore_eos and p.constraint),
-            "but an answer with a constraint ends where its form is complete",
-        ),
-    )
-    for name, value, valid, allowed in rules:
-        if not valid:
-            return f"sampling_params.{name} is {value}, {allowed}"
+    for name, holds, allowed in _SAMPLING_RULES:
+        if not holds(sampling):
+            return f"sampling_params.{name} is {getattr(sampling, name)}, {allowed}"
+    wanted, longest = sampling.max_tokens, bounds.max_model_len
+    if wanted is not None and not 1 <= wanted <= longest:
+        return f"sampling_params.max_tokens is {wanted}, allowed are 1 to {longest} (max_model_len)"
     return _bias_problem(sampling, bounds) or _form_problem(sampling.constraint) or _stop_problem(sampling, bounds)
 
 

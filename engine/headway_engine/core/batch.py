@@ -9,6 +9,7 @@ KV cache layout, for every attention back end and kernel: one tensor each for ke
 `block_table[p // block_size]`, row `p % block_size`. Block 0 is never given to a sequence: padding rows write there.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -78,9 +79,19 @@ class Batch:
     ahead: tuple[Chunk, ...] = ()
 
     @property
+    def prompts(self) -> Iterator[Chunk]:
+        """The chunks that are no decodes."""
+        return (chunk for chunk in self.chunks if chunk.num_sampled == 0 or len(chunk.token_ids) > 1)
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of this step beside those of the decodes."""
-        return sum(len(chunk.token_ids) for chunk in self.chunks if chunk.num_sampled == 0 or len(chunk.token_ids) > 1)
+        return sum(len(chunk.token_ids) for chunk in self.prompts)
+
+    @property
+    def prompt_squares(self) -> int:
+        """Twice the pairs of a prompt's token and one that it looks at: the sum of n (2 b + n), of n tokens behind b others."""
+        return sum(len(one.token_ids) * (2 * one.start + len(one.token_ids)) for one in self.prompts)
 
     @property
     def num_tokens(self) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from headway_engine.core import slack
 from headway_engine.core.limits import Limits, Profile
 from headway_engine.core.sequence import Sequence
-from headway_engine.core.step_time import StepTime
+from headway_engine.core.step_time import LARGEST_CHUNK, SMALLEST_CHUNK, StepTime
 
 
 class Cut(NamedTuple):
@@ -39,17 +39,18 @@ def cut_prompts(left: list[Cut], decodes: Collection[Sequence], room: int, rules
     ordered = sorted(left, key=lambda one: _shortest_first(one, step_time) if low_tail else one.sequence.rank)
     # Less than the room where running streams shall not wait longer; of batch work alone where others have a share.
     bounded = bool(ordered) and (low_tail or limits.reserved_percent > 0)
-    beside = slack.tokens_beside(decodes, limits, step_time) if bounded else room
-    budget = min(room, beside) if low_tail else room
+    beside = slack.work_beside(decodes, limits, step_time) if bounded else LARGEST_CHUNK
     cuts: list[Cut] = []
     for sequence, wanted in ordered:
-        if sequence.in_slack:  # they come last
-            budget = min(budget, beside)
-        if budget <= 0:
+        most = min(room, wanted)
+        start = sequence.prefill_end - wanted
+        if bounded and (low_tail or sequence.in_slack):  # those in slack come last
+            fitting = step_time.tokens(beside, start)
+            most = min(most, fitting if cuts or beside <= 0 else max(SMALLEST_CHUNK, fitting))
+        if most <= 0:
             break
-        num_tokens = min(budget, wanted)
-        budget, beside = budget - num_tokens, beside - num_tokens
-        cuts.append(Cut(sequence, num_tokens))
+        room, beside = room - most, beside - step_time.work(most, start)
+        cuts.append(Cut(sequence, most))
     return cuts
 
 
@@ -66,5 +67,6 @@ def _shortest_first(one: Cut, step_time: StepTime) -> tuple[int, float]:
 
     So a shorter prompt overtakes, but only one that arrives within the difference of the two times.
     """
-    sequence = one.sequence
-    return sequence.priority, sequence.request.arrival_s * 1000 + step_time.prefill_ms(one.num_tokens)
+    sequence, wanted = one
+    still_ms = step_time.prefill_ms(wanted, sequence.prefill_end - wanted)
+    return sequence.priority, sequence.request.arrival_s * 1000 + still_ms

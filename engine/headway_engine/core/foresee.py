@@ -26,7 +26,7 @@ from headway_engine.core.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CutStep:
     """A step as it was cut, and what it was cut from.
 
     Attributes:
@@ -55,7 +55,7 @@ class Foreseen:
 NOTHING = Foreseen({}, ())
 
 
-def foresee(step: Step, block_size: int, rules: Rules) -> Foreseen:
+def foresee(step: CutStep, block_size: int, rules: Rules) -> Foreseen:
     """What follows `step`; nothing where it cannot be told."""
     computed = {sequence.sequence_id: num_tokens for sequence, num_tokens in step.cuts}
     if any(one.decoding and key not in computed for key, one in step.running.items()):

@@ -31,13 +31,13 @@ from headway_engine.core.blocks import BlockPool
 from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.cuts import Cut, Rules, cut_prompts, prompts_left
 from headway_engine.core.deadlines import Deadlines
-from headway_engine.core.foresee import Step, foresee
+from headway_engine.core.foresee import CutStep, foresee
 from headway_engine.core.limits import Limits, Profile
 from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.metrics import Metrics
 from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
 from headway_engine.core.room import find_room
-from headway_engine.core.sequence import Bounds, Phase, Sequence
+from headway_engine.core.sequence import Ends, Phase, Sequence
 from headway_engine.core.step_time import StepTime
 from headway_engine.core.waiting import WaitingQueue
 
@@ -67,7 +67,7 @@ class Scheduler:
         self.limits = limits
         self.metrics = Metrics()
         self.max_len = min(max_model_len, pool.capacity_tokens)
-        self._bounds = Bounds(self.max_len, eos_token_ids)
+        self._ends = Ends(self.max_len, eos_token_ids)
         self._watermark = int(pool.num_blocks * WATERMARK)
         self._waiting = WaitingQueue()
         self._running: dict[int, Sequence] = {}
@@ -142,7 +142,7 @@ class Scheduler:
         prompt_len = len(request.prompt_ids)
         if not 1 <= prompt_len < self.max_len or request.request_id in self._by_request:
             raise ValueError(f"request {request.request_id}: {prompt_len} prompt tokens, or its id is in flight")
-        sequence = Sequence.of(request, self._next_id, seed, self.limits.default_class, self._bounds)
+        sequence = Sequence.of(request, self._next_id, seed, self.limits.default_class, self._ends)
         self._next_id += 1
         self._newest_s = max(self._newest_s, request.arrival_s)
         self._waiting.push(sequence)
@@ -190,7 +190,7 @@ class Scheduler:
         prompts_follow = over_budget or bool(left)
         ahead: tuple[Chunk, ...] = ()
         if self._tokens_ahead and prompts_follow:
-            step = Step(cuts, chunks, self._running, left, self.backlog.tokens)
+            step = CutStep(cuts, chunks, self._running, left, self.backlog.tokens)
             foreseen = foresee(step, self.pool.block_size, self._rules)
             self._foreseen, ahead = foreseen.cuts, foreseen.chunks
         return Batch(tuple(chunks), prompts_follow, ahead)
@@ -201,7 +201,7 @@ class Scheduler:
         sampled = iter(results)
         in_flight, self._in_flight = self._in_flight, {}
         self.metrics.steps += 1
-        self._step_time.observe(batch.prompt_tokens, (now - self._scheduled_s) * 1000)
+        self._step_time.observe(batch.prompt_tokens, batch.prompt_squares, (now - self._scheduled_s) * 1000)
         for chunk in batch.chunks:
             sequence = in_flight[chunk.sequence_id]
             result = next(sampled) if chunk.sample else None

@@ -25,7 +25,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Ends:
     """Where every sequence of an engine ends: prompt and answer together at `max_len` tokens, an answer at a token of `eos`."""
 
     max_len: int
@@ -81,17 +81,17 @@ class Sequence:
     _table: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, request: Request, sequence_id: int, seed: int, kind: Priority, bounds: Bounds) -> Self:
+    def of(cls, request: Request, sequence_id: int, seed: int, kind: Priority, ends: Ends) -> Self:
         """The record of a new arrival; `kind`: its class when it names none."""
         sampling, prompt_len = request.sampling, len(request.prompt_ids)
-        stop_ids, longest = frozenset(sampling.stop_token_ids), bounds.max_len
+        stop_ids, longest = frozenset(sampling.stop_token_ids), ends.max_len
         own = kind if request.priority is None else request.priority
         return cls(
             sequence_id=sequence_id,
             request=request,
             seed=seed,
             plain=sampling.plain,
-            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | bounds.eos,
+            stop_ids=stop_ids if sampling.ignore_eos else stop_ids | ends.eos,
             max_len=longest if sampling.max_tokens is None else min(longest, prompt_len + sampling.max_tokens),
             tokens=list(request.prompt_ids),
             prefill_end=prompt_len,

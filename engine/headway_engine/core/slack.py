@@ -55,11 +55,11 @@ def to_age(limits: Limits, running: Collection[Sequence], waiting: WaitingQueue,
     return 0 if served or waiting.has_moved_up_batch() else 1
 
 
-def tokens_beside(decodes: Iterable[Sequence], limits: Limits, step_time: StepTime) -> int:
-    """Prompt tokens that a step may have so that its decodes of better classes keep to the target; all without those."""
+def work_beside(decodes: Iterable[Sequence], limits: Limits, step_time: StepTime) -> float:
+    """Work on prompts that a step may have so that its decodes of better classes keep to the target; all without those."""
     if not serves_better(decodes):
         return LARGEST_CHUNK
-    return step_time.prompt_tokens_within(limits.itl_target_ms)
+    return step_time.work_within(limits.itl_target_ms)
 
 
 def serves_better(sequences: Iterable[Sequence]) -> bool:

@@ -92,10 +92,10 @@ class AsyncEngine:
 
     async def submit(self, request: Request) -> TokenStream | Rejected:
         """Queue a request; what cannot be served is refused here and costs no step."""
-        intake = self._entrance.intake
-        intake.received += not request.moved
+        counts = self._entrance.counts
+        counts.received += not request.moved
         answer = await self._take(request)
-        intake.received += request.moved and isinstance(answer, Rejected)
+        counts.received += request.moved and isinstance(answer, Rejected)
         return answer
 
     async def _take(self, request: Request) -> TokenStream | Rejected:
@@ -181,9 +181,9 @@ class AsyncEngine:
             itl=metrics.itl,
             e2e=metrics.e2e,
             step=metrics.step,
-            requests_received=self._entrance.intake.received,
+            requests_received=self._entrance.counts.received,
             requests_finished={reason.value: count for reason, count in metrics.finished},
-            requests_rejected={reason.value: count for reason, count in self._entrance.intake.rejected.items()},
+            requests_rejected={reason.value: count for reason, count in self._entrance.counts.rejected.items()},
             prompt_tokens=metrics.prompt_tokens,
             cached_prompt_tokens=metrics.cached_prompt_tokens,
             generation_tokens=metrics.generation_tokens,

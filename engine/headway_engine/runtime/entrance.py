@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from headway_engine.core import slack
 from headway_engine.core.metrics import ClassSnapshot, MetricsSnapshot
 from headway_engine.core.request import FinishReason, Priority, Rejected, Request, RequestId, StatusCode
-from headway_engine.runtime.stats import Intake, RejectReason
+from headway_engine.runtime.stats import RejectReason, RequestCounts
 from headway_engine.runtime.steps import Steps
 
 
@@ -30,7 +30,7 @@ class Entrance:
     """The requests on their way in, and what was counted of all that came."""
 
     def __init__(self, steps: Steps) -> None:
-        self.intake = Intake()
+        self.counts = RequestCounts()
         self._steps = steps
         self._entering: dict[RequestId, Entering] = {}
         # The requests sent that `LoopState` does not include yet, oldest first; and how many were sent.
@@ -65,11 +65,11 @@ class Entrance:
         self._sent += 1
         self._unseen.append(request)
         self._forget_seen()  # also where nobody ever asks for figures
-        self.intake.take(kind, len(request.prompt_ids), moved=request.moved)
+        self.counts.take(kind, len(request.prompt_ids), moved=request.moved)
 
     def refuse(self, reason: RejectReason, rejected: Rejected) -> Rejected:
         """Count a refusal."""
-        self.intake.rejected[reason] += 1
+        self.counts.rejected[reason] += 1
         return rejected
 
     def num_waiting(self) -> int:
@@ -113,7 +113,7 @@ class Entrance:
         wait_ms = (own if own.count else state.metrics.queue_wait).quantile(0.5) or 0.0
         message = f"{queued - starting} requests wait for a slot, {name} is {bound}"
         message += f", and {more} more may come from other engines" if request.moved else ""
-        self.intake.queue_full[kind] += 1
+        self.counts.queue_full[kind] += 1
         retry_ms = int(min(max(wait_ms, 100.0), 10_000.0))
         return self.refuse(RejectReason.QUEUE_FULL, Rejected(StatusCode.RESOURCE_EXHAUSTED, message, retry_ms))
 
@@ -126,19 +126,19 @@ class Entrance:
 
     def classes(self, metrics: MetricsSnapshot) -> dict[Priority, ClassSnapshot]:
         """The classes that had requests; with what the step thread does not know, or not yet."""
-        intake, entering = self.intake, self._entering.values()
+        counts, entering = self.counts, self._entering.values()
         coming = Counter(one.kind for one in entering if not one.moved)
         moving = Counter(one.kind for one in entering if one.moved)
         return {
             kind: replace(
                 one,
-                admitted=intake.admitted[kind] + coming[kind],
-                prompt_tokens_admitted=intake.prompt_tokens_admitted[kind],
-                refused=intake.queue_full[kind],
-                moved=one.moved + intake.taken_over[kind] + moving[kind],
+                admitted=counts.admitted[kind] + coming[kind],
+                prompt_tokens_admitted=counts.prompt_tokens_admitted[kind],
+                refused=counts.queue_full[kind],
+                moved=one.moved + counts.taken_over[kind] + moving[kind],
             )
             for kind, one in zip(Priority, metrics.classes, strict=True)
-            if intake.admitted[kind] + coming[kind] + intake.taken_over[kind] + moving[kind] or intake.queue_full[kind]
+            if counts.admitted[kind] + coming[kind] + counts.taken_over[kind] + moving[kind] or counts.queue_full[kind]
         }
 
     def _forget_seen(self) -> None:

@@ -1,7 +1,7 @@
 """Figures about the engine as readers see them: `Loads` (now), `StatsSnapshot` (since boot), `Health`.
 
 Durations and counters come from `core.metrics`, which the step thread writes; the step thread publishes frozen snapshots,
-so that nobody reads a half-written one. `ThroughputWindow` and `Intake` live on the event loop.
+so that nobody reads a half-written one. `ThroughputWindow` and `RequestCounts` live on the event loop.
 """
 
 from collections import Counter, deque
@@ -98,7 +98,7 @@ class RejectReason(StrEnum):
 
 
 @dataclass(slots=True)
-class Intake:
+class RequestCounts:
     """Requests that arrived, and those refused before they reached the step thread.
 
     Attributes:

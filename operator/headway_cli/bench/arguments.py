@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from headway_cli.bench import peers
 from headway_cli.bench.workload import Workload
 from headway_cli.errors import CliError
 from headway_cli.limits import ABOVE_0, check
@@ -59,6 +60,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     beside.add_argument(
         "--against-tokens", type=int, default=2048, metavar="N", help="the engine's tokens per step (default: 2048)"
     )
+    peer = parser.add_argument_group("beside the comparison engine")
+    peer.add_argument(
+        "--peer", metavar="GPU/SHAPE", help="also print our figures over its own, as 'NVIDIA H200/llama8b'"
+    )
+    peer.add_argument("--peers", type=Path, default=peers.FILE, metavar="FILE", help="(default: %(default)s)")
 
 
 def workload(options: argparse.Namespace) -> Workload:

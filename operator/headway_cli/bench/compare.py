@@ -9,10 +9,11 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headway_cli.bench import peers
 from headway_cli.errors import CliError
 
 # How a figure of each case is named in the results; {} is the parameter.
@@ -55,21 +56,15 @@ class Cell:
 
 def command(options: argparse.Namespace) -> int:
     """Run it; returns the exit code."""
-    try:
-        reference = json.loads(options.peers.read_text(encoding="utf-8"))
-        known = list(reference["peers"])
-        goals = reference["goals"].get(options.device, {})
-    except (OSError, ValueError, RecursionError) as error:
-        raise CliError(f"--peers {options.peers}: {error}") from None
-    except (AttributeError, KeyError, TypeError):
-        raise CliError(f"--peers {options.peers}: needs objects `peers` and `goals` by kind of GPU") from None
+    reference = peers.read(options.peers)
+    known, goals = reference["peers"], reference["goals"].get(options.device, {})
     if options.device not in known:
         raise CliError(f"--device must be one of {', '.join(map(repr, known))}, got {options.device!r}")
     if not options.results.is_dir():
         raise CliError(f"--results: {options.results} is not a folder")
     newest = newest_figures(options.results, options.device)
-    cells = list(compare(reference["peers"][options.device], goals, newest))
-    print("".join(json.dumps(asdict(cell)) + "\n" for cell in cells) if options.json else table(cells), end="")
+    cells = list(compare(known[options.device], goals, newest))
+    print("".join(json.dumps(as_json(cell)) + "\n" for cell in cells) if options.json else table(cells), end="")
     return 0
 
 
@@ -108,12 +103,12 @@ def _value(value: object) -> float:
 
 
 def compare(
-    peers: Mapping[str, Mapping[str, Any]],
+    measured: Mapping[str, Mapping[str, Any]],
     goals: Mapping[str, Mapping[str, Any]],
     newest: Mapping[str, tuple[float, str]],
 ) -> Iterator[Cell]:
     """The cells of one device, in the order of the peer's figures."""
-    for shape, cases in peers.items():
+    for shape, cases in measured.items():
         for case, figures in cases.items():
             wanted = goals.get(shape, {}).get(case)
             for parameter, peer in figures.items() if isinstance(figures, dict) else [("", figures)]:
@@ -127,29 +122,34 @@ def compare(
                     ours=ours,
                     peer=peer,
                     goal=goal,
-                    ratio=_ratio(ours, peer) if more_is_better else _ratio(peer, ours),
+                    ratio=peers.ratio(ours, peer, more_is_better),
                     goal_met=_met(ours, goal, more_is_better),
                     measured=date,
                 )
 
 
+def as_json(cell: Cell) -> dict[str, object]:
+    """Plain data, for `--json`: the keys that scripts are promised, and no others."""
+    return {name: getattr(cell, name) for name in ("cell", "ours", "peer", "goal", "ratio", "goal_met")}
+
+
 def table(cells: list[Cell]) -> str:
-    """The same for people."""
-    lines = [f"{'cell':<24} {'ours':>12} {'peer':>12} {'goal':>12} {'ratio':>7}  goal met"]
+    """The same for people, with units and dates."""
+    lines = [f"{'cell':<21} {'ours':>9} {'peer':>9} {'goal':>9} {'ratio':>6} {'met':>4} {'unit':<5} measured"]
     for cell in cells:
-        ours = "not measured" if cell.ours is None else f"{cell.ours:,.2f}"
-        goal = "" if cell.goal is None else f"{cell.goal:,.2f}"
+        figures = " ".join(f"{_figure(value):>9}" for value in (cell.ours, cell.peer, cell.goal))
         ratio = "" if cell.ratio is None else f"{cell.ratio:.2f}"
         met = {True: "yes", False: "NO", None: ""}[cell.goal_met]
-        lines.append(f"{cell.cell:<24} {ours:>12} {cell.peer:>12,.2f} {goal:>12} {ratio:>7}  {met:<3} {cell.unit}")
+        line = f"{cell.cell:<21} {figures} {ratio:>6} {met:>4} {cell.unit:<5} {cell.measured[:10] or 'never'}"
+        lines.append(line)
     ahead = sum(cell.ratio is not None and cell.ratio > 1 for cell in cells)
-    reached = sum(cell.goal_met is True for cell in cells)
-    lines.append(f"{ahead} of {len(cells)} cells are ahead of the peer, {reached} of {len(cells)} reach the goal")
+    reached, goals = (sum(cell.goal_met in kinds for cell in cells) for kinds in ((True,), (True, False)))
+    lines.append(f"{ahead} of {len(cells)} cells are ahead of the peer, {reached} of {goals} goals are reached")
     return "\n".join(lines) + "\n"
 
 
-def _ratio(better: float | None, worse: float | None) -> float | None:
-    return None if better is None or not worse else better / worse
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f}"
 
 
 def _met(ours: float | None, goal: float | None, more_is_better: bool) -> bool | None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from headway_cli import target
-from headway_cli.bench import arguments, front, predicted, report
+from headway_cli.bench import arguments, front, peers, predicted, report
 from headway_cli.bench.load import LoadClient, Share
 from headway_cli.bench.worker import LINE_BYTES, decode_records, encode_share
 from headway_cli.bench.workload import Arrival, arrivals, fit
@@ -31,6 +31,7 @@ def command(options: argparse.Namespace) -> int:
     """Run it; returns the exit code."""
     workload = arguments.workload(options)
     model = engines.load(options.against, options.against_engine) if options.against else None
+    peer = peers.online(options, workload) if options.peer else {}
     try:
         run = asyncio.run(_measure(options, arrivals(workload), model))
     except EngineError as error:
@@ -45,11 +46,14 @@ def command(options: argparse.Namespace) -> int:
     if options.json:
         settings = {key: _plain(value) for key, value in vars(options).items() if key not in ("command", "json")}
         against = {"against": predicted.as_json(run.model, beside)} if run.model else {}
-        print(json.dumps({"settings": settings, **report.as_json(result), **against}))
+        over = {"over_peer": peers.as_json(peers.over(result, peer))} if peer else {}
+        print(json.dumps({"settings": settings, **report.as_json(result), **against, **over}))
     else:
         print(report.as_text(result))
         if run.model:
             print(predicted.as_text(run.model, beside))
+        if peer:
+            print(peers.as_text(options.peer, peers.over(result, peer)))
     return 0
 
 

@@ -5,6 +5,8 @@ The event loop writes its heartbeat and the age of its most neglected fleet into
 It does not fail while the API server is away: passes then fail but happen. A standby has no fleets and is healthy.
 """
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from headway_operator.shell.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 BEAT_LIMIT_S = 20.0  # a loop that was not free for so long is stuck
 
@@ -68,8 +72,7 @@ class HealthServer:
             "/readyz": lambda: _page("" if health.ready else "the API server was not reached yet"),
             "/metrics": lambda: (HTTPStatus.OK, metrics.expose()),
         }
-        self._server = ThreadingHTTPServer((host, port), _handler(pages))
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), _handler(pages))
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
     @property
@@ -86,6 +89,16 @@ class HealthServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as the base class has it
+        error = sys.exception()
+        # A scraper that hangs up and a port scan are everyday; only what is our fault is worth a line.
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            log.error("%s was answered with nothing: %r", client_address, error)
 
 
 def _page(problem: str) -> tuple[HTTPStatus, bytes]:

@@ -52,6 +52,23 @@ def test_the_table_says_which_goals_are_missed() -> None:
     assert "goal" not in lines[3]
 
 
+def test_figures_of_rows_and_columns_are_a_matrix_that_fits_a_terminal() -> None:
+    names = ("throughput", "TTFT p50", "TTFT p95", "ITL p50", "ITL p95", "worst gap p50", "worst gap p95")
+    rows = ("batch 64", "profile throughput")
+    figures = [
+        report.of_samples(f"{row}: {name}", "ms" if " " in name else "tok/s", [23456.7])
+        for row in rows
+        for name in names
+    ]
+    title, above, below, *lines = report.as_table(Report("batching", {"input": 64}, tuple(figures))).splitlines()
+    assert title == "batching: input=64"
+    assert above.split() == ["throughput", "TTFT", "TTFT", "ITL", "ITL", "worst", "gap", "worst", "gap"]
+    assert below.split() == ["tok/s", *["p50", "ms", "p95", "ms"] * 3]
+    assert [line[:18].rstrip() for line in lines] == list(rows)
+    assert [line[18:].split() for line in lines] == [["23,457"] * 7] * 2
+    assert {len(line) for line in (above, below, *lines)} == {77}
+
+
 def test_results_are_saved_by_case_and_date(tmp_path: Path) -> None:
     path = report.save("text\n", RESULT, AT, tmp_path / "new")
     assert path == tmp_path / "new" / "cpu-20261124T053000Z.jsonl"

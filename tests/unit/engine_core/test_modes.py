@@ -2,8 +2,11 @@
 
 from simulated_steps import FLOOR_MS, PROMPT_TOKEN_MS, Simulation
 
+from headway_engine.core.cuts import Cut, Rules, cut_prompts
 from headway_engine.core.limits import BatchingMode, Limits, Profile
-from headway_engine.core.request import Priority
+from headway_engine.core.request import Priority, Request, RequestId
+from headway_engine.core.sequence import Ends, Sequence
+from headway_engine.core.step_time import SMALLEST_CHUNK, StepTime
 
 
 def limits(
@@ -85,23 +88,56 @@ def test_adaptive_starts_at_once_when_nothing_runs_and_groups_when_much_does() -
     assert all(stream.ttft_ms < 50 for stream in together)
 
 
-def gap_of_streams_while_a_long_prompt_comes(rules: Limits) -> float:
-    """32 streams run; a prompt of 3,900 tokens arrives among them. The worst gap of any of them, ms."""
-    bench = Simulation(rules)
-    for n in range(32):
-        bench.add(f"r{n}", 100, 500)
+def gap_of_streams_while_a_long_prompt_comes(
+    rules: Limits, square_ms: float = 0.0, before: tuple[int, ...] = ()
+) -> float:
+    """32 streams run; a prompt of 3,900 tokens arrives among them. The worst gap of any of them from then on, ms.
+
+    `before`: prompts that had come beside these streams, one after another.
+    """
+    bench = Simulation(rules, square_ms=square_ms)
+    running = [bench.add(f"r{n}", 100, 500) for n in range(32)]
     bench.run_until(lambda: bench.scheduler.backlog.tokens == 0)
-    running = list(bench.streams.values())
+    for n, prompt in enumerate(before):
+        earlier = bench.add(f"b{n}", prompt, 2)
+        bench.run_until(lambda one=earlier: one.done)
+    since_s = bench.now
     bench.add("long", 3900, 4)
     bench.run()
     assert all(stream.done for stream in bench.streams.values())
-    return max(stream.worst_gap_ms for stream in running)
+    return max(stream.worst_gap_since_ms(since_s) for stream in running)
 
 
 def test_low_tail_keeps_every_gap_within_the_target_when_a_long_prompt_comes() -> None:
     for target_ms in (8, 15, 50):
         assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms)) <= target_ms
     assert gap_of_streams_while_a_long_prompt_comes(limits(tokens=8192)) > 190
+
+
+def test_low_tail_keeps_to_the_target_where_tokens_far_back_in_a_prompt_are_dearer() -> None:
+    # The last token of the long prompt costs twice, or ten times, what its first one does.
+    twice, ten_times = (more * PROMPT_TOKEN_MS / (2 * 3900) for more in (1, 9))
+    earlier = (900, 40, 1500)
+    for target_ms in (15, 50, 100):
+        assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms), twice) <= target_ms
+        assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms), twice, earlier) <= target_ms
+        assert gap_of_streams_while_a_long_prompt_comes(low_tail(target_ms), ten_times, earlier) <= target_ms
+
+
+def test_low_tail_computes_some_tokens_of_the_first_prompt_whatever_they_cost_and_none_of_the_next() -> None:
+    def running(number: int, prompt: int, computed: int) -> Sequence:
+        request = Request(RequestId(f"r{number}"), 0.0, prompt_ids=(1,) * prompt)
+        sequence = Sequence.of(request, number, 0, Priority.INTERACTIVE, Ends(10_000, frozenset()))
+        sequence.num_computed = computed
+        return sequence
+
+    decode, far, next_one = running(0, 10, 10), running(1, 5000, 4000), running(2, 100, 0)
+    late = StepTime(decode_ms=50.0, token_ms=0.1, reach=0.01)  # decodes alone pass the target
+    left = [Cut(far, far.backlog), Cut(next_one, next_one.backlog)]
+    rules = Rules(Limits(64, 8192, 0, 100, profile=Profile.LOW_TAIL, itl_target_ms=20), late)
+    cuts = cut_prompts(left[:1], [decode], 8000, rules)
+    assert cuts == [(far, SMALLEST_CHUNK)]
+    assert len(cut_prompts(left, [decode], 8000, rules)) == 1
 
 
 def test_low_tail_uses_most_of_the_target_so_the_long_prompt_is_not_slower_than_it_must() -> None:

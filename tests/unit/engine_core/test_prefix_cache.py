@@ -107,6 +107,16 @@ def test_requests_that_run_together_share_blocks_and_each_gives_its_own_back() -
     assert bench.pool.num_free == bench.pool.num_blocks
 
 
+def test_what_two_computed_at_the_same_time_is_one_prefix_and_no_other() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.add("b")  # neither can find the other's blocks: both compute and register all of them
+    bench.run()
+    assert [bench.finished[name].cached_tokens for name in "ab"] == [0, 0]
+    assert bench.cached("c", PROMPT[4:]) == 0, "they hold these tokens behind others"
+    assert bench.cached("d", PROMPT) == 12
+
+
 def test_blocks_that_are_needed_are_taken_from_the_longest_unused_prefix_its_end_first() -> None:
     bench = Bench(blocks=9)
     bench.cached("old")  # 3 blocks stay known

@@ -286,6 +286,22 @@ async def test_a_limit_changes_between_two_steps_and_is_published() -> None:
         assert refused.message == "limits.max_num_seqs is 9, the envelope allows 1 to 8"
 
 
+async def test_steps_are_made_under_the_baseline_again_once_a_lease_has_ended() -> None:
+    executor = ScriptedExecutor((b"x",))
+    async with running(executor) as engine:
+        leased = await engine.update_limits(LimitsPatch(max_num_seqs=1), 1, None)
+        assert isinstance(leased, RuntimeConfigState)
+        await eventually(lambda: engine.runtime_config().lease_remaining_s == 0)
+        assert engine.runtime_config().revision == leased.revision + 1
+        executor.hold()
+        streams = [await submitted(engine, request(name)) for name in "ab"]
+        # The step of the first one may have begun before the second came: it is in the next one.
+        executor.release()
+        await eventually(lambda: engine.loads().num_running == 2)
+        executor.release(10)
+        await asyncio.gather(*(read(stream) for stream in streams))
+
+
 async def test_start_refuses_limits_outside_the_envelope() -> None:
     with pytest.raises(ValueError, match=r"limits\.max_queued_requests is 5000"):
         await AsyncEngine.start(config(max_queued_requests=5000))

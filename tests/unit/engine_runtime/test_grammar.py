@@ -181,6 +181,7 @@ def test_answers_of_one_form_do_not_share_their_state(bytewise: Forms) -> None:
         (ConstraintKind.JSON_SCHEMA, '{"x-guidance": {"lenient": true}, "not": {}}', 'Unimplemented keys: ["not"]'),
         (ConstraintKind.REGEX, "[", "unclosed character class"),
         (ConstraintKind.REGEX, "(?=a)b", "look-around"),
+        (ConstraintKind.REGEX, r"[^\x00-\x{10ffff}]", "no text has this form"),
     ],
 )
 def test_a_form_that_cannot_be_enforced_is_refused_with_the_reason(

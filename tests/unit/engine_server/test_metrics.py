@@ -20,6 +20,7 @@ async def test_the_names_and_values_of_a_scrape() -> None:
     assert samples["headway_engine_request_success_total", ("finished_reason", "stop"), model] == 5
     assert samples["headway_engine_admission_rejections_total", model, ("reason", "queue_full")] == 1
     assert samples["headway_engine_prompt_tokens_total", model] == 11
+    assert samples["headway_engine_prefix_cache_hits_total", model] == 7
     assert samples["headway_engine_generation_tokens_total", model] == 22
     assert samples["headway_engine_preemptions_total", model] == 3
     assert samples["headway_engine_num_requests_running", model] == 0

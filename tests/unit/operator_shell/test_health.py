@@ -1,5 +1,8 @@
 """Health pages: what fails them, and what must not."""
 
+import logging
+import socket
+import struct
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -60,3 +63,36 @@ def test_readiness_comes_with_the_first_answer_and_survives_an_outage(fetch: Fet
 def test_metrics_are_exposed_and_other_pages_are_not(fetch: Fetch) -> None:
     assert "headway_operator_leader 0.0" in fetch("/metrics")[1]
     assert fetch("/secrets")[0] == 404
+
+
+def test_a_scraper_that_hangs_up_is_no_news(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = HealthServer(Health(stall_s=180.0), Metrics(), 0, "127.0.0.1")
+    server.start()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            # An end by a reset, while the answer is on its way.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET")
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert client.makefile("rb").readline() == b"HTTP/1.0 200 OK\r\n"
+    server.stop()
+    assert caplog.records == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_page_that_breaks_is_one_line(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(Metrics):
+        def expose(self) -> bytes:
+            raise KeyError("gauge")
+
+    server = HealthServer(Health(stall_s=180.0), Broken(), 0, "127.0.0.1")
+    server.start()
+    with caplog.at_level(logging.ERROR), socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert client.recv(100) == b""
+    server.stop()
+    assert [record.getMessage().split(": ")[-1] for record in caplog.records] == ["KeyError('gauge')"]
+    assert capfd.readouterr().err == ""
