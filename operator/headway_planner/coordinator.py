@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from headway_planner.budget import Answer, FirstTokens, caution, spent, told
-from headway_planner.capacity import Capacity, Mix, mean_mix, sustained, token_ms
+from headway_planner.capacity import Capacity, Mix, Sums, mean_mix, renewed, sustained, token_ms
 from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
 from headway_planner.forecast import Ask, Past, believed_s, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
@@ -33,7 +33,6 @@ from headway_planner.steps import StepCost
 
 HISTORY_S, REACT_S = 3600, 10
 PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
-SUMS_HALF_LIFE_S = 120.0  # of what the mean lengths rest on
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
 LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
 KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
@@ -134,7 +133,8 @@ class Memory:
     work: tuple[float, ...] = ()
     prompts: tuple[float, ...] = ()
     mix: Mix | None = None
-    sums: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # arrivals, input tokens, finished, output tokens
+    sums: Sums = (0.0, 0.0, 0.0, 0.0)  # of minutes
+    newest: Sums = (0.0, 0.0, 0.0, 0.0)  # of the newest requests
     planned_s: float = -math.inf
     needs: Needs | None = None  # of the last plan
     turns: tuple[float, ...] = ()  # times of orders that followed a removal
@@ -226,19 +226,14 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
         finished,
         now.output_tokens - then.output_tokens,
     )
-    keep = 0.5 ** (span_s / SUMS_HALF_LIFE_S)
-    sums = (
-        keep * memory.sums[0] + fresh[0],
-        keep * memory.sums[1] + fresh[1],
-        keep * memory.sums[2] + fresh[2],
-        keep * memory.sums[3] + fresh[3],
-    )
+    sums, newest = renewed((memory.sums, memory.newest), fresh, intake.running, span_s)
     began = max(0, intake.serving - last.serving)
     starts = tuple(intake.at_s - at_s for at_s in memory.orders[:began])
     memory = replace(
         memory,
         last=intake,
         sums=sums,
+        newest=newest,
         first=spent(memory.first, then.first, now.first, span_s),
         mix=mean_mix(sums, memory.mix, _held(intake, memory.mix, span_s)),
         orders=_under_way(memory.orders[began:], intake),

@@ -15,8 +15,10 @@ CONFIG = CoordinatorConfig(
 STEPS = LearntSteps(10.0, 0.5, 0.1, kv_tokens=100_000)
 
 
-def play(config: CoordinatorConfig, memory: Memory, rates: list[float], **more: float) -> tuple[Needs | None, Memory]:
-    """A second per rate of requests of 100 prompt and 50 output tokens, all served at once."""
+def play(
+    config: CoordinatorConfig, memory: Memory, rates: list[float], *, prompt: int = 100, output: int = 50, **more: float
+) -> tuple[Needs | None, Memory]:
+    """A second per rate of requests of so many prompt and output tokens, all served at once."""
     at_s, totals = (memory.last.at_s, memory.last.totals) if memory.last else (0.0, Totals())
     needs = None
     for rate in rates:
@@ -24,9 +26,9 @@ def play(config: CoordinatorConfig, memory: Memory, rates: list[float], **more: 
         totals = replace(
             totals,
             arrivals=totals.arrivals + rate,
-            input_tokens=totals.input_tokens + 100 * rate,
+            input_tokens=totals.input_tokens + prompt * rate,
             finished=totals.finished + rate,
-            output_tokens=totals.output_tokens + 50 * rate,
+            output_tokens=totals.output_tokens + output * rate,
         )
         needs, memory = assess(Intake(at_s, 2, 2, totals, starts=(10.0,), **more), config, memory)
     return needs, memory
@@ -95,6 +97,12 @@ def test_requests_that_a_full_queue_refused_are_demand() -> None:
     assert after.work[-1] > memory.work[-1]
     assert after.mix is not None
     assert after.mix.inputs == pytest.approx(100.0)
+
+
+def test_thrice_as_many_requests_a_third_as_long_are_no_burst() -> None:
+    _, memory = play(CONFIG, Memory(prior=STEPS), [150.0] * 300, prompt=90, output=48)
+    _, memory = play(CONFIG, memory, [450.0] * 60, prompt=30, output=16)
+    assert max(memory.work[-45:]) <= 1.2 * memory.work[-61]
 
 
 def test_removal_waits_for_its_window_and_two_horizons() -> None:
