@@ -64,9 +64,13 @@ def _opened(path: Path) -> TextIO:
 
 def _arrivals(file: TextIO, path: Path, default: Rank) -> Iterator[Arrival]:
     reader = csv.DictReader(file)
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+    columns = list(reader.fieldnames or ())
+    missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise CliError(f"{path} has no column {', '.join(missing)}; a trace has {', '.join(_NEEDED)} and perhaps class")
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    if twice:
+        raise CliError(f"{path} has column {', '.join(twice)} more than once")
     for row in reader:
         yield _arrival(row, default, f"{path}, line {reader.line_num}")
 

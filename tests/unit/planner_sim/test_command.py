@@ -92,6 +92,7 @@ ROWS = HEAD + b"0,10,10\n" * 99
         ("a.csv", HEAD + b"0," + b"9" * 200_000 + b",1\n", "cannot read the trace .*field larger than"),
         ("a.csv.gz", gzip.compress(ROWS)[:10] + b"\xff" * 40, "cannot read the trace .*while decompressing"),
         ("a.csv", HEAD + b"0,10,10\n1,10485761,1\n", "line 3: input_tokens and output_tokens must be at most 10485760"),
+        ("a.csv", HEAD[:-1] + b",input_tokens,,\n0,10,10,5,,\n", "has column input_tokens more than once"),
         ("a.csv", HEAD + b"0,10,10\n1e12,10,10\n", "arrival_s spans 1000000000000 s, at most 31622400"),
         ("a.csv", HEAD + b"0,10,10000000\n" * 999, "its first minutes are work for .* replicas, at most 10000"),
     ],
