@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import steps
@@ -60,10 +61,10 @@ def load(rate: float, seconds: int) -> bool:
                    "--duration", str(seconds), "--max-input", "48", "--max-output", "32", "--json"]  # fmt: skip
         with report_path.open("w") as report_file:
             bench = subprocess.Popen(command, stdout=report_file, env=steps.environment())
-        peak, limits = 1, set()
-        for row in watch.follow(NAME, NAMESPACE, lambda _: bench.poll() is not None, timeout_s=seconds + 120):
-            peak = max(peak, row.ready)
-            limits.add((row.max_num_seqs, row.max_num_batched_tokens))
+        began_s = time.monotonic()
+        following = watch.follow(NAME, NAMESPACE, lambda _: bench.poll() is not None, timeout_s=seconds + 120)
+        seen = [(time.monotonic() - began_s, row) for row in following]
+        peak, limits = max(row.ready for _, row in seen), {row.limits for _, row in seen}
         try:
             code = bench.wait(timeout=60)
         except subprocess.TimeoutExpired as error:
@@ -86,9 +87,26 @@ def load(rate: float, seconds: int) -> bool:
         f"ITL p95 {report['gap_ms']['p95']:.0f} ms; {report['output_tokens_per_s']:.0f} tokens/s")  # fmt: skip
     say(f"replicas: 1 -> {peak} -> {rows[-1].ready}; limits seen (sequences, tokens per step): "
         f"{', '.join(f'{seqs}/{tokens}' for seqs, tokens in sorted(limits, key=str))}")  # fmt: skip
+    say(objective(seen))
     restarts = sum(after[uid] - before[uid] for uid in kept)
     say(f"pods that were there before the load and still are: {len(kept)}, restarted: {restarts}")
     return bool(report["failed"] == 0 and restarts == 0 and peak > 1 and len(limits) > 1)
+
+
+def objective(seen: Sequence[tuple[float, watch.Row]]) -> str:
+    """When the fleet did what about the load, and what became of its objective. `seen`: with seconds since the load began."""
+    first = seen[0][1]
+    acts = {
+        "engines retuned": (at_s for at_s, row in seen if row.limits != first.limits),
+        "more replicas wanted": (at_s for at_s, row in seen if row.desired > first.desired),
+        "more replicas ready": (at_s for at_s, row in seen if row.ready > first.ready),
+    }
+    done = [f"{what} after {at_s:.0f} s" for what, times in acts.items() if (at_s := next(times, None)) is not None]
+    missed_s = [at_s for at_s, row in seen if row.slo_met is False]
+    kept = "kept all the time"
+    if missed_s:
+        kept = f"missed from {missed_s[0]:.0f} to {missed_s[-1]:.0f} s of {seen[-1][0]:.0f} s (its percentiles are of the last minute)"
+    return f"{', '.join(done)}; the objective was {kept}"
 
 
 def run(provider: str, nodes: int) -> bool:

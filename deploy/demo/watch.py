@@ -21,7 +21,13 @@ class Row:
     tokens_per_second: int | None
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
+    slo_met: bool | None
     why: str
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """Sequences and tokens per step."""
+        return self.max_num_seqs, self.max_num_batched_tokens
 
     @property
     def decided(self) -> tuple[int, int, int | None, int | None]:
@@ -67,8 +73,14 @@ def row(deployment: Mapping[str, Any], known_changes: set[str]) -> Row:
         tokens_per_second=slo.get("tokensPerSecond"),
         max_num_seqs=tuning.get("effective", {}).get("maxNumSeqs"),
         max_num_batched_tokens=tuning.get("effective", {}).get("maxNumBatchedTokens"),
+        slo_met=_slo_met(status.get("conditions", [])),
         why="; ".join(news),
     )
+
+
+def _slo_met(conditions: list[dict[str, str]]) -> bool | None:
+    said = next((one["status"] for one in conditions if one["type"] == "SLOMet"), "Unknown")
+    return {"True": True, "False": False}.get(said)
 
 
 def follow(name: str, namespace: str, until: Callable[[Row], bool], *, timeout_s: float) -> Iterator[Row]:

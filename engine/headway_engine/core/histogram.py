@@ -59,16 +59,16 @@ class HistogramRecorder:
         self._sum_ms = 0.0
         self._frozen: Histogram | None = Histogram()
 
-    def record(self, value_ms: float) -> None:
-        """Count one duration; a negative one (a clock that was read in another order) counts as 0."""
+    def record(self, value_ms: float, times: int = 1) -> None:
+        """Count a duration; a negative one (a clock that was read in another order) counts as 0."""
         index = bisect_right(_EDGES, value_ms)
-        self._buckets[index] += 1
+        self._buckets[index] += times
         self._frozen = None
-        self._count += 1
+        self._count += times
         if index >= self._used:
             self._used = index + 1
         if value_ms > 0:
-            self._sum_ms += value_ms
+            self._sum_ms += value_ms * times
 
     def snapshot(self) -> Histogram:
         """The counts now; one snapshot is taken after each step, and most recorders have nothing new then."""

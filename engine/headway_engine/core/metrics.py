@@ -106,9 +106,9 @@ class Metrics:
         self.prefill.record(since_prefill_s * 1000)
         self.classes[kind].ttft.record(since_arrival_s * 1000)
 
-    def next_token(self, kind: Priority, gap_s: float) -> None:
-        """A further token came."""
-        self.classes[kind].itl.record(gap_s * 1000)
+    def next_tokens(self, kind: Priority, gap_s: float, tokens: int) -> None:
+        """So many sequences got a further token this long after the one before."""
+        self.classes[kind].itl.record(gap_s * 1000, tokens)
 
     def ended(self, kind: Priority, reason: FinishReason, since_arrival_s: float, batch_deadline_ms: int) -> None:
         """A request ended; batch work is late after its deadline, 0: it has none."""

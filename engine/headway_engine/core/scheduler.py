@@ -21,7 +21,8 @@ are left over it is told the next step along with each one (`foresee`), for whic
 A sequence that ends while its step is in flight keeps its blocks until `commit`, since the executor may still write there.
 """
 
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from typing import NamedTuple
 
 from headway_engine.core import batching, slack
 from headway_engine.core.backlog import Backlog
@@ -45,10 +46,15 @@ from headway_engine.core.waiting import WaitingQueue
 # and the first decodes preempt them again; engines that admit up to 1.0 lose 10 to 20 % of their throughput to that.
 WATERMARK = 0.1
 
+# Tokens of a step by class and the moment of the token before: hundreds of sequences share a few gaps.
+Gaps = defaultdict[tuple[Priority, float], int]
 
-@dataclass(frozen=True, slots=True)
-class StepEvent:
-    """What happened to one request: a new token, its end, or both; and the token's candidates where they are wanted."""
+
+class StepEvent(NamedTuple):
+    """What happened to one request: a new token, its end, or both; and the token's candidates where they are wanted.
+
+    A tuple, like a chunk: there is one for each sequence and step.
+    """
 
     request_id: RequestId
     token_ids: tuple[int, ...]
@@ -199,9 +205,12 @@ class Scheduler:
         """Take the tokens of the step in; returns what happened to each request."""
         events: list[StepEvent] = []
         sampled = iter(results)
+        gaps: Gaps = defaultdict(int)
         in_flight, self._in_flight = self._in_flight, {}
         self.metrics.steps += 1
-        self._step_time.observe(batch.prompt_tokens, batch.prompt_squares, (now - self._scheduled_s) * 1000)
+        prompt_tokens = batch.prompt_tokens
+        squares = batch.prompt_squares if prompt_tokens else 0
+        self._step_time.observe(prompt_tokens, squares, (now - self._scheduled_s) * 1000)
         for chunk in batch.chunks:
             sequence = in_flight[chunk.sequence_id]
             result = next(sampled) if chunk.sample else None
@@ -213,7 +222,9 @@ class Scheduler:
                 self.pool.forget(sequence.blocks)
                 events.append(self._end(sequence, FinishReason.ERROR, now, result.message))
             elif result is not None:
-                events.append(self._take_token(sequence, result, now))
+                events.append(self._take_token(sequence, result, now, gaps))
+        for (kind, last_token_s), tokens in gaps.items():
+            self.metrics.next_tokens(kind, now - last_token_s, tokens)
         return events
 
     def fail(self, batch: Batch, message: str, now: float) -> list[StepEvent]:
@@ -240,6 +251,9 @@ class Scheduler:
 
     def _admit(self, decoding: list[Sequence]) -> bool:
         """Move waiting sequences to the running ones while there is room; whether the budget was what ended it."""
+        self._blocked = batch_joined = False
+        if not self._waiting:
+            return False
         pool = self.pool
         growing = sum(len(s.tokens) > len(s.blocks) * pool.block_size for s in decoding)
         # LOW_TAIL lets everybody in whom slots and blocks hold: the shortest prompt goes first among those who run.
@@ -250,7 +264,6 @@ class Scheduler:
         if len(self._running) > len(decoding):
             for sequence in self._running.values():
                 ahead[sequence.priority] += sequence.backlog
-        self._blocked = batch_joined = False
         while (head := self._waiting.head()) is not None:
             if not self._group:
                 self._blocked = True
@@ -301,8 +314,10 @@ class Scheduler:
 
     def _grow_ahead(self, sequence: Sequence) -> None:
         """Give a sequence that samples in this step room for tokens after that one, if nobody else is short of it."""
-        pool = self.pool
-        wanted = pool.blocks_for(min(len(sequence.tokens) + self._tokens_ahead, self.max_len)) - len(sequence.blocks)
+        pool, tokens = self.pool, len(sequence.tokens) + self._tokens_ahead
+        if tokens <= len(sequence.blocks) * pool.block_size:  # in most steps
+            return
+        wanted = pool.blocks_for(min(tokens, self.max_len)) - len(sequence.blocks)
         if wanted > 0 and pool.num_free - wanted >= self._watermark:
             sequence.blocks += pool.allocate(wanted)
 
@@ -342,7 +357,7 @@ class Scheduler:
         self._kv_tokens += num_tokens
         sequence.register(self.pool)
 
-    def _take_token(self, sequence: Sequence, result: int | TokenLogprobs, now: float) -> StepEvent:
+    def _take_token(self, sequence: Sequence, result: int | TokenLogprobs, now: float, gaps: Gaps) -> StepEvent:
         token, logprobs = (result, None) if isinstance(result, int) else (result.chosen.token_id, result)
         self.metrics.generation_tokens += 1
         if sequence.first_token_s is None:
@@ -350,14 +365,14 @@ class Scheduler:
             started = now if sequence.started_s is None else sequence.started_s
             self.metrics.first_token(sequence.workload_class, now - sequence.request.arrival_s, now - started)
         else:
-            self.metrics.next_token(sequence.workload_class, now - sequence.last_token_s)
+            gaps[sequence.workload_class, sequence.last_token_s] += 1
         sequence.last_token_s = now
         try:
             reason, problem = sequence.accept(token), ""
         except ConstraintError as error:
             reason, problem = FinishReason.ERROR, str(error)
         if reason is not None:
-            return replace(self._end(sequence, reason, now, problem), token_ids=(token,), logprobs=logprobs)
+            return self._end(sequence, reason, now, problem)._replace(token_ids=(token,), logprobs=logprobs)
         return StepEvent(sequence.request.request_id, (token,), None, logprobs)
 
     def _preempt(self, sequence: Sequence) -> None:

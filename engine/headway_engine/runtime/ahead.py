@@ -124,10 +124,12 @@ class RunAhead:
         """Decode these sequences once more, those that go on as far as one can tell and hold a block for it."""
         decodes: list[Chunk] = []
         places: dict[int, _Place] = {}
+        max_len, block_size = self._max_len, self._block_size
         for chunk in chunks:
-            start, limit, table = chunk.start + len(chunk.token_ids), chunk.sampling.max_tokens, chunk.block_table
-            ends = start >= self._max_len or (limit is not None and chunk.num_sampled + 1 >= limit)
-            if chunk.sample and chunk.careful is None and not ends and start < len(table) * self._block_size:
-                places[chunk.sequence_id] = start, 1, table, len(decodes)
+            sequence_id, token_ids, begin, table, sample, sampling, _, num_sampled, careful = chunk
+            start, limit = begin + len(token_ids), sampling.max_tokens
+            ends = start >= max_len or (limit is not None and num_sampled + 1 >= limit)
+            if sample and careful is None and not ends and start < len(table) * block_size:
+                places[sequence_id] = start, 1, table, len(decodes)
                 decodes.append(chunk)
         return _Ahead(places, self._launches.decode_after(decodes)) if decodes else _NOTHING

@@ -191,7 +191,7 @@ class _Outbox(EventSink):
 
     def publish(self, events: Sequence[StepEvent]) -> None:
         """See `EventSink`."""
-        rows = [(event.request_id, event.token_ids, event.finished, event.logprobs) for event in events]
+        rows = [event[:] for event in events]  # plain tuples, which are pickled without a class
         with self._news:
             self._events += rows
             self._wake()
