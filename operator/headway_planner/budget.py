@@ -66,4 +66,4 @@ def caution(seen: FirstTokens, allowed: float) -> float:
 
 def told(care: float) -> str:
     """The end of a reason: "" without caution."""
-    return f", caution {care:.0%} after late first tokens" if care else ""
+    return f", caution {care:.0%} after late first tokens" if round(care, 2) else ""

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from headway_planner.budget import HALF_LIFE_S, FirstTokens, caution, spent
+from headway_planner.budget import HALF_LIFE_S, FirstTokens, caution, spent, told
 from headway_planner.capacity import Capacity
 from headway_planner.coordinator import CoordinatorConfig, Intake, Memory, Totals, assess
 from headway_planner.forecast import Ask, Past, forecast
@@ -63,6 +63,11 @@ def test_a_removal_waits_longer_where_first_tokens_were_late() -> None:
     assert needs.keep_long is not None
     assert needs.keep_long > needs.keep
     assert "caution 100% after late first tokens" in needs.reason
+
+
+def test_a_trace_of_caution_is_not_worth_a_word() -> None:
+    assert told(0.003) == ""
+    assert told(0.006) == ", caution 1% after late first tokens"
 
 
 def test_a_backlog_that_was_worked_off_is_held_for_no_longer_by_late_first_tokens() -> None:
