@@ -35,6 +35,7 @@ HISTORY_S, REACT_S = 3600, 10
 PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
 LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
+ENDING = 0.5  # share of the level: where the last seconds brought less, a load has just ended, or pauses
 KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
 CAREFUL_HOLDS = 8.0  # so many times as long it waits at full caution
 KEEP_S, KEEP_HOLDS = 300.0, 5.0  # a removal looks so far ahead, at most so many of its windows
@@ -300,7 +301,9 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     due, due_longer, batch = _due(config, memory, now_s, lead_s)
     keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
     up, down, level = _forecasts(config, memory, engine, (lead_s, keep_s))
-    up = max(up, due)
+    # Its level is still high, and a rise from there would need more: that is ordered when the demand is back.
+    ends = rate < ENDING * mean(memory.work[-_level_s(memory) :]) and up > intake.serving
+    up = max(min(up, max(1, intake.serving)) if ends else up, due)
     demand, keep = (_bounded(max(one, up, down, due_longer), config) for one in (now, reactive))
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
     # A replica that waits in vain for as long as a start takes costs as much as one that is missed.
@@ -317,7 +320,7 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
         keep=keep,
         keep_long=max(one.keep if one.at_s > since_s else one.demand for one in answers) if enough else None,
         reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
-        f"{lead_s:.0f} s, {keep} for {keep_s:.0f} s{batch}{told(care)}",
+        f"{lead_s:.0f} s{' (it falls: no order)' if ends else ''}, {keep} for {keep_s:.0f} s{batch}{told(care)}",
     )
     return needs, replace(memory, answers=answers, turns=turns)
 
@@ -375,13 +378,17 @@ def _forecasts(
     # An hour without any demand needs no replay: a thousand idle fleets should cost nothing.
     if engine is None or not any(memory.work):
         return config.min_replicas, config.min_replicas, 0.0
-    level_s = round(min(MOST_LEVEL_S, max(LEAST_LEVEL_S, start_s(memory))))
+    level_s = _level_s(memory)
     care = caution(memory.first, config.late_allowed)
     ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, care)
     past = Past.of(memory.work, memory.prompts, level_s)
     up, level = forecast(past, engine, ask, horizons_s[0], config.up_quantile)
     down, _ = forecast(past, engine, ask, horizons_s[1], config.down_quantile, least=up)
     return up, down, level
+
+
+def _level_s(memory: Memory) -> int:
+    return round(min(MOST_LEVEL_S, max(LEAST_LEVEL_S, start_s(memory))))
 
 
 def _bounded(count: int, config: CoordinatorConfig) -> int:

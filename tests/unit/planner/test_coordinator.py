@@ -105,6 +105,16 @@ def test_thrice_as_many_requests_a_third_as_long_are_no_burst() -> None:
     assert max(memory.work[-45:]) <= 1.2 * memory.work[-61]
 
 
+def test_nothing_is_ordered_for_a_rise_from_a_load_that_has_just_ended() -> None:
+    load = [0.0] * 100 + [58.0] * 200
+    assert known(CONFIG, load).up > 2, "more than the two that serve"
+    needs = known(CONFIG, load + [0.0] * 12)
+    assert needs.up == 2
+    assert "it falls: no order" in needs.reason
+    assert needs.keep > 2, "and nothing is removed for it"
+    assert known(CONFIG, load + [0.0] * 12 + [58.0] * 13).up > 2
+
+
 def test_removal_waits_for_its_window_and_two_horizons() -> None:
     assert known(CONFIG, [20.0] * 40).keep_long is None, "two horizons of 28 s have not been seen"
     assert known(CONFIG, [20.0] * 90).keep_long is not None
