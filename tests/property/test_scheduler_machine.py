@@ -15,9 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headway_engine.core.batch import UNSEEN, Batch, Chunk, StepFailure
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import BatchingMode, Limits, Profile
 from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import Scheduler
 from headway_engine.core.sequence import Sequence
 
 EOS = 0

@@ -5,9 +5,10 @@ import random
 import pytest
 
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import BatchingMode, Limits, Profile
 from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import Scheduler
 from headway_engine.core.waiting import AGEING_S
 
 STEPS = 200_000

@@ -10,9 +10,10 @@ from device_ahead import EOS, FAILED, AheadExecutor, Answer, DeviceError
 
 from headway_engine.core.batch import Batch
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import BatchingMode, Limits, Profile
 from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import Scheduler
 
 MAX_LEN, BLOCK_SIZE = 160, 8
 STEP_S = 0.02

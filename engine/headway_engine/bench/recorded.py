@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from headway_engine.bench.shapes import TEMPERATURE, Work, started_loop
 from headway_engine.core.batch import Executor
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.loop import Submit, UpdateLimits
 

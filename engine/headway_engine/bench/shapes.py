@@ -17,9 +17,10 @@ import torch
 from headway_engine.bench.report import Figure
 from headway_engine.core.batch import Executor
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import LimitsState
 from headway_engine.core.request import FinishReason, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import Scheduler
 from headway_engine.model.config import Llama3Scaling, ModelConfig
 from headway_engine.model.transformer import Decoder
 from headway_engine.runtime.config import EngineConfig, ModelLoadError

@@ -22,7 +22,6 @@ A sequence that ends while its step is in flight keeps its blocks until `commit`
 """
 
 from collections import defaultdict
-from typing import NamedTuple
 
 from headway_engine.core import batching, slack
 from headway_engine.core.backlog import Backlog
@@ -32,11 +31,12 @@ from headway_engine.core.blocks import BlockPool
 from headway_engine.core.constraint import ConstraintError
 from headway_engine.core.cuts import Cut, Rules, cut_prompts, prompts_left
 from headway_engine.core.deadlines import Deadlines
+from headway_engine.core.events import StepEvent
 from headway_engine.core.foresee import CutStep, foresee
 from headway_engine.core.limits import Limits, Profile
 from headway_engine.core.logprobs import TokenLogprobs
 from headway_engine.core.metrics import Metrics
-from headway_engine.core.request import Finished, FinishReason, Priority, Request, RequestId
+from headway_engine.core.request import FinishReason, Priority, Request, RequestId
 from headway_engine.core.room import find_room
 from headway_engine.core.sequence import Ends, Phase, Sequence
 from headway_engine.core.step_time import StepTime
@@ -48,18 +48,6 @@ WATERMARK = 0.1
 
 # Tokens of a step by class and the moment of the token before: hundreds of sequences share a few gaps.
 Gaps = defaultdict[tuple[Priority, float], int]
-
-
-class StepEvent(NamedTuple):
-    """What happened to one request: a new token, its end, or both; and the token's candidates where they are wanted.
-
-    A tuple, like a chunk: there is one for each sequence and step.
-    """
-
-    request_id: RequestId
-    token_ids: tuple[int, ...]
-    finished: Finished | None
-    logprobs: TokenLogprobs | None = None
 
 
 class Scheduler:

@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from headway_engine.core.admission import AdmissionBounds, fit, validate, validate_tokens_of_text
 from headway_engine.core.constraint import ConstraintError
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import LimitsPatch, RuntimeConfigState
 from headway_engine.core.request import FinishReason, Priority, Rejected, Request, RequestId, StatusCode
-from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import EngineConfig
 from headway_engine.runtime.entrance import Entering, Entrance
 from headway_engine.runtime.loaded import LoadedModel, ModelInfo

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from headway_engine.core.batch import Batch, DeviceLostError, Executor, StepFailure, StepResult
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import LimitsPatch, LimitsState, RuntimeConfigState
 from headway_engine.core.metrics import MetricsSnapshot
 from headway_engine.core.request import FinishReason, Rejected, Request, RequestId, StatusCode
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 

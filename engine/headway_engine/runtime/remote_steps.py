@@ -16,9 +16,9 @@ from itertools import count
 from typing import Self
 
 from headway_engine.core.constraint import ConstraintError, ConstraintSpec
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import RuntimeConfigState
 from headway_engine.core.request import Rejected, RequestId, StatusCode
-from headway_engine.core.scheduler import StepEvent
 from headway_engine.model.tokenizer import ModelTokenizer
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.loaded import ServedModel

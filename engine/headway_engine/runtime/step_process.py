@@ -25,9 +25,9 @@ from typing import BinaryIO
 
 from headway_engine import logs
 from headway_engine.core.constraint import ConstraintError
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import RuntimeConfigState
 from headway_engine.core.request import Rejected
-from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.config import ModelLoadError
 from headway_engine.runtime.grammar import GrammarCompiler
 from headway_engine.runtime.loaded import LoadedModel

@@ -16,9 +16,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from headway_engine.core.events import StepEvent
 from headway_engine.core.logprobs import Candidate, TokenLogprobs
 from headway_engine.core.request import Finished, FinishReason, Request, RequestId
-from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.detokenize import Decode, StopMatcher, TextDecoder
 
 

@@ -2,9 +2,10 @@ import pytest
 
 from headway_engine.core.batch import Batch, StepFailure
 from headway_engine.core.blocks import BlockPool
+from headway_engine.core.events import StepEvent
 from headway_engine.core.limits import Limits
 from headway_engine.core.request import FinishReason, Priority, Request, RequestId, SamplingParams
-from headway_engine.core.scheduler import Scheduler, StepEvent
+from headway_engine.core.scheduler import Scheduler
 
 EOS = 0
 

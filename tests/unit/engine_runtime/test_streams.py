@@ -2,8 +2,8 @@
 
 from fake_engine_client import request
 
+from headway_engine.core.events import StepEvent
 from headway_engine.core.request import Finished, FinishReason, RequestId, SamplingParams
-from headway_engine.core.scheduler import StepEvent
 from headway_engine.runtime.streams import StreamItem, TokenStream
 
 
