@@ -13,6 +13,7 @@ from headway_cli import origins
 from headway_cli.cluster import Cluster, Json
 from headway_operator.api.conditions import ConditionType
 from headway_operator.api.spec_slo import DEFAULT_ITL_TARGET_MS, DEFAULT_TTFT_TARGET_MS
+from headway_operator.core.events import told_once
 
 # These are well when True, the others when False.
 _WELL_WHEN_TRUE = frozenset(
@@ -187,15 +188,10 @@ def _changes(status: Json) -> list[str]:
         (change["time"], f"replicas {change['from']} -> {change['to']}: {change['reason']}")
         for change in status.get("scaling", {}).get("history", [])
     ] + [
-        (change["time"], _retuned(_difference(change["from"], change["to"]), change["reason"]))
+        (change["time"], told_once(_difference(change["from"], change["to"]), change["reason"]))
         for change in status.get("tuning", {}).get("history", [])
     ]
     return [f"  {time}  {what}" for time, what in sorted(found, reverse=True)]
-
-
-def _retuned(what: str, reason: str) -> str:
-    """The policy's reasons end with what it changes, and say it once."""
-    return reason if reason.endswith(what) else f"{what}: {reason}"
 
 
 def _limits(limits: Mapping[str, Any]) -> str:

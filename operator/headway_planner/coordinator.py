@@ -303,7 +303,7 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     up, down, level = _forecasts(config, memory, engine, (lead_s, keep_s))
     # Its level is still high, and a rise from there would need more: that is ordered when the demand is back.
     ends = rate < ENDING * mean(memory.work[-_level_s(memory) :]) and up > intake.serving
-    up = max(min(up, max(1, intake.serving)) if ends else up, due)
+    up = max(max(1, intake.serving) if ends else up, due)
     demand, keep = (_bounded(max(one, up, down, due_longer), config) for one in (now, reactive))
     turns = tuple(at_s for at_s in memory.turns if at_s > now_s - TURNS_S)
     # A replica that waits in vain for as long as a start takes costs as much as one that is missed.

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from fake_engine_model import config, loaded
+from fake_engine_model import QuickExecutor, config, loaded
 from loopback import served
 
-from headway_engine.core.batch import Batch
 from headway_engine.core.prompt_policy import PromptPolicy
 from headway_engine.runtime.engine import AsyncEngine
 from headway_engine.server.metrics import renderer
@@ -13,18 +12,6 @@ from headway_rpc import pb
 from headway_rpc.client import EngineClient
 
 PROMPT = list(range(65, 65 + 30))  # seven blocks of 4, and two tokens
-
-
-class QuickExecutor:
-    """Answers each chunk with token 65."""
-
-    num_blocks, block_size = 400, 4
-
-    def begin(self) -> None:
-        pass
-
-    def run(self, batch: Batch) -> tuple[int, ...]:
-        return tuple(65 for chunk in batch.chunks if chunk.sample)
 
 
 async def complete(client: EngineClient, ids: list[int], salt: str = "") -> pb.GenerateComplete:
@@ -40,7 +27,7 @@ async def complete(client: EngineClient, ids: list[int], salt: str = "") -> pb.G
 
 
 async def test_tokens_found_in_the_prefix_cache_are_in_the_answer_and_in_the_metrics() -> None:
-    engine = AsyncEngine.embed(config(), loaded(QuickExecutor()))  # type: ignore[arg-type]
+    engine = AsyncEngine.embed(config(), loaded(QuickExecutor()))
     async with served(engine) as address, EngineClient(address) as client:
         found = [(await complete(client, PROMPT, salt)).cached_tokens for salt in ("", "", "tenant", "tenant")]
         assert found == [0, 28, 0, 28]
@@ -51,7 +38,7 @@ async def test_tokens_found_in_the_prefix_cache_are_in_the_answer_and_in_the_met
 
 async def test_tokens_cut_out_of_a_prompt_are_in_the_answer() -> None:
     setup = replace(config(), prompt_policy=PromptPolicy.TRUNCATE_MIDDLE)
-    engine = AsyncEngine.embed(setup, loaded(QuickExecutor(), max_model_len=20))  # type: ignore[arg-type]
+    engine = AsyncEngine.embed(setup, loaded(QuickExecutor(), max_model_len=20))
     async with served(engine) as address, EngineClient(address) as client:
         short, long = await complete(client, PROMPT[:17]), await complete(client, PROMPT)
     assert (short.prompt_tokens, short.truncated_tokens) == (17, 0)

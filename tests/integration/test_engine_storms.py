@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 from fake_engine_client import eventually, nothing_left
-from fake_engine_model import config, loaded
+from fake_engine_model import QuickExecutor, config, loaded
 from loopback import served
 
 from headway_engine.core.batch import Batch
@@ -21,18 +21,6 @@ from headway_rpc import EngineStub, pb
 STREAMS, AT_ONCE = 10_000, 200
 AT_ONCE_BY_ALL = 3_000  # gRPC itself begins to drop calls at 1,000
 PROMPT, ANSWER = 20, 60
-
-
-class QuickExecutor:
-    """Answers each chunk with token 65."""
-
-    num_blocks, block_size = 400, 4
-
-    def begin(self) -> None:
-        pass
-
-    def run(self, batch: Batch) -> tuple[int, ...]:
-        return tuple(65 for chunk in batch.chunks if chunk.sample)
 
 
 class GatedExecutor(QuickExecutor):
@@ -89,7 +77,7 @@ async def one_mux(stub: EngineStub, numbers: range, generator: random.Random) ->
 @pytest.mark.timeout(240)
 async def test_ten_thousand_streams_that_are_given_up_anywhere_leave_nothing() -> None:
     settings = replace(config(max_num_seqs=32, max_num_batched_tokens=256), max_queued_requests=1024)
-    engine = AsyncEngine.embed(settings, loaded(QuickExecutor()))  # type: ignore[arg-type]
+    engine = AsyncEngine.embed(settings, loaded(QuickExecutor()))
     async with served(engine) as address, grpc.aio.insecure_channel(address) as channel:
         stub = EngineStub(channel)
         await stub.GetModelInfo(pb.GetModelInfoRequest())

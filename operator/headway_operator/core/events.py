@@ -67,9 +67,12 @@ def _tuned(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[
     new = after.tuning.effective if after.tuning else None
     if old is None or new is None or old == new or after.tuning is None:
         return
-    what, reason = _changes(old, new), after.tuning.reason or ""
-    # The policy's reasons end with what it changes.
-    yield Emit("Normal", "LimitsChanged", reason if reason.endswith(what) else f"{what}: {reason}")
+    yield Emit("Normal", "LimitsChanged", told_once(_changes(old, new), after.tuning.reason or ""))
+
+
+def told_once(change: str, reason: str) -> str:
+    """What was changed and why; the policy's reasons end with what it changes."""
+    return reason if reason.endswith(change) else f"{change}: {reason}"
 
 
 def _changes(old: LimitValues, new: LimitValues) -> str:

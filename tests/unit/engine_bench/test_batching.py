@@ -4,10 +4,7 @@ import argparse
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, LlamaConfig
+import toy_model
 
 from headway_engine.bench import batching as case
 from headway_engine.bench.recorded import RecordedEngine
@@ -18,19 +15,7 @@ COLUMNS = {"throughput", *(f"{name} p{share}" for name in ("TTFT", "ITL", "worst
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    torch.manual_seed(2)
-    shape = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-    )
-    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
-    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
-    return tmp_path
+    return toy_model.saved(tmp_path, vocab_size=64)
 
 
 def test_every_batch_size_mode_and_profile_has_its_row_and_its_limits(

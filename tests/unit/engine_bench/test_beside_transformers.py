@@ -4,10 +4,7 @@ import argparse
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, LlamaConfig
+import toy_model
 
 from headway_engine.bench import beside_transformers as case
 from headway_engine.runtime.config import ModelLoadError
@@ -15,20 +12,7 @@ from headway_engine.runtime.config import ModelLoadError
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    torch.manual_seed(2)
-    shape = LlamaConfig(
-        vocab_size=1024,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-    )
-    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
-    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
-    return tmp_path
+    return toy_model.saved(tmp_path, vocab_size=1024, initializer_range=0.5)
 
 
 def test_both_sides_answer_alike_and_each_ratio_is_of_neighbouring_runs(model: Path) -> None:
