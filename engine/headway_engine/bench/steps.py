@@ -12,8 +12,9 @@ the step process. Cells:
     mixed B + P by T  the same in steps of T
 
 A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts are of lengths that lie anywhere
-between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit: a step's
-time is linear in it.
+between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit, and over
+one that a load mostly has: a step is not linear in its context, and dearest in between, beside a line through the ends. Batches
+whose neighbours have the longest context do without it, since filling a cache takes most of a cell's time.
 
 Standard output gets JSON lines: the engine (`"kind": "engine"`), then a line for each kind of step of each cell
 (`"kind": "step"`) with the median and all times.
@@ -45,9 +46,11 @@ from headway_engine.runtime.loaded import LoadedModel
 from headway_engine.runtime.loading import load
 from headway_engine.runtime.streams import TokenStream
 
-BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)
+BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256, 384, 512)
+NOT_LONG = frozenset({56, 72, 80, 112})  # batches that are not measured over their longest context
 MIXED_BATCHES = (2, 8, 24, 96)
-CONTEXTS = (64, 256, 1024, 3072)
+USUAL_CONTEXT = 600  # tokens of a sequence under load: a prompt and half of an answer
+CONTEXTS = (64, 256, USUAL_CONTEXT, 1024, 3072)
 MIXED_CONTEXTS = (64, 256)
 PROMPTS = (16, 40, 72, 110, 160, 225, 320, 450, 600, 850, 1200, 2000)
 BUDGETS = (64, 128, 256, 512, 1024, 2048)
@@ -101,6 +104,12 @@ class Plan:
         length = context + self.outputs(batch, context)
         return length < self.max_len and batch * length <= self.cell_tokens
 
+    def contexts(self, batch: int) -> list[int]:
+        """Prompt tokens of each stream of such a batch's decode cells."""
+        fitting = [context for context in CONTEXTS if self.fits(batch, context)]
+        wanted = {*fitting[:1], USUAL_CONTEXT, *([] if batch in NOT_LONG else fitting[-1:])}
+        return [context for context in fitting if context in wanted]
+
     def mixed(self) -> list[int]:
         """Sequences that decode while prompts come."""
         return [one for one in MIXED_BATCHES if one < self.max_seqs]
@@ -135,8 +144,7 @@ def cells(plan: Plan) -> Iterator[Cell]:
     for budget in plan.budgets():
         yield Cell(f"chunks {long} by {budget}", budget, prompts=(long,) * max(FEWEST, plan.repeats // 2))
     for batch in plan.batches():
-        fitting = [context for context in CONTEXTS if plan.fits(batch, context)]
-        for context in sorted({*fitting[:1], *fitting[-1:]}):
+        for context in plan.contexts(batch):
             yield Cell(f"decode {batch} x {context}", most, batch, context, plan.outputs(batch, context))
     for number, batch in enumerate(plan.mixed()):
         yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])  # in turn every other one: time is short

@@ -105,6 +105,9 @@ def test_the_grid_measures_sizes_between_those_that_an_engine_rounds_up_to() -> 
     lengths = {length for cell in found for length in cell.prompts if " by " not in cell.name}
     assert sum(length % 16 != 0 for length in lengths) > len(lengths) / 2
     decodes = [cell for cell in found if cell.name.startswith("decode")]
-    assert {24, 40, 96} < {cell.streams for cell in decodes}
-    for batch in (1, 24, 64):  # of a large one only the shortest context fits
-        assert len([cell for cell in decodes if cell.streams == batch]) == 2
+    contexts = {cell.streams: [one.context for one in decodes if one.streams == cell.streams] for cell in decodes}
+    assert contexts[1] == contexts[24] == [64, 600, 3072]
+    assert contexts[40] == [64, 600, 1024]  # the longest that fits
+    assert contexts[96] == [64, 600]
+    assert contexts[56] == contexts[112] == [64, 600]  # its neighbours have the longest
+    assert contexts[192] == [64, 256]  # the usual one does not fit
