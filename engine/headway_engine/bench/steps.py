@@ -11,8 +11,8 @@ the step process. Cells:
     mixed B + P       B sequences decode, prompts of P tokens come beside them one by one
     mixed B + P by T  the same in steps of T
 
-A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts are of lengths that lie anywhere
-between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit, and over
+A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts, and steps that cut them, are of
+lengths that lie anywhere between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit, and over
 one that a load mostly has: a step is not linear in its context, and dearest in between, beside a line through the ends. Batches
 whose neighbours have the longest context do without it, since filling a cache takes most of a cell's time.
 
@@ -47,13 +47,13 @@ from headway_engine.runtime.loading import load
 from headway_engine.runtime.streams import TokenStream
 
 BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256, 384, 512)
-NOT_LONG = frozenset({56, 72, 80, 112})  # batches that are not measured over their longest context
+NOT_LONG = frozenset({56, 72, 80, 112, 192})  # batches that are not measured over their longest context
 MIXED_BATCHES = (2, 8, 24, 96)
 USUAL_CONTEXT = 600  # tokens of a sequence under load: a prompt and half of an answer
 CONTEXTS = (64, 256, USUAL_CONTEXT, 1024, 3072)
 MIXED_CONTEXTS = (64, 256)
-PROMPTS = (16, 40, 72, 110, 160, 225, 320, 450, 600, 850, 1200, 2000)
-BUDGETS = (64, 128, 256, 512, 1024, 2048)
+PROMPTS = (16, 40, 72, 110, 160, 225, 350, 450, 575, 850, 1200, 2000)
+BUDGETS = (60, 120, 225, 450, 700, 1090, 1400, 2048)
 CELL_TOKENS = {"cuda": 280_000, "cpu": 4096}
 FEWEST = 3  # times that a kind of step is seen before its median counts
 TEMPERATURE = 0.6
@@ -66,7 +66,7 @@ class Plan:
     Attributes:
         max_seqs, max_tokens: limits of the engine.
         max_len: of its model.
-        cell_tokens: KV tokens of a cell at the most; a sixteenth of it is the longest prompt that is chunked.
+        cell_tokens: KV tokens of a cell at the most; an eighth of it is the longest prompt that is chunked.
         steps: of a decode cell.
         repeats: of each prompt.
     """
@@ -89,7 +89,7 @@ class Plan:
 
     def budgets(self) -> list[int]:
         """Tokens of a step that cut the long prompt."""
-        return [one for one in BUDGETS if one <= self.max_tokens and self.long / 16 <= one < self.long]
+        return [one for one in BUDGETS if one <= self.max_tokens and self.long / 20 <= one < self.long]
 
     def batches(self) -> list[int]:
         """Sequences that decode."""
