@@ -136,7 +136,7 @@ class _ProfileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Profile.Value
     PROFILE_THROUGHPUT: _Profile.ValueType  # 1
     """a step takes all the prompt tokens that the budget allows"""
     PROFILE_LOW_TAIL: _Profile.ValueType  # 2
-    """beside running streams (but those of the batch class) only what ends within itl_target_ms"""
+    """beside running streams only what ends within the least target of their classes"""
 
 class Profile(_Profile, metaclass=_ProfileEnumTypeWrapper): ...
 
@@ -145,7 +145,7 @@ PROFILE_UNSPECIFIED: Profile.ValueType  # 0
 PROFILE_THROUGHPUT: Profile.ValueType  # 1
 """a step takes all the prompt tokens that the budget allows"""
 PROFILE_LOW_TAIL: Profile.ValueType  # 2
-"""beside running streams (but those of the batch class) only what ends within itl_target_ms"""
+"""beside running streams only what ends within the least target of their classes"""
 Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
@@ -1198,6 +1198,8 @@ class Limits(_message.Message):
     DEFAULT_CLASS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
     BATCH_DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
+    BATCH_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     max_num_seqs: _builtins.int
     """running sequences"""
     max_num_batched_tokens: _builtins.int
@@ -1211,10 +1213,12 @@ class Limits(_message.Message):
     batching_mode: Global___BatchingMode.ValueType
     profile: Global___Profile.ValueType
     itl_target_ms: _builtins.int
-    """the gap between two tokens that PROFILE_LOW_TAIL and batch work keep to"""
+    """The gap between two tokens that PROFILE_LOW_TAIL and batch work keep to: of realtime streams, and of interactive ones
+    unless theirs is set. A step keeps to the least target of the streams that run in it.
+    """
     reserved_percent: _builtins.int
     """Percent of the slots and KV blocks that batch work leaves free for better classes. Above 0, batch work also joins
-    streams of better classes one at a time, only while their steps end within itl_target_ms. 0: it is only served last.
+    streams of better classes one at a time, only while their steps end within those streams' target. 0: it is only served last.
     """
     default_class: Global___Priority.ValueType
     """of requests that name none"""
@@ -1226,6 +1230,10 @@ class Limits(_message.Message):
     """From its arrival at the engine, by when a batch request should end: later ones are counted (ClassStats.requests_late)
     and otherwise treated alike. 0: there is no deadline.
     """
+    interactive_itl_target_ms: _builtins.int
+    """of interactive streams; 0: itl_target_ms"""
+    batch_itl_target_ms: _builtins.int
+    """of batch streams, under PROFILE_LOW_TAIL only; 0: there is none"""
     def __init__(
         self,
         *,
@@ -1240,19 +1248,25 @@ class Limits(_message.Message):
         default_class: Global___Priority.ValueType | None = ...,
         max_queued_batch_requests: _builtins.int | None = ...,
         batch_deadline_ms: _builtins.int | None = ...,
+        interactive_itl_target_ms: _builtins.int | None = ...,
+        batch_itl_target_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_itl_target_ms", b"_batch_itl_target_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_interactive_itl_target_ms", b"_interactive_itl_target_ms", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_itl_target_ms", b"_batch_itl_target_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_interactive_itl_target_ms", b"_interactive_itl_target_ms", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_deadline_ms: _TypeAlias = _typing.Literal["batch_deadline_ms"]  # noqa: Y015
     _WhichOneofArgType__batch_deadline_ms: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms"]  # noqa: Y015
+    _WhichOneofReturnType__batch_itl_target_ms: _TypeAlias = _typing.Literal["batch_itl_target_ms"]  # noqa: Y015
+    _WhichOneofArgType__batch_itl_target_ms: _TypeAlias = _typing.Literal["_batch_itl_target_ms", b"_batch_itl_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__batch_wait_ms: _TypeAlias = _typing.Literal["batch_wait_ms"]  # noqa: Y015
     _WhichOneofArgType__batch_wait_ms: _TypeAlias = _typing.Literal["_batch_wait_ms", b"_batch_wait_ms"]  # noqa: Y015
     _WhichOneofReturnType__batching_mode: _TypeAlias = _typing.Literal["batching_mode"]  # noqa: Y015
     _WhichOneofArgType__batching_mode: _TypeAlias = _typing.Literal["_batching_mode", b"_batching_mode"]  # noqa: Y015
     _WhichOneofReturnType__default_class: _TypeAlias = _typing.Literal["default_class"]  # noqa: Y015
     _WhichOneofArgType__default_class: _TypeAlias = _typing.Literal["_default_class", b"_default_class"]  # noqa: Y015
+    _WhichOneofReturnType__interactive_itl_target_ms: _TypeAlias = _typing.Literal["interactive_itl_target_ms"]  # noqa: Y015
+    _WhichOneofArgType__interactive_itl_target_ms: _TypeAlias = _typing.Literal["_interactive_itl_target_ms", b"_interactive_itl_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__itl_target_ms: _TypeAlias = _typing.Literal["itl_target_ms"]  # noqa: Y015
     _WhichOneofArgType__itl_target_ms: _TypeAlias = _typing.Literal["_itl_target_ms", b"_itl_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_num_batched_tokens: _TypeAlias = _typing.Literal["max_num_batched_tokens"]  # noqa: Y015
@@ -1270,11 +1284,15 @@ class Limits(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_deadline_ms) -> _WhichOneofReturnType__batch_deadline_ms | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_itl_target_ms) -> _WhichOneofReturnType__batch_itl_target_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_wait_ms) -> _WhichOneofReturnType__batch_wait_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batching_mode) -> _WhichOneofReturnType__batching_mode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_class) -> _WhichOneofReturnType__default_class | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interactive_itl_target_ms) -> _WhichOneofReturnType__interactive_itl_target_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__itl_target_ms) -> _WhichOneofReturnType__itl_target_ms | None: ...
     @_typing.overload
@@ -1328,6 +1346,8 @@ class Envelope(_message.Message):
     RESERVED_PERCENT_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
     BATCH_DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
+    BATCH_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_num_seqs(self) -> Global___Bounds: ...
     @_builtins.property
@@ -1344,6 +1364,10 @@ class Envelope(_message.Message):
     def max_queued_batch_requests(self) -> Global___Bounds: ...
     @_builtins.property
     def batch_deadline_ms(self) -> Global___Bounds: ...
+    @_builtins.property
+    def interactive_itl_target_ms(self) -> Global___Bounds: ...
+    @_builtins.property
+    def batch_itl_target_ms(self) -> Global___Bounds: ...
     def __init__(
         self,
         *,
@@ -1355,10 +1379,12 @@ class Envelope(_message.Message):
         reserved_percent: Global___Bounds | None = ...,
         max_queued_batch_requests: Global___Bounds | None = ...,
         batch_deadline_ms: Global___Bounds | None = ...,
+        interactive_itl_target_ms: Global___Bounds | None = ...,
+        batch_itl_target_ms: Global___Bounds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_wait_ms", b"batch_wait_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

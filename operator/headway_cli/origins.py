@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from headway_cli.cluster import Json
 from headway_operator.api import class_defaults
 from headway_operator.api.parse import parse
-from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, baseline_limits
+from headway_operator.api.v1alpha1 import ClassObjective, LLMDeployment, LLMDeploymentSpec, baseline_limits
 from headway_operator.core.schedule import overlay
 
 
@@ -21,21 +21,27 @@ def lines(manifest: Json) -> Iterator[str]:
         windows |= dict.fromkeys(item.limits.model_dump(by_alias=True, exclude_none=True), f"window {item.name}")
     found: dict[str, list[str]] = {}
     for field, value in baseline_limits(spec).model_dump(mode="json", by_alias=True).items():
-        found.setdefault(windows.get(field) or origin(spec, field), []).append(f"{field} {value}")
+        found.setdefault(windows.get(field) or origin(spec, field, value), []).append(f"{field} {value}")
     yield "Limits of the spec"
     for source, limits in found.items():
         yield f"  from {source}: {', '.join(limits)}"
 
 
-def origin(spec: LLMDeploymentSpec, field: str) -> str:
-    """What a baseline limit follows from; `field` as it is written in `status.tuning.effective`."""
+def _itl_fields(objective: ClassObjective) -> tuple[str, str]:
+    """Limits that a class's target for the time between tokens may be in."""
+    return "itlTargetMilliseconds", f"{objective.workload_class.value}ItlTargetMilliseconds"
+
+
+def origin(spec: LLMDeploymentSpec, field: str, value: Json) -> str:
+    """What a baseline limit follows from; `field` and `value` as they are written in `status.tuning.effective`."""
     slo = spec.slo
     kinds = [one.workload_class.value for one in slo.objectives] if slo else []
     named = "the defaults without an slo"
     if kinds:
         named = f"class {kinds[0]}" if len(kinds) == 1 else f"classes {', '.join(kinds)}"
-    if field == "itlTargetMilliseconds":
-        given = slo is not None and any(one.inter_token_latency is not None for one in slo.objectives)
+    if field.lower().endswith("itltargetmilliseconds") and value:
+        objectives = slo.objectives if slo else ()
+        given = any(one.inter_token_latency is not None for one in objectives if field in _itl_fields(one))
         return "slo.interTokenLatency" if given else named
     if field == "batchDeadlineSeconds" and slo is not None and slo.batch_deadline_seconds is not None:
         return "slo.deadlineSeconds"

@@ -226,7 +226,9 @@ class World:
             flags.get("default-class", "interactive"),
             int(flags.get("reserved-percent", 0)),
             int(flags.get("max-queued-batch-requests", 0)),
-            batch_deadline_ms=0,  # no flag: it is only told live
+            batch_deadline_ms=0,  # no flags: these are only told live
+            interactive_itl_target_ms=0,
+            batch_itl_target_ms=0,
         )
         pod.view = replace(pod.view, phase="Running", ip="10.0.0.1")
         self.serial += 1

@@ -86,6 +86,11 @@ async def test_default_class_reserve_and_queue_of_batch_work_change_live(served:
     assert changed == (pb.PRIORITY_BATCH, 20, 900)
     assert after.effective.batch_deadline_ms == 900_000
     assert after.effective.max_num_seqs == before.effective.max_num_seqs
+    own = pb.Limits(interactive_itl_target_ms=100, batch_itl_target_ms=500)
+    last = await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=own))
+    assert (last.effective.interactive_itl_target_ms, last.effective.batch_itl_target_ms) == (100, 500)
+    assert last.effective.itl_target_ms == before.effective.itl_target_ms == 50
+    assert (last.envelope.interactive_itl_target_ms.max, last.envelope.batch_itl_target_ms.min) == (60_000, 0)
     assert (after.envelope.reserved_percent.max, after.envelope.max_queued_batch_requests.max) == (90, 1024)
 
 
@@ -126,6 +131,14 @@ async def test_batch_requests_that_end_after_their_deadline_are_counted_and_answ
         (
             pb.Limits(batch_deadline_ms=86_400_001),
             "limits.batch_deadline_ms is 86400001, the envelope allows 0 to 86400000",
+        ),
+        (
+            pb.Limits(interactive_itl_target_ms=60_001),
+            "limits.interactive_itl_target_ms is 60001, the envelope allows 0 to 60000",
+        ),
+        (
+            pb.Limits(batch_itl_target_ms=60_001),
+            "limits.batch_itl_target_ms is 60001, the envelope allows 0 to 60000",
         ),
     ],
 )

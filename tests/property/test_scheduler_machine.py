@@ -70,7 +70,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         num_blocks, seqs, budget = sizes
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
-        limits = Limits(seqs, budget, 0, 100, mode, profile, itl_target_ms=20, reserved_percent=reserved)
+        limits = Limits(
+            seqs,
+            budget,
+            0,
+            100,
+            mode,
+            profile,
+            itl_target_ms=20,
+            reserved_percent=reserved,
+            interactive_itl_target_ms=30,
+            batch_itl_target_ms=60,
+        )
         self.scheduler = Scheduler(self.pool, limits, MAX_MODEL_LEN, frozenset([EOS]), tokens_ahead)
         self.tokens_ahead = tokens_ahead
 

@@ -29,8 +29,8 @@ class BatchingMode(StrEnum):
 class Profile(StrEnum):
     """What a step is built for.
 
-    THROUGHPUT fills each step with prompt tokens up to the budget. LOW_TAIL gives a step only as many as end within
-    `itl_target_ms`, so that no running stream waits longer for its next token.
+    THROUGHPUT fills each step with prompt tokens up to the budget. LOW_TAIL gives a step only as many as end within the
+    least target of the streams that run in it (`Limits.gap_ms`), so that none of them waits longer for its next token.
     """
 
     THROUGHPUT = "throughput"
@@ -49,6 +49,8 @@ class Limits:
         batching_mode: when waiting requests join.
         profile: what a step is built for.
         itl_target_ms: the longest gap between two tokens of a stream that LOW_TAIL and batch work keep to.
+        interactive_itl_target_ms: the same of interactive streams; 0 is itl_target_ms.
+        batch_itl_target_ms: the same of batch streams, under LOW_TAIL only; 0: there is none.
         reserved_percent: slots and blocks that batch work leaves free for better classes; 0 turns `slack` off.
         default_class: the class of requests that name none.
         max_queued_batch_requests: waiting requests in all beyond which batch ones are refused; 0 is max_queued_requests.
@@ -66,6 +68,16 @@ class Limits:
     default_class: Priority = Priority.INTERACTIVE
     max_queued_batch_requests: int = 0
     batch_deadline_ms: int = 0
+    interactive_itl_target_ms: int = 0
+    batch_itl_target_ms: int = 0
+
+    def gap_ms(self, kind: Priority) -> int | None:
+        """The longest gap between two tokens of a stream of this class that a step may make; None: any."""
+        if kind is Priority.BATCH:
+            # Batch work aims at throughput; only who asks for short gaps bounds them beside nobody else.
+            return (self.batch_itl_target_ms or None) if self.profile is Profile.LOW_TAIL else None
+        own = self.interactive_itl_target_ms if kind is Priority.INTERACTIVE else 0
+        return own or self.itl_target_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,8 @@ class LimitsPatch:
     default_class: Priority | None = None
     max_queued_batch_requests: int | None = None
     batch_deadline_ms: int | None = None
+    interactive_itl_target_ms: int | None = None
+    batch_itl_target_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,7 @@ class Bounds:
 
 
 ITL_TARGET_BOUNDS = Bounds(1, 60_000)
+CLASS_ITL_TARGET_BOUNDS = Bounds(0, 60_000)
 BATCH_DEADLINE_BOUNDS = Bounds(0, 86_400_000)  # a day
 RESERVED_BOUNDS = Bounds(0, 90)  # batch work always keeps a slot: floor(0.9 N) < N
 
@@ -110,6 +125,8 @@ class Envelope:
     itl_target_ms: Bounds = ITL_TARGET_BOUNDS
     reserved_percent: Bounds = RESERVED_BOUNDS
     batch_deadline_ms: Bounds = BATCH_DEADLINE_BOUNDS
+    interactive_itl_target_ms: Bounds = CLASS_ITL_TARGET_BOUNDS
+    batch_itl_target_ms: Bounds = CLASS_ITL_TARGET_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ With s = reserved_percent, N = max_num_seqs, K blocks in the pool; r sequences r
         r + 1 <= N - floor(s N)                   slots stay free for better classes
         f - b >= watermark + floor(s K)           and so do blocks, while anything runs
         and, while a stream of a better class runs:
-            decode_ms < itl_target_ms             the last steps' decodes left room inside the target
+            decode_ms < target                    the last steps' decodes left room inside the target
             no other batch request came in this step, since each lengthens the next one
     its prompt takes of a step that has decodes of better classes
-        no more tokens than end within itl_target_ms, prompts of better classes included
+        no more tokens than end within the target, prompts of better classes included
+
+The target is the least one of the streams of better classes that run then, or decode in the step (`Limits.gap_ms`).
 
 s = 0 turns all of it off: batch is then only the last of the classes. A better class never waits for the slack: it takes
 free slots, and then those of batch work, which gives way by recompute.
@@ -40,9 +42,10 @@ def admits(limits: Limits, running: Collection[Sequence], step_time: StepTime, j
         return True
     if len(running) + 1 + kept_free(limits.max_num_seqs, limits) > limits.max_num_seqs:
         return False
-    if not serves_better(running):
+    bound_ms = least_gap_ms((one for one in running if one.workload_class < Priority.BATCH), limits)
+    if bound_ms is None:
         return True
-    return not joined and step_time.decode_ms is not None and step_time.decode_ms < limits.itl_target_ms
+    return not joined and step_time.decode_ms is not None and step_time.decode_ms < bound_ms
 
 
 def to_age(limits: Limits, running: Collection[Sequence], waiting: WaitingQueue, now: float) -> int | None:
@@ -56,12 +59,12 @@ def to_age(limits: Limits, running: Collection[Sequence], waiting: WaitingQueue,
 
 
 def work_beside(decodes: Iterable[Sequence], limits: Limits, step_time: StepTime) -> float:
-    """Work on prompts that a step may have so that its decodes of better classes keep to the target; all without those."""
-    if not serves_better(decodes):
-        return LARGEST_CHUNK
-    return step_time.work_within(limits.itl_target_ms)
+    """Work on prompts that a step may have so that each of its decodes keeps to the target of its class; all without targets."""
+    bound_ms = least_gap_ms(decodes, limits)
+    return LARGEST_CHUNK if bound_ms is None else step_time.work_within(bound_ms)
 
 
-def serves_better(sequences: Iterable[Sequence]) -> bool:
-    """Whether there is a stream with a bound on its gaps: one of a better class than batch."""
-    return any(one.workload_class < Priority.BATCH for one in sequences)
+def least_gap_ms(streams: Iterable[Sequence], limits: Limits) -> int | None:
+    """The least bound on the gaps of these streams; None where no class of theirs has one."""
+    bounds = (limits.gap_ms(kind) for kind in {one.workload_class for one in streams})
+    return min((bound for bound in bounds if bound is not None), default=None)

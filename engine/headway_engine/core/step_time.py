@@ -9,7 +9,9 @@ on gaps needs, and it follows contexts that grow and clocks that drop without kn
 
 A token far back in a long prompt costs more, since it looks at all before it: `2 b + n` is twice the mean number of those, and
 `reach` says what each half of one costs beside the token itself. It is the slope of a line through what tokens cost over how
-far they look, and it changes only while steps differ enough in that: short prompts alone leave it as it was.
+far they look, and it changes only while steps differ enough in that: short prompts alone leave it as it was. Until it has been
+measured it is a guess, and a token is not thought to be cheaper than those were that taught it: too high a guess makes the
+tokens of a large step cheap by their work, and then those of a small one, which a stream of a stricter class asks for next.
 """
 
 import math
@@ -64,6 +66,8 @@ class StepTime:
     token_ms: float | None = None
     reach: float = FIRST_REACH
     _line: _Line = field(default_factory=_Line)
+    _plain_ms: float | None = None  # what a token added whatever it looked at, while `reach` is a guess
+    _measured: bool = False  # `reach` has been
 
     def observe(self, prompt_tokens: int, squares: int, duration_ms: float) -> None:
         """Take in a step that computed `prompt_tokens` beside its decodes; `squares`: the sum of n (2 b + n)."""
@@ -76,6 +80,8 @@ class StepTime:
             self._line.add(squares / prompt_tokens, added_ms / prompt_tokens, prompt_tokens)
             reach = self._line.reach()
             self.reach = self.reach if reach is None else reach
+            self._measured |= reach is not None
+            self._plain_ms = _follow(self._plain_ms, added_ms / prompt_tokens)
             work = prompt_tokens + self.reach * squares
             # Another reach makes other units of work: what was predicted for this step stays.
             known = None if self.token_ms is None else self.token_ms * before / work
@@ -99,7 +105,7 @@ class StepTime:
 
     def work(self, tokens: int, start: int) -> float:
         """What `tokens` of a prompt cost behind `start` others."""
-        return tokens + self.reach * tokens * (2 * start + tokens)
+        return max(tokens + self.reach * tokens * (2 * start + tokens), tokens * self._least_work)
 
     def tokens(self, work: float, start: int) -> int:
         """How many tokens of a prompt, behind `start` others, are no more than `work`."""
@@ -108,7 +114,15 @@ class StepTime:
         if work >= LARGEST_CHUNK:  # there is no bound
             return LARGEST_CHUNK
         first = 1 + 2 * self.reach * start
-        return int(2 * work / (first + math.sqrt(first * first + 4 * self.reach * work)))
+        by_reach = 2 * work / (first + math.sqrt(first * first + 4 * self.reach * work))
+        return int(min(by_reach, work / self._least_work))
+
+    @property
+    def _least_work(self) -> float:
+        """Of a token: 1, more while `reach` is a guess that takes a part of what tokens cost."""
+        if self._measured or not self._plain_ms or not self.token_ms:
+            return 1.0
+        return max(1.0, self._plain_ms / self.token_ms)
 
     def prefill_ms(self, tokens: int, start: int) -> float:
         """What `tokens` of a prompt behind `start` others add to steps; 0 while nothing is known."""

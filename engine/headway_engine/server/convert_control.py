@@ -102,6 +102,7 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
     if limits.HasField("default_class") and kind is None:
         return _unknown("default_class", limits.default_class, (kind.name.lower() for kind in Priority))
     batch = limits.max_queued_batch_requests if limits.HasField("max_queued_batch_requests") else None
+    interactive_itl = limits.interactive_itl_target_ms if limits.HasField("interactive_itl_target_ms") else None
     return LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
@@ -114,6 +115,8 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
         default_class=kind,
         max_queued_batch_requests=batch,
         batch_deadline_ms=limits.batch_deadline_ms if limits.HasField("batch_deadline_ms") else None,
+        interactive_itl_target_ms=interactive_itl,
+        batch_itl_target_ms=limits.batch_itl_target_ms if limits.HasField("batch_itl_target_ms") else None,
     )
 
 
@@ -134,6 +137,8 @@ def _to_limits(limits: Limits) -> pb.Limits:
         default_class=CLASS_NUMBERS[limits.default_class],
         max_queued_batch_requests=limits.max_queued_batch_requests,
         batch_deadline_ms=limits.batch_deadline_ms,
+        interactive_itl_target_ms=limits.interactive_itl_target_ms,
+        batch_itl_target_ms=limits.batch_itl_target_ms,
     )
 
 
@@ -147,6 +152,8 @@ def _to_envelope(envelope: Envelope) -> pb.Envelope:
         reserved_percent=_to_bounds(envelope.reserved_percent),
         max_queued_batch_requests=_to_bounds(envelope.max_queued_batch_requests),
         batch_deadline_ms=_to_bounds(envelope.batch_deadline_ms),
+        interactive_itl_target_ms=_to_bounds(envelope.interactive_itl_target_ms),
+        batch_itl_target_ms=_to_bounds(envelope.batch_itl_target_ms),
     )
 
 

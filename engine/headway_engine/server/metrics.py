@@ -151,6 +151,16 @@ def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
             f"{kind}_itl_target_ms", f"{shown} limit: gap that the low-tail profile aims at", limits.itl_target_ms
         )
         yield _gauge(
+            f"{kind}_interactive_itl_target_ms",
+            f"{shown} limit: the same for interactive streams; 0: as itl_target_ms",
+            limits.interactive_itl_target_ms,
+        )
+        yield _gauge(
+            f"{kind}_batch_itl_target_ms",
+            f"{shown} limit: the same for batch streams; 0: they have none",
+            limits.batch_itl_target_ms,
+        )
+        yield _gauge(
             f"{kind}_max_queued_batch_requests",
             f"{shown} limit: waiting requests at which batch work is refused; 0: as max_queued_requests",
             limits.max_queued_batch_requests,

@@ -152,6 +152,12 @@ class LimitValues(ApiModel):
     batch_deadline_seconds: int = Field(
         default=0, description="In which batch work should be finished, from its arrival; 0: it has no deadline."
     )
+    interactive_itl_target_milliseconds: int = Field(
+        default=0, description="Gap between two tokens of interactive streams; 0: as itlTargetMilliseconds."
+    )
+    batch_itl_target_milliseconds: int = Field(
+        default=0, description="Gap between two tokens of batch streams under profile LowTail; 0: it has no bound."
+    )
 
 
 class TuningChange(ApiModel):

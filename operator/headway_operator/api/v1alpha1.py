@@ -326,19 +326,26 @@ def strictest_itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
 def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
     """The live limits that the spec asks for, the class's defaults filled in: what an engine starts with and falls back to."""
     engine, limits, defaults = spec.engine, spec.engine.limits, _class_defaults(spec)
-    wait = limits.batch_wait_milliseconds
+    wait, profile = limits.batch_wait_milliseconds, limits.profile or defaults.profile
+    itl_ms = strictest_itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS
+    interactive_ms, batch_ms = (
+        _class_itl_ms(spec.slo, kind) for kind in (WorkloadClass.INTERACTIVE, WorkloadClass.BATCH)
+    )
     return LimitValues(
         max_num_seqs=class_defaults.starting_seqs(engine, spec.tuning, defaults),
         max_num_batched_tokens=class_defaults.starting_tokens(engine, spec.tuning, defaults),
         batch_wait_milliseconds=defaults.batch_wait_milliseconds if wait is None else wait,
         max_queued_requests=class_defaults.queued_requests(engine, defaults),
         batching_mode=limits.batching_mode or defaults.batching_mode,
-        profile=limits.profile or defaults.profile,
-        itl_target_milliseconds=strictest_itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS,
+        profile=profile,
+        itl_target_milliseconds=itl_ms,
         default_class=spec.slo.workload_class if spec.slo else WorkloadClass.INTERACTIVE,
         reserved_percent=class_defaults.reserved_percent(limits, spec.slo),
         max_queued_batch_requests=class_defaults.queued_batch_requests(engine, spec.slo),
         batch_deadline_seconds=(spec.slo.batch_deadline_seconds or 0) if spec.slo else 0,
+        # 0 where it says no more than `itl_target_milliseconds`: an engine of an older version keeps to that alone.
+        interactive_itl_target_milliseconds=interactive_ms if interactive_ms != itl_ms else 0,
+        batch_itl_target_milliseconds=batch_ms if profile is Profile.LOW_TAIL else 0,
     )
 
 
@@ -349,6 +356,12 @@ def tuning_bounds(spec: LLMDeploymentSpec) -> tuple[Range, Range]:
         class_defaults.seqs_bounds(capacity, spec.tuning, defaults, start.max_num_seqs),
         class_defaults.tokens_bounds(capacity, spec.tuning, defaults, start.max_num_batched_tokens),
     )
+
+
+def _class_itl_ms(slo: Slo | None, kind: WorkloadClass) -> int:
+    """Target for the time between tokens of a class that the fleet serves; 0 for others."""
+    served = slo.objectives if slo else ()
+    return sum(one.inter_token_latency_target.target_milliseconds for one in served if one.workload_class is kind)
 
 
 def _class_defaults(spec: LLMDeploymentSpec) -> class_defaults.ClassDefaults:

@@ -30,6 +30,8 @@ class LimitsPatch:
     reserved_percent: int | None = None
     max_queued_batch_requests: int | None = None
     batch_deadline_ms: int | None = None
+    interactive_itl_target_ms: int | None = None
+    batch_itl_target_ms: int | None = None
 
     def agrees(self, other: "LimitsPatch") -> bool:
         """Whether no limit that both name differs: an engine of an older version does not know them all."""

@@ -185,6 +185,8 @@ def patch(limits: LimitValues) -> LimitsPatch:
         reserved_percent=limits.reserved_percent,
         max_queued_batch_requests=limits.max_queued_batch_requests,
         batch_deadline_ms=1000 * limits.batch_deadline_seconds,
+        interactive_itl_target_ms=limits.interactive_itl_target_milliseconds,
+        batch_itl_target_ms=limits.batch_itl_target_milliseconds,
     )
     return shared(asked)
 

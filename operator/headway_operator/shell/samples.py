@@ -155,7 +155,7 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
 
 def limits_of(limits: "pb.Limits") -> LimitsPatch:
     """The wire's limits as the core's; a limit the engine did not report stays None."""
-    batch = limits.max_queued_batch_requests
+    batch, interactive_itl = limits.max_queued_batch_requests, limits.interactive_itl_target_ms
     told = LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
@@ -168,6 +168,8 @@ def limits_of(limits: "pb.Limits") -> LimitsPatch:
         reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
         max_queued_batch_requests=batch if limits.HasField("max_queued_batch_requests") else None,
         batch_deadline_ms=limits.batch_deadline_ms if limits.HasField("batch_deadline_ms") else None,
+        interactive_itl_target_ms=interactive_itl if limits.HasField("interactive_itl_target_ms") else None,
+        batch_itl_target_ms=limits.batch_itl_target_ms if limits.HasField("batch_itl_target_ms") else None,
     )
     return shared(told)
 
@@ -186,6 +188,8 @@ def limits_message(limits: LimitsPatch) -> "pb.Limits":
         reserved_percent=limits.reserved_percent,
         max_queued_batch_requests=limits.max_queued_batch_requests,
         batch_deadline_ms=limits.batch_deadline_ms,
+        interactive_itl_target_ms=limits.interactive_itl_target_ms,
+        batch_itl_target_ms=limits.batch_itl_target_ms,
     )
 
 

@@ -74,6 +74,28 @@ def test_the_best_class_says_how_steps_are_made_and_the_slots_are_for_all() -> N
     assert pooled("realtime", "interactive").reserved_percent == 0
 
 
+def itl_targets(limits: LimitValues) -> tuple[int, int, int]:
+    own = limits.interactive_itl_target_milliseconds, limits.batch_itl_target_milliseconds
+    return (limits.itl_target_milliseconds, *own)
+
+
+def test_each_class_of_a_shared_fleet_brings_the_gap_that_its_own_streams_keep_to() -> None:
+    assert itl_targets(pooled("realtime", "interactive", "batch")) == (50, 100, 500)
+    assert itl_targets(pooled("batch", "realtime")) == (50, 0, 500), "it serves no interactive streams"
+    assert itl_targets(pooled("interactive", "batch")) == (100, 0, 0), (
+        "theirs is the least, and Throughput bounds none of batch"
+    )
+    low_tail = {"profile": "LowTail"}
+    assert itl_targets(pooled("interactive", "batch", limits=low_tail)) == (100, 0, 500)
+    slo = {
+        "workloadClass": "realtime",
+        "classes": [{"workloadClass": "interactive", "interTokenLatency": {"targetMilliseconds": 80}}],
+    }
+    assert itl_targets(baseline_limits(spec(None, spec__slo=slo))) == (50, 80, 0)
+    assert itl_targets(baseline_limits(spec("batch", low_tail))) == (500, 0, 500)
+    assert itl_targets(baseline_limits(spec(None, low_tail))) == (50, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "seqs", "tokens"),
     [

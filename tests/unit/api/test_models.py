@@ -70,6 +70,8 @@ def test_baseline_is_the_capacity_until_limits_say_less() -> None:
         "reservedPercent": 0,
         "maxQueuedBatchRequests": 0,
         "batchDeadlineSeconds": 0,
+        "interactiveItlTargetMilliseconds": 0,
+        "batchItlTargetMilliseconds": 0,
     }
 
 

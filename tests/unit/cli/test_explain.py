@@ -137,6 +137,12 @@ def test_each_limit_says_where_it_comes_from() -> None:
     found = text({**one, "status": {"conditions": [condition("Ready", "True")]}})
     assert "  from engine.capacity: maxNumSeqs 32, maxNumBatchedTokens 512\n" in found
     assert "  from slo.interTokenLatency: itlTargetMilliseconds 700\n" in found
+    one["spec"]["slo"] = {
+        "workloadClass": "realtime",
+        "classes": [{"workloadClass": "interactive", "interTokenLatency": {"targetMilliseconds": 80}}],
+    }
+    found = text({**one, "status": {"conditions": [condition("Ready", "True")]}})
+    assert "  from slo.interTokenLatency: itlTargetMilliseconds 50, interactiveItlTargetMilliseconds 80\n" in found
 
 
 def test_open_windows_are_named_with_what_they_set_and_limits_have_them_as_their_source() -> None:

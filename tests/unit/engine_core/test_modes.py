@@ -1,5 +1,8 @@
 """What the modes and profiles do to requests: the scheduler on a simulated clock."""
 
+from dataclasses import replace
+
+import pytest
 from simulated_steps import FLOOR_MS, PROMPT_TOKEN_MS, Simulation
 
 from headway_engine.core.cuts import Cut, Rules, cut_prompts
@@ -175,6 +178,52 @@ def test_low_tail_lets_short_prompts_overtake_a_long_one_for_a_while_only() -> N
         if name.startswith("s") and stream.arrival_s > last_overtaker and stream.token_times_s
     )
     assert long.ttft_ms < 1000
+
+
+@pytest.mark.parametrize(
+    ("running", "least_ms", "most_ms"),
+    [
+        ([Priority.REALTIME], 6, 10),
+        ([Priority.INTERACTIVE], 30, 40),
+        ([Priority.BATCH], 60, 120),  # so much more than was seen is priced with care
+        ([Priority.BATCH, Priority.INTERACTIVE], 30, 40),
+        ([Priority.REALTIME, Priority.BATCH, Priority.INTERACTIVE], 6, 10),
+    ],
+)
+def test_a_step_of_low_tail_is_as_long_as_the_strictest_stream_in_it_allows(
+    running: list[Priority], least_ms: float, most_ms: float
+) -> None:
+    bench = Simulation(replace(low_tail(10), interactive_itl_target_ms=40, batch_itl_target_ms=120))
+    bench.add("first", 10, 3)
+    bench.run()
+    for kind in running:
+        bench.add(kind.name, 10, 300, kind)
+    bench.run_until(lambda: bench.scheduler.backlog.tokens == 0)
+    bench.step()
+    bench.add("long", 3900, 1)
+    began_s = bench.now
+    batch = bench.step()
+    assert batch is not None
+    assert batch.prompt_tokens > 0
+    assert least_ms < 1000 * (bench.now - began_s) <= most_ms
+
+
+def test_a_stream_of_a_stricter_class_bounds_the_steps_from_its_first_token_to_its_last() -> None:
+    bench = Simulation(replace(low_tail(10), interactive_itl_target_ms=40))
+    chat = bench.add("chat", 20, 400)
+    bench.run_until(lambda: len(chat.token_times_s) > 5)
+    prompts = [(bench.now + 0.02 * n, lambda n=n: bench.add(f"p{n}", 900, 1)) for n in range(60)]
+    voice_s = bench.now + 0.3
+    bench.run([*prompts, (voice_s, lambda: bench.add("voice", 20, 30, Priority.REALTIME))])
+    voice = bench.streams["voice"]
+    assert voice.worst_gap_ms <= 10.001
+    assert 30 < chat.worst_gap_since_ms(voice.token_times_s[-1]) <= 40.001
+    assert 30 < chat.worst_gap_ms <= 40.001
+
+
+def test_without_a_target_of_its_own_an_interactive_stream_keeps_to_the_common_one() -> None:
+    assert gap_of_streams_while_a_long_prompt_comes(low_tail(15)) <= 15
+    assert 15 < gap_of_streams_while_a_long_prompt_comes(replace(low_tail(15), interactive_itl_target_ms=50)) <= 50
 
 
 def test_batch_work_has_no_bound_on_gaps_so_prompts_fill_the_step() -> None:

@@ -87,6 +87,40 @@ def test_batch_work_joins_streams_one_by_one_and_only_while_their_steps_have_roo
     assert not bench.streams["chat"].done
 
 
+def test_batch_work_keeps_to_the_target_of_the_streams_that_run_not_to_that_of_classes_that_do_not() -> None:
+    def worst_gap_ms(kind: Priority, profile: Profile) -> float:
+        own = {"interactive_itl_target_ms": 40, "batch_itl_target_ms": 5, "profile": profile}
+        bench = Simulation(replace(POOLED, **own))
+        stream = bench.add("stream", 20, 400, kind)
+        bench.run([(0.05 + 0.01 * n, lambda n=n: bench.add(f"b{n}", 3900, 5, BATCH)) for n in range(5)])
+        return stream.worst_gap_ms
+
+    for profile in Profile:
+        assert worst_gap_ms(REALTIME, profile) <= 10.01
+    assert 30 < worst_gap_ms(INTERACTIVE, Profile.THROUGHPUT) <= 40.01
+    assert worst_gap_ms(BATCH, Profile.THROUGHPUT) > 100, "nobody reads along, and a full step is cheapest"
+
+
+def test_batch_work_joins_streams_whose_own_target_has_room() -> None:
+    def joins(kind: Priority) -> bool:
+        bench = Simulation(replace(POOLED, itl_target_ms=4, interactive_itl_target_ms=6))  # a step alone takes 4.02 ms
+        bench.add("stream", 20, 100, kind)
+        bench.run_until(lambda: len(bench.streams["stream"].token_times_s) > 3)
+        batch = bench.add("b", 1, 2, BATCH)
+        bench.run_until(lambda: bench.streams["stream"].done)
+        return batch.done
+
+    assert (joins(REALTIME), joins(INTERACTIVE)) == (False, True)
+
+
+def test_batch_work_joins_batch_work_whatever_its_own_target() -> None:
+    bench = Simulation(replace(POOLED, profile=Profile.LOW_TAIL, batch_itl_target_ms=1))
+    for number in range(10):
+        bench.add(f"b{number}", 50, 200, BATCH)
+    bench.run_until(lambda: bench.scheduler.num_running == 6)
+    assert bench.now < 0.1
+
+
 def crowd(bench: Simulation, until_s: float) -> list[str]:
     """Realtime work that fills one slot for ever: a request of 5 tokens each 20 ms, which takes about 25 ms."""
     names: list[str] = []

@@ -147,6 +147,14 @@ def test_a_deadline_goes_to_an_engine_and_comes_back() -> None:
     assert limits_of(pb.Limits()).batch_deadline_ms is None, "an older engine does not know it"
 
 
+def test_the_targets_of_classes_go_to_an_engine_and_come_back() -> None:
+    sent = LimitsPatch(interactive_itl_target_ms=100, batch_itl_target_ms=0)
+    assert limits_of(limits_message(sent)) == sent
+    older = limits_of(pb.Limits(itl_target_ms=50))
+    assert (older.interactive_itl_target_ms, older.batch_itl_target_ms) == (None, None)
+    assert older.agrees(replace(sent, itl_target_ms=50)), "it keeps to the strictest one"
+
+
 def test_an_unset_limit_is_not_sent_and_zero_is() -> None:
     patch = LimitsPatch(max_num_seqs=4, batch_wait_ms=0, batching_mode="adaptive", profile="low-tail", itl_target_ms=9)
     message = limits_message(patch)
