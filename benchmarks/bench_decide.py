@@ -24,12 +24,14 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "fakes")]
 from fleet_world import World, spec  # noqa: E402  the tests' support is no package
 
 from headway_operator.__main__ import COLLECTOR  # noqa: E402
-from headway_operator.api.v1alpha1 import LimitValues  # noqa: E402
+from headway_operator.api.v1alpha1 import LimitValues, LLMDeployment, baseline_limits  # noqa: E402
 from headway_operator.core.decide import decide  # noqa: E402
 from headway_operator.core.observed import ClassSample, EngineSample  # noqa: E402
+from headway_operator.core.plan import LimitsPatch  # noqa: E402
 from headway_operator.core.tuning import patch  # noqa: E402
 
 WINDOW_S = 60
+LEASE_S = 600.0  # left of it: none is about to end
 OTHERS: list[dict[str, object]] = [
     {"workloadClass": "batch", "deadlineSeconds": 3600},
     {"workloadClass": "realtime"},
@@ -46,13 +48,15 @@ def main() -> None:
     gc.set_threshold(*COLLECTOR)
     world = fleet(options.replicas, OTHERS[: options.classes - 1])
     chance = random.Random(1)  # noqa: S311  a load, no secret
+    limits = tuned(world)
     for name in world.samples:
-        world.samples[name] = [loaded(world, name, chance, age_s) for age_s in range(WINDOW_S + 5, 0, -1)]
+        world.samples[name] = [loaded(world, name, chance, age_s, limits) for age_s in range(WINDOW_S + 5, 0, -1)]
     seconds = []
     for _ in range(options.passes):
         world.now_s += 2
+        limits = tuned(world)
         for name, series in world.samples.items():
-            series.append(loaded(world, name, chance, 0))
+            series.append(loaded(world, name, chance, 0, limits))
             del series[0]
         observed = world.observe()
         began = time.process_time()
@@ -85,11 +89,18 @@ def fleet(replicas: int, others: list[dict[str, object]]) -> World:
     return world
 
 
-def loaded(world: World, name: str, chance: random.Random, age_s: float) -> EngineSample:
-    """A sample of an engine that has served two requests a second since long ago."""
+def tuned(world: World) -> tuple[LimitsPatch, LimitsPatch]:
+    """The limits that the operator asked for, and the spec's: what engines say that have taken both."""
+    effective = LimitValues.model_validate(world.status["tuning"]["effective"])
+    return patch(effective), patch(baseline_limits(LLMDeployment.model_validate(world.manifest).spec))
+
+
+def loaded(
+    world: World, name: str, chance: random.Random, age_s: float, limits: tuple[LimitsPatch, LimitsPatch]
+) -> EngineSample:
+    """A sample of an engine that has served two requests a second since long ago. `limits`: effective, baseline."""
     at_s = 1000.0 + world.now_s - age_s
     count = int(at_s)
-    limits = patch(LimitValues.model_validate(world.status["tuning"]["effective"]))
     histogram = tuple(count * (1 + bucket % 7) for bucket in range(90))
     one = ClassSample(
         histogram, histogram, histogram, admitted=count, finished=count, prompt_tokens_admitted=100 * count
@@ -107,8 +118,9 @@ def loaded(world: World, name: str, chance: random.Random, age_s: float) -> Engi
         steps=40 * count,
         step_sum_ms=900.0 * count,
         kv_tokens=100_000,
-        effective=limits,
-        baseline=limits,
+        effective=limits[0],
+        baseline=limits[1],
+        lease_remaining_s=LEASE_S,
         ttft=histogram,
         queue_wait=histogram,
         prefill=histogram,

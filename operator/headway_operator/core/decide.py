@@ -69,7 +69,8 @@ def decide(observed: Observed) -> Plan:
 
 def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus | None) -> Situation:
     spec, now_s = fleet.spec, observed.monotonic_s
-    takers = tuple(pod for pod in observed.pods if pods.serving(pod))
+    live = tuple(pod for pod in observed.pods if pods.live(pod))
+    takers = tuple(pod for pod in live if pod.ready)
     serving = [pod.name for pod in takers]
     slo = spec.slo
     shares = objectives.shares(slo)
@@ -91,6 +92,8 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
     return Situation(
         observed=observed,
         fleet=fleet,
+        live=live,
+        serving=takers,
         revision=revision,
         samples=samples,
         load=load,

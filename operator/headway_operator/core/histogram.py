@@ -28,8 +28,10 @@ def subtract(newer: Histogram, older: Histogram) -> Histogram | None:
     """What was counted between two readings; None when a bucket shrank, which no counter does."""
     if not older or newer == older:
         return newer if not older else EMPTY
-    length = max(len(newer), len(older))
-    difference = tuple(map(sub, _padded(newer, length), _padded(older, length)))
+    if len(newer) != len(older):
+        length = max(len(newer), len(older))
+        newer, older = _padded(newer, length), _padded(older, length)
+    difference = tuple(map(sub, newer, older))
     return None if min(difference) < 0 else difference
 
 

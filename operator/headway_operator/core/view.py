@@ -23,6 +23,8 @@ class Situation:
     Attributes:
         observed: the snapshot.
         fleet: its LLMDeployment, parsed.
+        live: pods that count as replicas.
+        serving: those of them that take requests.
         revision: the revision that pods should have.
         samples: fresh samples by pod name.
         load: the window of the objective, for the status.
@@ -37,6 +39,8 @@ class Situation:
 
     observed: Observed
     fleet: LLMDeployment
+    live: tuple[PodView, ...]
+    serving: tuple[PodView, ...]
     revision: str
     samples: Mapping[str, EngineSample]
     load: FleetLoad
@@ -47,16 +51,6 @@ class Situation:
     memory: LoopMemory
     verdict: Verdict
     outlook: Outlook | None = None
-
-    @cached_property
-    def live(self) -> tuple[PodView, ...]:
-        """Pods that count as replicas."""
-        return tuple(pod for pod in self.observed.pods if pods.live(pod))
-
-    @cached_property
-    def serving(self) -> tuple[PodView, ...]:
-        """Pods that take requests."""
-        return tuple(pod for pod in self.live if pod.ready)
 
     @cached_property
     def confirmed(self) -> frozenset[str]:
