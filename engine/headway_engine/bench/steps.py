@@ -10,6 +10,7 @@ the step process. Cells:
     decode B x C      B sequences over C tokens of KV each
     mixed B + P       B sequences decode, prompts of P tokens come beside them one by one
     mixed B + P by T  the same in steps of T
+    mixed B + N x P   N prompts come at once, which is N times the launches of their attention
 
 A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts, and steps that cut them, are of
 lengths that lie anywhere between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit, and over
@@ -54,6 +55,7 @@ CONTEXTS = (64, 256, USUAL_CONTEXT, 1024, 3072)
 MIXED_CONTEXTS = (64, 256)
 PROMPTS = (16, 40, 72, 110, 160, 225, 350, 450, 575, 850, 1200, 2000)
 BUDGETS = (60, 120, 225, 450, 700, 1090, 1400, 2048)
+TOGETHER = ((6, 225), (3, 450), (2, 850))  # prompts that come at once, and their lengths
 CELL_TOKENS = {"cuda": 280_000, "cpu": 4096}
 FEWEST = 3  # times that a kind of step is seen before its median counts
 TEMPERATURE = 0.6
@@ -114,6 +116,10 @@ class Plan:
         """Sequences that decode while prompts come."""
         return [one for one in MIXED_BATCHES if one < self.max_seqs]
 
+    def mixed_context(self, batch: int) -> int:
+        """Prompt tokens of each of those."""
+        return max(one for one in MIXED_CONTEXTS if one == MIXED_CONTEXTS[0] or 2 * batch * one <= self.cell_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -126,6 +132,7 @@ class Cell:
         context: prompt tokens of each.
         outputs: answer tokens of each; with prompts they are cut when the prompts are through.
         prompts: their lengths.
+        together: how many of them come at once.
     """
 
     name: str
@@ -134,6 +141,7 @@ class Cell:
     context: int = 0
     outputs: int = 0
     prompts: tuple[int, ...] = ()
+    together: int = 1
 
 
 def cells(plan: Plan) -> Iterator[Cell]:
@@ -147,13 +155,14 @@ def cells(plan: Plan) -> Iterator[Cell]:
         for context in plan.contexts(batch):
             yield Cell(f"decode {batch} x {context}", most, batch, context, plan.outputs(batch, context))
     for number, batch in enumerate(plan.mixed()):
-        yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])  # in turn every other one: time is short
+        # In turn every other one: time is short.
+        yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])
+        yield from _crowds(plan, batch, TOGETHER[number % 2 :: 2])
 
 
 def _mixed(plan: Plan, batch: int, lengths: Sequence[int]) -> Iterator[Cell]:
-    context = max(one for one in MIXED_CONTEXTS if one == MIXED_CONTEXTS[0] or 2 * batch * one <= plan.cell_tokens)
-    room = plan.cell_tokens - batch * context
-    outputs = plan.max_len - context - 1
+    context = plan.mixed_context(batch)
+    room, outputs = plan.cell_tokens - batch * context, plan.max_len - context - 1
     for length in lengths:
         if batch + length <= plan.max_tokens and length <= room:
             yield Cell(f"mixed {batch} + {length}", plan.max_tokens, batch, context, outputs, (length,) * plan.repeats)
@@ -161,6 +170,20 @@ def _mixed(plan: Plan, batch: int, lengths: Sequence[int]) -> Iterator[Cell]:
         if batch <= budget // 2 and plan.long <= room:
             name, repeats = f"mixed {batch} + {plan.long} by {budget}", max(FEWEST, plan.repeats // 2)
             yield Cell(name, budget, batch, context, outputs, (plan.long,) * repeats)
+
+
+def _crowds(plan: Plan, batch: int, crowds: Sequence[tuple[int, int]]) -> Iterator[Cell]:
+    context = plan.mixed_context(batch)
+    outputs = plan.max_len - context - 1
+    for count, length in crowds:
+        tokens = count * length
+        if (
+            batch + count <= plan.max_seqs
+            and batch + tokens <= plan.max_tokens
+            and batch * context + tokens <= plan.cell_tokens
+        ):
+            name, prompts = f"mixed {batch} + {count} x {length}", (length,) * (count * plan.repeats)
+            yield Cell(name, plan.max_tokens, batch, context, outputs, prompts, count)
 
 
 class Driver:
@@ -184,8 +207,9 @@ class Driver:
         if cell.prompts:
             for event in begun:
                 await event.wait()
-            for length in cell.prompts:
-                await _read(await self._submit(length, 1), asyncio.Event())
+            for first in range(0, len(cell.prompts), cell.together):
+                prompts = [await self._submit(one, 1) for one in cell.prompts[first : first + cell.together]]
+                await asyncio.gather(*(_read(one, asyncio.Event()) for one in prompts))
             for stream in streams:
                 stream.cancel()
         await asyncio.gather(*readers)
