@@ -10,10 +10,12 @@ the step process. Cells:
     decode B x C      B sequences over C tokens of KV each
     mixed B + P       B sequences decode, prompts of P tokens come beside them one by one
     mixed B + P by T  the same in steps of T
+    mixed B + N x P   N prompts come at once, which is N times the launches of their attention
 
-A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts are of lengths that lie anywhere
-between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit: a step's
-time is linear in it.
+A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts, and steps that cut them, are of
+lengths that lie anywhere between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit, and over
+one that a load mostly has: a step is not linear in its context, and dearest in between, beside a line through the ends. Batches
+whose neighbours have the longest context do without it, since filling a cache takes most of a cell's time.
 
 Standard output gets JSON lines: the engine (`"kind": "engine"`), then a line for each kind of step of each cell
 (`"kind": "step"`) with the median and all times.
@@ -45,12 +47,15 @@ from headway_engine.runtime.loaded import LoadedModel
 from headway_engine.runtime.loading import load
 from headway_engine.runtime.streams import TokenStream
 
-BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)
+BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256, 384, 512)
+NOT_LONG = frozenset({56, 72, 80, 112, 192})  # batches that are not measured over their longest context
 MIXED_BATCHES = (2, 8, 24, 96)
-CONTEXTS = (64, 256, 1024, 3072)
+USUAL_CONTEXT = 600  # tokens of a sequence under load: a prompt and half of an answer
+CONTEXTS = (64, 256, USUAL_CONTEXT, 1024, 3072)
 MIXED_CONTEXTS = (64, 256)
-PROMPTS = (16, 40, 72, 110, 160, 225, 320, 450, 600, 850, 1200, 2000)
-BUDGETS = (64, 128, 256, 512, 1024, 2048)
+PROMPTS = (16, 40, 72, 110, 160, 225, 350, 450, 575, 850, 1200, 2000)
+BUDGETS = (60, 120, 225, 450, 700, 1090, 1400, 2048)
+TOGETHER = ((6, 225), (3, 450), (2, 850))  # prompts that come at once, and their lengths
 CELL_TOKENS = {"cuda": 280_000, "cpu": 4096}
 FEWEST = 3  # times that a kind of step is seen before its median counts
 TEMPERATURE = 0.6
@@ -63,7 +68,7 @@ class Plan:
     Attributes:
         max_seqs, max_tokens: limits of the engine.
         max_len: of its model.
-        cell_tokens: KV tokens of a cell at the most; a sixteenth of it is the longest prompt that is chunked.
+        cell_tokens: KV tokens of a cell at the most; an eighth of it is the longest prompt that is chunked.
         steps: of a decode cell.
         repeats: of each prompt.
     """
@@ -86,7 +91,7 @@ class Plan:
 
     def budgets(self) -> list[int]:
         """Tokens of a step that cut the long prompt."""
-        return [one for one in BUDGETS if one <= self.max_tokens and self.long / 16 <= one < self.long]
+        return [one for one in BUDGETS if one <= self.max_tokens and self.long / 20 <= one < self.long]
 
     def batches(self) -> list[int]:
         """Sequences that decode."""
@@ -101,9 +106,19 @@ class Plan:
         length = context + self.outputs(batch, context)
         return length < self.max_len and batch * length <= self.cell_tokens
 
+    def contexts(self, batch: int) -> list[int]:
+        """Prompt tokens of each stream of such a batch's decode cells."""
+        fitting = [context for context in CONTEXTS if self.fits(batch, context)]
+        wanted = {*fitting[:1], USUAL_CONTEXT, *([] if batch in NOT_LONG else fitting[-1:])}
+        return [context for context in fitting if context in wanted]
+
     def mixed(self) -> list[int]:
         """Sequences that decode while prompts come."""
         return [one for one in MIXED_BATCHES if one < self.max_seqs]
+
+    def mixed_context(self, batch: int) -> int:
+        """Prompt tokens of each of those."""
+        return max(one for one in MIXED_CONTEXTS if one == MIXED_CONTEXTS[0] or 2 * batch * one <= self.cell_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,7 @@ class Cell:
         context: prompt tokens of each.
         outputs: answer tokens of each; with prompts they are cut when the prompts are through.
         prompts: their lengths.
+        together: how many of them come at once.
     """
 
     name: str
@@ -125,6 +141,7 @@ class Cell:
     context: int = 0
     outputs: int = 0
     prompts: tuple[int, ...] = ()
+    together: int = 1
 
 
 def cells(plan: Plan) -> Iterator[Cell]:
@@ -135,17 +152,17 @@ def cells(plan: Plan) -> Iterator[Cell]:
     for budget in plan.budgets():
         yield Cell(f"chunks {long} by {budget}", budget, prompts=(long,) * max(FEWEST, plan.repeats // 2))
     for batch in plan.batches():
-        fitting = [context for context in CONTEXTS if plan.fits(batch, context)]
-        for context in sorted({*fitting[:1], *fitting[-1:]}):
+        for context in plan.contexts(batch):
             yield Cell(f"decode {batch} x {context}", most, batch, context, plan.outputs(batch, context))
     for number, batch in enumerate(plan.mixed()):
-        yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])  # in turn every other one: time is short
+        # In turn every other one: time is short.
+        yield from _mixed(plan, batch, plan.prompts()[number % 2 :: 2])
+        yield from _crowds(plan, batch, TOGETHER[number % 2 :: 2])
 
 
 def _mixed(plan: Plan, batch: int, lengths: Sequence[int]) -> Iterator[Cell]:
-    context = max(one for one in MIXED_CONTEXTS if one == MIXED_CONTEXTS[0] or 2 * batch * one <= plan.cell_tokens)
-    room = plan.cell_tokens - batch * context
-    outputs = plan.max_len - context - 1
+    context = plan.mixed_context(batch)
+    room, outputs = plan.cell_tokens - batch * context, plan.max_len - context - 1
     for length in lengths:
         if batch + length <= plan.max_tokens and length <= room:
             yield Cell(f"mixed {batch} + {length}", plan.max_tokens, batch, context, outputs, (length,) * plan.repeats)
@@ -153,6 +170,20 @@ def _mixed(plan: Plan, batch: int, lengths: Sequence[int]) -> Iterator[Cell]:
         if batch <= budget // 2 and plan.long <= room:
             name, repeats = f"mixed {batch} + {plan.long} by {budget}", max(FEWEST, plan.repeats // 2)
             yield Cell(name, budget, batch, context, outputs, (plan.long,) * repeats)
+
+
+def _crowds(plan: Plan, batch: int, crowds: Sequence[tuple[int, int]]) -> Iterator[Cell]:
+    context = plan.mixed_context(batch)
+    outputs = plan.max_len - context - 1
+    for count, length in crowds:
+        tokens = count * length
+        if (
+            batch + count <= plan.max_seqs
+            and batch + tokens <= plan.max_tokens
+            and batch * context + tokens <= plan.cell_tokens
+        ):
+            name, prompts = f"mixed {batch} + {count} x {length}", (length,) * (count * plan.repeats)
+            yield Cell(name, plan.max_tokens, batch, context, outputs, prompts, count)
 
 
 class Driver:
@@ -176,8 +207,9 @@ class Driver:
         if cell.prompts:
             for event in begun:
                 await event.wait()
-            for length in cell.prompts:
-                await _read(await self._submit(length, 1), asyncio.Event())
+            for first in range(0, len(cell.prompts), cell.together):
+                prompts = [await self._submit(one, 1) for one in cell.prompts[first : first + cell.together]]
+                await asyncio.gather(*(_read(one, asyncio.Event()) for one in prompts))
             for stream in streams:
                 stream.cancel()
         await asyncio.gather(*readers)

@@ -1,5 +1,6 @@
 """The grid of steps that calibration measures, and the watch that notes them."""
 
+import asyncio
 import json
 from dataclasses import replace
 from functools import partial
@@ -75,6 +76,22 @@ async def test_cells_run_and_their_steps_come_back(tmp_path: Path) -> None:
     await engine.stop()
 
 
+async def test_prompts_of_a_crowd_are_there_together(tmp_path: Path) -> None:
+    path = tmp_path / "steps"
+    executor = ScriptedExecutor((b"x",), num_blocks=200)
+    engine = AsyncEngine.embed(config(), watched(lambda _: loaded(executor), path, config()))
+    driver = Driver(engine, path)
+    executor.hold()
+    run = asyncio.create_task(driver.run(Cell("crowd", 32, prompts=(6,) * 6, together=3)))
+    async with asyncio.timeout(10):
+        while engine.loads().num_total < 3:
+            await asyncio.sleep(0)
+    executor.release(100)
+    assert sum(len(step["chunks"]) for step in await run) == 6
+    driver.close()
+    await engine.stop()
+
+
 def test_a_sample_is_the_median_of_equal_steps_seen_often_enough() -> None:
     same = [
         {"decodes": 2, "context": 10 + n, "chunks": [[4, 8]], "ended": 1, "apart": False, "ms": ms}
@@ -91,7 +108,7 @@ def test_the_grid_stays_inside_the_engine() -> None:
     assert len({cell.name for cell in found}) == len(found) > 15
     for cell in found:
         longest = max(cell.prompts, default=0)
-        assert cell.streams * cell.context + longest <= PLAN.cell_tokens
+        assert cell.streams * cell.context + cell.together * longest <= PLAN.cell_tokens
         assert cell.context + cell.outputs < PLAN.max_len
         assert longest < PLAN.max_len
         assert cell.budget <= PLAN.max_tokens
@@ -103,8 +120,16 @@ def test_the_grid_stays_inside_the_engine() -> None:
 def test_the_grid_measures_sizes_between_those_that_an_engine_rounds_up_to() -> None:
     found = list(cells(replace(PLAN, max_seqs=256, max_tokens=2048, max_len=8192, cell_tokens=100_000)))
     lengths = {length for cell in found for length in cell.prompts if " by " not in cell.name}
-    assert sum(length % 16 != 0 for length in lengths) > len(lengths) / 2
+    budgets = {cell.budget for cell in found if cell.streams and cell.prompts and cell.budget < 2048}
+    for sizes in (lengths, budgets):
+        assert len(sizes) > 3
+        assert sum(size % 64 != 0 for size in sizes) > 0.8 * len(sizes)
+    crowds = [(cell.streams, cell.prompts[0], cell.together) for cell in found if cell.together > 1]
+    assert crowds == [(2, 225, 6), (2, 850, 2), (8, 450, 3), (24, 225, 6), (24, 850, 2), (96, 450, 3)]
     decodes = [cell for cell in found if cell.name.startswith("decode")]
-    assert {24, 40, 96} < {cell.streams for cell in decodes}
-    for batch in (1, 24, 64):  # of a large one only the shortest context fits
-        assert len([cell for cell in decodes if cell.streams == batch]) == 2
+    contexts = {cell.streams: [one.context for one in decodes if one.streams == cell.streams] for cell in decodes}
+    assert contexts[1] == contexts[24] == [64, 600, 3072]
+    assert contexts[40] == [64, 600, 1024]  # the longest that fits
+    assert contexts[96] == [64, 600]
+    assert contexts[56] == contexts[112] == [64, 600]  # its neighbours have the longest
+    assert contexts[192] == [64]  # nor does the usual one fit
