@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 from headway_engine.core.request import SamplingParams
 from headway_engine.kernels import decode_attention as decoding
 from headway_engine.kernels import launch as launching
-from headway_engine.kernels import narrow
+from headway_engine.kernels import narrow, whole_attention
 from headway_engine.kernels import prefill_attention as prefilling
 from headway_engine.kernels.activation import silu_mul
 from headway_engine.kernels.decode_attention import SplitPlan, decode_attention, plan_splits
@@ -229,6 +229,27 @@ def test_decode_attention_is_that_of_the_reference(shape: tuple[int, int, int], 
     decode_attention(qkv, paged.cache, tokens, some, plan, decodes=torch.tensor([7], device="cuda"))
     assert torch.equal(some[:7], out[:7])
     assert some[7:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 64), (16, 8, 128), (32, 8, 128)])
+@pytest.mark.parametrize("length", [1, 130, 1000, 3100])
+@pytest.mark.parametrize("flash", [False, True])
+def test_attention_of_whole_prompts_is_that_of_the_reference(
+    shape: tuple[int, int, int], length: int, flash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, kv_heads, dim = shape
+    if not flash:
+        monkeypatch.setattr(whole_attention, "flash_attn_func", None)
+    elif whole_attention.library(dim, BF16) != "FlashAttention-3":
+        pytest.skip(whole_attention.library(dim, BF16))
+    paged = Paged(*shape, lengths=[length])
+    qkv = randn(length + 5, heads + 2 * kv_heads, dim)[:length]
+    keys, values = qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
+    for token in range(length):
+        slot = int(paged.tables[0, token // BLOCK_SIZE]), token % BLOCK_SIZE
+        paged.cache[0][slot], paged.cache[1][slot] = keys[token], values[token]
+    out = whole_attention.whole_prompt_attention(qkv, heads)
+    assert_close(out, paged.attend(qkv[:, :heads], 0, 0))
 
 
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)
