@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, computed
+from headway_planner.advisor import assess, computed
 from headway_planner.capacity import Mix
+from headway_planner.offer import ClassDemand, Demand, Hardware
 from headway_planner.roofline import GPUS, SHAPES
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Rank
 from headway_planner.trial import poisson, trial, tried

@@ -32,7 +32,9 @@ from headway_planner.model import (
 )
 
 BACKLOG_DRAIN_S = 60.0  # time in which the waiting requests should be worked off
-UTILIZATION = 0.9  # share of the measured service rate that is planned with
+MEASURED_UTILIZATION = (
+    0.9  # share of the measured service rate that is planned with; the modelled one is trusted with more
+)
 MAX_GROWTH = 2  # most growth of one recommendation, as a multiple of the supply
 SETTLE_S = 10.0  # a raise of the limits gets this long to empty a queue that fits into it
 JOIN_S = 20.0  # a new replica gets this long before late first tokens count: until then they show the time without it
@@ -171,7 +173,7 @@ def _needed(view: LoadView, config: ScaleConfig, waiting: float, supply: int) ->
         return min(ceiling, math.ceil(waiting / config.queue_per_replica))
     rate_each = view.finished / view.span_s / view.reporting
     demand = view.arrivals / view.span_s * view.serving / view.reporting + waiting / BACKLOG_DRAIN_S
-    return min(ceiling, math.ceil(demand / (UTILIZATION * rate_each)))
+    return min(ceiling, math.ceil(demand / (MEASURED_UTILIZATION * rate_each)))
 
 
 def _measured_down(view: LoadView, config: ScaleConfig, state: ScaleState, calm: str) -> tuple[int, str]:

@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headway_planner.advisor import LIMITS, ClassDemand, Demand, Engine, Row, assess
+from headway_planner.advisor import LIMITS, assess
+from headway_planner.offer import ClassDemand, Demand, Engine, Row
 from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, End, Job, Rank

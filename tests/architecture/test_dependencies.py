@@ -22,6 +22,8 @@ PARTS = {
     "gateway": ("engine/headway_gateway", "engine/headway_rpc"),
 }
 OF_TORCH = {"triton"}  # torch asks for the one version that fits it
+# Modules that an engine does without, the extra that brings each, and the distribution.
+OPTIONAL = {"fa3_fwd_interface": ("fa3", "fa3-fwd")}
 
 
 def normal(name: str) -> str:
@@ -48,6 +50,10 @@ def test_every_import_is_named_by_its_extra(extra: str) -> None:
     asked = named(PROJECT["dependencies"]) | named(PROJECT["optional-dependencies"][extra])
     owners = packages_distributions()
     modules = set().union(*(imported(ROOT / folder) for folder in PARTS[extra])) - OF_TORCH
+    for module in modules & set(OPTIONAL):
+        own, distribution = OPTIONAL[module]
+        assert distribution in named(PROJECT["optional-dependencies"][own])
+    modules -= set(OPTIONAL)
     assert len(modules) > 3, "the sources were found"
     unnamed = {name for name in modules if not {normal(owner) for owner in owners.get(name, ())} & asked}
     assert unnamed == set()

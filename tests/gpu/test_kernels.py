@@ -1,6 +1,7 @@
 """Each kernel against a float32 reference, on shapes that fit no tile: odd widths, odd lengths, odd numbers of heads."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ if not torch.cuda.is_available():
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
 from headway_engine.core.request import SamplingParams
-from headway_engine.kernels import narrow
+from headway_engine.kernels import decode_attention as decoding
+from headway_engine.kernels import launch as launching
+from headway_engine.kernels import narrow, whole_attention
+from headway_engine.kernels import prefill_attention as prefilling
 from headway_engine.kernels.activation import silu_mul
 from headway_engine.kernels.decode_attention import SplitPlan, decode_attention, plan_splits
 from headway_engine.kernels.norm import add_rms_norm
@@ -42,6 +46,32 @@ def randn(*shape: int, scale: float = 1.0) -> torch.Tensor:
 def assert_close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-2) -> None:
     error = ((found.float() - wanted.float()).norm() / wanted.float().norm()).item()
     assert error < tolerance  # false for NaN too
+
+
+# What an A100 and a L40S have.
+@pytest.mark.parametrize("available", [166_912, 101_376])
+def test_kernels_fit_a_gpu_with_less_shared_memory(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[int] = []
+
+    def compiled(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        wanted.append(kernel.warmup(*arguments, grid=grid, **options).metadata.shared)
+
+    monkeypatch.setattr(launching, "shared_memory", lambda: available)
+    for module in (narrow, decoding, prefilling):
+        monkeypatch.setattr(module, "launch", compiled)
+    for rows in (8, 32, 64, 128):
+        narrow.narrow_linear(randn(rows, 576), randn(960, 576))
+        narrow.narrow_linear(randn(rows, 1024), randn(4096, 1024))
+        narrow.narrow_gated(randn(rows, 4096), randn(28672, 4096))
+    for heads, kv_heads, dim in ((32, 8, 128), (9, 3, 64), (2, 1, 256)):
+        for count in (1, 4, 16, 64, 256):
+            paged = Paged(heads, kv_heads, dim, lengths=[20] * count)
+            qkv, out = randn(count, heads + 2 * kv_heads, dim), randn(count, heads, dim)
+            tokens = paged.tokens([19] * count, list(range(count)))
+            decode_attention(qkv, paged.cache, tokens, out, plan_splits(count, kv_heads))
+        tiles = torch.zeros(1, 4, dtype=torch.int64, device="cuda")
+        prefill_attention(qkv, paged.cache, tokens, tiles, out)
+    assert 0 < max(wanted) <= available
 
 
 @pytest.mark.parametrize("size", [72, 576, 1000, 4096])
@@ -172,7 +202,14 @@ def test_rotation_rotates_in_place_and_fills_the_slots(
         assert torch.equal(paged.cache[1][slot], qkv[row, heads + kv_heads :])
 
 
-PLANS = [SplitPlan(1, 1024, 64), SplitPlan(4, 64, 64), SplitPlan(64, 32, 32), plan_splits(100, 8), None]
+PLANS = [
+    SplitPlan(1, 1024, 64),
+    SplitPlan(4, 64, 64),
+    SplitPlan(64, 32, 32),
+    plan_splits(1, 8),
+    plan_splits(100, 8),
+    None,
+]
 
 
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)
@@ -192,6 +229,27 @@ def test_decode_attention_is_that_of_the_reference(shape: tuple[int, int, int], 
     decode_attention(qkv, paged.cache, tokens, some, plan, decodes=torch.tensor([7], device="cuda"))
     assert torch.equal(some[:7], out[:7])
     assert some[7:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 64), (16, 8, 128), (32, 8, 128)])
+@pytest.mark.parametrize("length", [1, 130, 1000, 3100])
+@pytest.mark.parametrize("flash", [False, True])
+def test_attention_of_whole_prompts_is_that_of_the_reference(
+    shape: tuple[int, int, int], length: int, flash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, kv_heads, dim = shape
+    if not flash:
+        monkeypatch.setattr(whole_attention, "flash_attn_func", None)
+    elif whole_attention.library(dim, BF16) != "FlashAttention-3":
+        pytest.skip(whole_attention.library(dim, BF16))
+    paged = Paged(*shape, lengths=[length])
+    qkv = randn(length + 5, heads + 2 * kv_heads, dim)[:length]
+    keys, values = qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
+    for token in range(length):
+        slot = int(paged.tables[0, token // BLOCK_SIZE]), token % BLOCK_SIZE
+        paged.cache[0][slot], paged.cache[1][slot] = keys[token], values[token]
+    out = whole_attention.whole_prompt_attention(qkv, heads)
+    assert_close(out, paged.attend(qkv[:, :heads], 0, 0))
 
 
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-PACKAGES = ("headway", "torch", "transformers", "triton")
+PACKAGES = ("headway", "torch", "transformers", "triton", "fa3-fwd")
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,8 +90,9 @@ class Plan:
         return [one for one in PROMPTS if one <= min(self.max_tokens, self.max_len - 8, self.cell_tokens // 4)]
 
     def budgets(self) -> list[int]:
-        """Tokens of a step that cut the long prompt."""
-        return [one for one in BUDGETS if one <= self.max_tokens and self.long / 20 <= one < self.long]
+        """Tokens of a step that cut the long prompt; an engine takes no fewer than it has sequences."""
+        least = max(self.max_seqs, self.long / 20)
+        return [one for one in BUDGETS if least <= one <= self.max_tokens and one < self.long]
 
     def batches(self) -> list[int]:
         """Sequences that decode."""

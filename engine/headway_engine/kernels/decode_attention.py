@@ -14,13 +14,13 @@ import torch
 import triton
 import triton.language as tl
 
-from headway_engine.kernels.launch import launch
+from headway_engine.kernels.launch import launch, stages
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 from headway_engine.kernels.rope import Tokens
 
-# Programs that keep the memory of a large GPU busy: some per multiprocessor.
-_TARGET_PROGRAMS = 1056
-_MAX_SPLITS = 64
+_LEAST_TILE = 16
+# What one warp adds up in its registers.
+_WARP_ELEMENTS = 4096
 _LOG2E = 1.4426950408889634
 
 
@@ -154,34 +154,40 @@ class SplitPlan:
     Attributes:
         num_splits: splits launched per sequence and KV head.
         min_chunk: a split has at least this many tokens, while there are splits left.
-        tile: tokens read at a time.
+        tile: tokens read at a time, at most.
         num_warps: of a program.
         num_stages: tiles in flight.
     """
 
     num_splits: int
     min_chunk: int
-    tile: int
+    tile: int = 128
     num_warps: int = 4
-    num_stages: int = 3
+    num_stages: int = 2
+
+    def tile_of(self, line_bytes: int) -> int:
+        """The tile, or the largest part of it that the GPU's shared memory holds so often; `line_bytes` of one key."""
+        tile = self.tile
+        while tile > _LEAST_TILE and stages(self.num_stages, 2 * tile * line_bytes) < self.num_stages:
+            tile //= 2
+        return tile
 
 
 def plan_splits(sequences: int, kv_heads: int) -> SplitPlan:
     """Enough programs to fill the GPU, and no smaller pieces than that takes.
 
-    Tiles and warps are the best of sweeps on an H200 over head sizes 64 and 128 and contexts of 200 to 1,700 tokens, alike and
-    mixed: many programs hide each other's waiting, so they need few warps and few tiles in flight each. Mixed contexts want
-    pieces of 512 tokens, or the longest ones are still read when the others have ended.
+    The best of sweeps over whole decode steps on an H200, three shapes at contexts of 575 to 3,000 tokens. Each piece more is
+    one more to combine. Many programs hide each other's waiting; mixed contexts of large batches want pieces of 512 tokens, or
+    the longest ones are still read when the others have ended.
     """
     pairs = sequences * kv_heads
-    if pairs <= 32:
-        return SplitPlan(_MAX_SPLITS, min_chunk=32, tile=32)
-    splits = min(_MAX_SPLITS, max(4, -(-_TARGET_PROGRAMS // pairs)))
-    if pairs <= 128:
-        return SplitPlan(splits, min_chunk=64, tile=32)
+    if pairs <= 8:
+        return SplitPlan(32, min_chunk=64, tile=64, num_stages=3)
     if pairs <= 256:
-        return SplitPlan(splits, min_chunk=64, tile=64, num_warps=2)
-    return SplitPlan(5 if pairs <= 1024 else 4, min_chunk=512, tile=64, num_warps=2, num_stages=2)
+        return SplitPlan(32 if pairs <= 48 else 16 if pairs < 128 else 8, min_chunk=128)
+    if pairs <= 1024:
+        return SplitPlan(5, min_chunk=512)
+    return SplitPlan(4, min_chunk=512, tile=64, num_warps=2)
 
 
 def decode_attention(
@@ -206,6 +212,7 @@ def decode_attention(
     counted = tokens.positions if decodes is None else decodes
     count, heads, dim = out.shape
     kv_heads = keys.shape[2]
+    tile = plan.tile_of(dim * keys.element_size())
     partial = torch.empty(count, heads, plan.num_splits, dim, dtype=torch.float32, device=out.device)
     weights = torch.empty(count, heads, plan.num_splits, dtype=torch.float32, device=out.device)
     launch(
@@ -231,7 +238,7 @@ def decode_attention(
         DIM=dim,
         BLOCK_SIZE=tokens.block_size,
         GROUP_TILE=max(16, triton.next_power_of_2(heads // kv_heads)),
-        TILE=plan.tile,
+        TILE=tile,
         COUNTED=decodes is not None,
         num_warps=plan.num_warps,
         num_stages=plan.num_stages,
@@ -249,9 +256,9 @@ def decode_attention(
         plan.min_chunk,
         HEADS=heads,
         DIM=dim,
-        TILE=plan.tile,
+        TILE=tile,
         SPLIT_TILE=triton.next_power_of_2(plan.num_splits),
         COUNTED=decodes is not None,
-        num_warps=4 if plan.num_splits > 8 else 1,
+        num_warps=max(1, triton.next_power_of_2(plan.num_splits) * dim // _WARP_ELEMENTS),
         **LAUNCH,
     )

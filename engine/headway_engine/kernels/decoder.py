@@ -24,6 +24,7 @@ from headway_engine.kernels.norm import add_rms_norm
 from headway_engine.kernels.prefill_attention import prefill_attention
 from headway_engine.kernels.rope import HeadNorms, Rotation, Tokens, rotate_and_store
 from headway_engine.kernels.skinny import MAX_ROWS, Gain, skinny_linear
+from headway_engine.kernels.whole_attention import whole_prompt_attention
 from headway_engine.model.config import ModelConfig
 from headway_engine.model.transformer import Decoder, KVCache, Layer, rotation_table
 
@@ -267,18 +268,3 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sl
     else:
         torch.addmm(bias, x, weight.t(), out=out[:count])
     return out
-
-
-def whole_prompt_attention(qkv: torch.Tensor, heads: int) -> torch.Tensor:
-    """Causal attention of a prompt to itself, `[tokens, heads, head_dim]`, by the library.
-
-    Args:
-        qkv: `[tokens, heads + 2 * kv_heads, head_dim]`; the rows may be part of a longer tensor.
-        heads: query heads.
-    """
-    kv_heads = (qkv.shape[1] - heads) // 2
-    query, key, value = (
-        side.transpose(0, 1).unsqueeze(0) for side in torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
-    )
-    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != kv_heads)
-    return out.squeeze(0).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""Starts kernels, or compiles them side by side.
+"""Starts kernels, or compiles them side by side; and how many tiles they may have in flight.
 
 A kernel is compiled when a launch brings types, constants or alignments that were not seen before: 0.2 to 0.6 s, and a C compiler's
 time for what passes the arguments on. An engine needs some thirty kernels before it can serve. Inside `compiling_together` a
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,8 @@ Layer = TypeVar("Layer")
 
 # The kernels that are being compiled; None while launches run.
 _compiling: ContextVar[set[Any] | None] = ContextVar("compiling", default=None)
+# Of shared memory, for what a kernel keeps beside its tiles.
+_SPARE_BYTES = 4096
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
@@ -35,6 +38,23 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
         kernel[grid](*arguments, **options)
     else:
         compiling.add(kernel.warmup(*arguments, grid=grid, **options))
+
+
+@cache
+def shared_memory() -> int:
+    """Bytes of it that a program may have on this GPU: 227 KiB on a H100 or H200, 163 on an A100, 99 on a L40S."""
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
+
+
+def stages(most: int, tile_bytes: int, beside_bytes: int = 0) -> int:
+    """Tiles in flight: `most`, or as many as fit into the GPU's shared memory; a kernel that wants more does not start there.
+
+    Args:
+        most: what is fastest where there is room.
+        tile_bytes: of everything that is loaded for one step of the kernel's loop.
+        beside_bytes: what else is kept there all the time.
+    """
+    return max(1, min(most, (shared_memory() - _SPARE_BYTES - beside_bytes) // tile_bytes))
 
 
 def to_launch(layers: Sequence[Layer]) -> Sequence[Layer]:

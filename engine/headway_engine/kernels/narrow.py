@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 import triton
 import triton.language as tl
 
-from headway_engine.kernels.launch import launch
+from headway_engine.kernels.launch import launch, stages
 from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_previous
 
 MAX_ROWS = 128
@@ -34,7 +34,7 @@ class Cut:
     Attributes:
         outputs: of a program.
         inputs: of a tile.
-        stages: tiles in flight.
+        stages: tiles in flight, at most.
         warps: of a program.
         programs: wanted on the GPU; splits along the inputs double until there are as many.
         most_splits: however few programs that leaves.
@@ -150,7 +150,9 @@ def _k_tile(cut: Cut, inputs: int) -> int:
 
 def _launch(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, part: int, cut: Cut, gated: bool = False) -> None:
     (rows, inputs), outputs = x.shape, out.shape[-1]
-    k_tile = _k_tile(cut, inputs)
+    k_tile, row_tile = _k_tile(cut, inputs), max(16, triton.next_power_of_2(rows))
+    most = cut.stages if k_tile == cut.inputs else _STAGES_OF_64_INPUTS
+    lines = cut.outputs * (2 if gated else 1) + row_tile
     launch(
         _kernel,
         (outputs // cut.outputs, triton.cdiv(inputs, part)),
@@ -161,11 +163,11 @@ def _launch(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, part: int,
         outputs,
         inputs,
         part,
-        ROWS=max(16, triton.next_power_of_2(rows)),
+        ROWS=row_tile,
         N_TILE=cut.outputs,
         K_TILE=k_tile,
         GATED=gated,
         num_warps=cut.warps,
-        num_stages=cut.stages if k_tile == cut.inputs else _STAGES_OF_64_INPUTS,
+        num_stages=stages(most, lines * k_tile * x.element_size()),
         **LAUNCH,
     )

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from headway_engine.kernels.launch import launch
+from headway_engine.kernels.launch import launch, stages
 from headway_engine.kernels.rope import Tokens
 
 Q_TILE = 128
@@ -143,6 +143,7 @@ def prefill_attention(
     """
     keys, values = cache
     heads, dim = out.shape[1:]
+    line, key_tile = dim * keys.element_size(), 64 if dim <= 128 else 32
     launch(
         _kernel,
         (tiles.shape[0], heads),
@@ -160,7 +161,7 @@ def prefill_attention(
         DIM=dim,
         BLOCK_SIZE=tokens.block_size,
         QUERIES=Q_TILE,
-        TILE=64,
+        TILE=key_tile,
         num_warps=8 if dim > 64 else 4,
-        num_stages=3,
+        num_stages=stages(3, 2 * key_tile * line, beside_bytes=Q_TILE * line),
     )

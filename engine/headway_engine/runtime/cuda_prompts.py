@@ -15,10 +15,11 @@ import torch.nn.functional as F  # noqa: N812 - as torch writes it
 
 from headway_engine.core.batch import Chunk
 from headway_engine.kernels.decode_attention import plan_splits
-from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt, whole_prompt_attention
+from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
 from headway_engine.kernels.rope import Tokens
 from headway_engine.kernels.rows import TOKEN
 from headway_engine.kernels.sampling import Sampled, sample_rows
+from headway_engine.kernels.whole_attention import whole_prompt_attention
 from headway_engine.runtime.cuda_graphs import Graph, GraphPool
 from headway_engine.runtime.cuda_pack import (
     Packed,

@@ -115,11 +115,14 @@ def make_executor(
     """
     if isinstance(model, Decoder) and model.embed.device.type == "cuda":
         # Here because it brings Triton, which only machines with a GPU have.
+        from headway_engine.kernels import whole_attention  # noqa: PLC0415
         from headway_engine.kernels.decoder import supports  # noqa: PLC0415
         from headway_engine.runtime.cuda_executor import CudaExecutor  # noqa: PLC0415
         from headway_engine.runtime.cuda_sizes import CudaSizes  # noqa: PLC0415
 
         if supports(model.config, model.embed.dtype):
+            library = whole_attention.library(model.config.head_dim, model.embed.dtype)
+            logger.info("attention of whole prompts by %s", library)
             sizes = CudaSizes(
                 num_blocks=num_blocks,
                 block_size=config.block_size,

@@ -12,7 +12,8 @@ from headway_cli.plan import claims, load, sources, tables
 from headway_cli.simulate import engines
 from headway_cli.simulate.arguments import DEADLINE_S
 from headway_cli.simulate.runs import MOST_REQUESTS
-from headway_planner.advisor import Engine, Hardware, Row, assess, computed
+from headway_planner.advisor import assess, computed
+from headway_planner.offer import Engine, Hardware, Row
 from headway_planner.roofline import GPUS, SHAPES, Shape
 from headway_planner.sim.jobs import Rank
 from headway_planner.steps import StepModel

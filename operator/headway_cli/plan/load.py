@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from headway_cli.errors import CliError
 from headway_cli.simulate import traces
 from headway_cli.simulate.arguments import DEADLINE_S
-from headway_planner.advisor import ClassDemand, Demand
 from headway_planner.capacity import Mix
+from headway_planner.offer import ClassDemand, Demand
 from headway_planner.sim.jobs import ITL_TARGET_MS, TTFT_TARGET_MS, Arrival, Rank
 
 LARGEST = 1e6

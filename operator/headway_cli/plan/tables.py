@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headway_cli.plan.claims import Finding
 from headway_cli.plan.sources import Coefficient
-from headway_planner.advisor import Demand, Row
+from headway_planner.offer import Demand, Row
 from headway_planner.trial import Trial
 
 COLUMNS = 80  # of a terminal

@@ -4,9 +4,7 @@ import math
 
 from headway_operator.api.v1alpha1 import ScalingMode, TuningMode, tuning_bounds
 from headway_operator.core.evidence import Evidence
-from headway_planner.scale import replicas
-
-UTILIZATION = 0.9  # of the measured rate that a recommended count plans with
+from headway_planner.scale import MEASURED_UTILIZATION, replicas
 
 
 def more_sequences(evidence: Evidence) -> str:
@@ -57,4 +55,4 @@ def _needed(evidence: Evidence) -> int | None:
     if each is None:
         return None
     arrivals = view.arrivals / evidence.window_s * view.serving / view.reporting
-    return math.ceil(arrivals / (UTILIZATION * each))
+    return math.ceil(arrivals / (MEASURED_UTILIZATION * each))

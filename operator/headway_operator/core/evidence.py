@@ -23,10 +23,10 @@ from headway_operator.core.load import FleetLoad, deciding_view, fleet_load
 from headway_operator.core.objectives import Verdict
 from headway_operator.core.observed import Observed
 from headway_planner.model import MIN_REQUEST_SAMPLES, LoadView
+from headway_planner.tune import CAP_BINDS
 
 EASE = 0.1  # width of an edge, as a share of it
-BINDS = 0.9  # share of maxNumSeqs from which on it holds requests back
-KV_BINDS = 0.9
+KV_BINDS = 0.9  # use of the fullest KV cache from which on it holds requests back
 KV_CROWDED = 0.7  # use of the KV cache, a mean, from which on sequences give way for want of blocks
 CLEAR_MAJORITY = 0.5  # share of the time to first token that makes a part of it the cause
 
@@ -121,7 +121,7 @@ class Evidence:
 
     def slots_bind(self, was: bool) -> bool:
         """Whether the busiest engine runs as many sequences as it may."""
-        return above(self.load.busiest_mean, BINDS * self.limits.max_num_seqs, was)
+        return above(self.load.busiest_mean, CAP_BINDS * self.limits.max_num_seqs, was)
 
     def kv_binds(self, was: bool) -> bool:
         """Whether the KV cache holds requests back: it is full, or running sequences give way for want of blocks.

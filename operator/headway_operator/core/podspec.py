@@ -70,7 +70,7 @@ def pod_manifest(
 
 
 def engine_args(fleet: LLMDeployment, limits: LimitValues) -> list[str]:
-    """The engine's flags, see ARCHITECTURE.md."""
+    """The engine's flags, see docs/reference/commands.md."""
     engine = fleet.spec.engine
     rules = limits.batching_mode, limits.profile
     default_rules = rules == (BatchingMode.CONTINUOUS, Profile.THROUGHPUT) and not limits.reserved_percent

@@ -3,7 +3,7 @@
 import math
 
 from headway_cli.plan import tables
-from headway_planner.advisor import Row, Slack
+from headway_planner.offer import Row, Slack
 
 WHY = "infeasible: p95 TTFT 532 and 498 ms > 400 ms (realtime) with 4 and 6 replicas: take a faster GPU or more TP"
 NO_ROOM = Row("H100", 2, "nvlink", 0, WHY, 531.6, 48.5)

@@ -117,6 +117,11 @@ def test_the_grid_stays_inside_the_engine() -> None:
     assert kinds == {"prompt", "chunks", "decode", "mixed"}
 
 
+def test_no_budget_is_below_what_an_engine_of_so_many_sequences_takes() -> None:
+    found = cells(replace(PLAN, max_seqs=256, max_tokens=2048, max_len=4096, cell_tokens=250_000))
+    assert min(cell.budget for cell in found) >= 256
+
+
 def test_the_grid_measures_sizes_between_those_that_an_engine_rounds_up_to() -> None:
     found = list(cells(replace(PLAN, max_seqs=256, max_tokens=2048, max_len=8192, cell_tokens=100_000)))
     lengths = {length for cell in found for length in cell.prompts if " by " not in cell.name}

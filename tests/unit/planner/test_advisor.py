@@ -14,9 +14,10 @@ from headway_cli import main as cli
 from headway_cli.errors import CliError
 from headway_cli.plan import claims, tables
 from headway_cli.simulate import engines
-from headway_planner.advisor import ClassDemand, Demand, Engine, Hardware, Row, assess, computed
+from headway_planner.advisor import assess, computed
 from headway_planner.capacity import Mix
 from headway_planner.measured import POINTS, Kind, Point, computed_ms
+from headway_planner.offer import ClassDemand, Demand, Engine, Hardware, Row
 from headway_planner.roofline import GPUS, SHAPES, step_model
 from headway_planner.trial import poisson, trial
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from headway_planner.advisor import ClassDemand, Demand, Hardware, assess, computed
+from headway_planner.advisor import assess, computed
 from headway_planner.capacity import Mix
+from headway_planner.offer import ClassDemand, Demand, Hardware
 from headway_planner.roofline import GPUS, SHAPES, step_model
 from headway_planner.sim.jobs import Arrival, Rank
 from headway_planner.trial import NEAR, enough, poisson, trial, tried

@@ -1,0 +1,41 @@
+"""The tables of the control loop's results are what the lines say that the page names."""
+
+import re
+from pathlib import Path
+
+import control_report as report
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs/control.md").read_text()
+EXPERIMENTS = (ROOT / "docs/control-experiments.md").read_text()
+
+
+def _rows(text: str) -> list[report.Row]:
+    """Ours, first, from its own run, all others from theirs: the first two files that the text names."""
+    named = re.findall(r"control-[\w-]*\d{8}T\d{6}Z\.jsonl", text)[:2]
+    found: list[report.Row] = []
+    for name in named:
+        ours = name.startswith(("control-headway", "control-batch-headway"))
+        rows = report.read([ROOT / "benchmarks/results" / name])
+        found += [row for row in rows if (row["policy"] == report.OURS) == ours]
+    return sorted(found, key=lambda row: row["policy"] != report.OURS)
+
+
+RESULTS = PAGE[PAGE.index("\n## Results") :]
+BATCH = EXPERIMENTS[EXPERIMENTS.index("\n## 40 % batch work") :]
+
+
+def test_the_table_of_cells_is_what_the_results_say() -> None:
+    assert report.cells(_rows(RESULTS)) in RESULTS
+
+
+def test_the_table_of_all_policies_is_what_the_results_say_without_matched_rivals() -> None:
+    table = report.table([row for row in _rows(RESULTS) if row["start_delay_s"] == 100.0])
+
+    kept = [line for line in table.splitlines() if "-matched |" not in line]
+
+    assert "\n".join(kept) in EXPERIMENTS
+
+
+def test_the_table_of_batch_work_is_what_the_results_say() -> None:
+    assert report.table(_rows(BATCH)) in BATCH
