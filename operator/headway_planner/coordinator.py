@@ -295,8 +295,7 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     lead_s = start_s(memory) + SETTLE_S
     due, due_longer, batch = _due(config, memory, now_s, lead_s)
     keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
-    apart = _apart(config, memory)
-    up, down, level = _forecasts(config, memory, engine, (lead_s, keep_s), apart)
+    up, down, level, apart = _forecasts(config, memory, engine, (lead_s, keep_s))
     blocked = f", {apart} so that long prompts block few" if apart == up > max(1, reactive) else ""
     # Its level is still high, and a rise from there would need more: that is ordered when the demand is back.
     ends = rate < ENDING * mean(memory.work[-_level_s(memory) :]) and up > intake.serving
@@ -369,22 +368,23 @@ def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float)
 
 
 def _forecasts(
-    config: CoordinatorConfig, memory: Memory, engine: Capacity | None, horizons_s: tuple[float, float], least: int
-) -> tuple[int, int, float]:
-    """Replicas for the demand that may come before an order serves, and, no fewer, before a removal is undone; the first's level."""
+    config: CoordinatorConfig, memory: Memory, engine: Capacity | None, horizons_s: tuple[float, float]
+) -> tuple[int, int, float, int]:
+    """Replicas for what may come before an order serves, and, no fewer, before a removal is undone; level and `blocking.py` of the first."""
     # An hour without any demand needs no replay: a thousand idle fleets should cost nothing.
     if engine is None or not any(memory.work):
-        return config.min_replicas, config.min_replicas, 0.0
+        return config.min_replicas, config.min_replicas, 0.0, 1
     level_s = _level_s(memory)
     care = caution(memory.first, config.late_allowed)
     ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, care)
     past = Past.of(memory.work, memory.prompts, level_s)
-    up, level = forecast(past, engine, ask, horizons_s[0], config.up_quantile, least=least)
-    down, _ = forecast(past, engine, ask, horizons_s[1], config.down_quantile, least=up)
-    return up, down, level
+    apart, kept = _apart(config, memory)
+    up, level = forecast(past, engine, ask, horizons_s[0], config.up_quantile, least=apart)
+    down, _ = forecast(past, engine, ask, horizons_s[1], config.down_quantile, least=max(up, kept))
+    return up, down, level, apart
 
 
-def _apart(config: CoordinatorConfig, memory: Memory) -> int:
+def _apart(config: CoordinatorConfig, memory: Memory) -> tuple[int, int]:
     """Replicas that keep prompts from making each other late: of a quarter of an hour, calm, unless the load has ended since."""
     mean_ms = 0.0 if memory.mix is None else _prompt_ms(model_of(config, memory), memory.mix.inputs, 0.0)
     prompts = min(mean(memory.prompts[-REPLAY_S:]), mean(memory.prompts[-_level_s(memory) :]) / ENDING)

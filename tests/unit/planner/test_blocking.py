@@ -9,6 +9,7 @@ from headway_planner.blocking import (
     BINS,
     HALF,
     HALF_LIFE_S,
+    KEPT,
     LATE,
     SPARED,
     Prefills,
@@ -55,12 +56,12 @@ def test_prompts_that_are_late_alone_are_no_reason_for_a_replica() -> None:
     assert queue is not None
     assert queue.alone == 1
     assert late(queue, 0.9) == 0
-    assert engines_apart(queue, 5.0, 100) == 1
+    assert engines_apart(queue, 5.0, 100) == (1, 1)
 
 
 def test_uneven_prompts_need_more_engines_than_even_ones_of_the_same_work() -> None:
     even = ((mean_ms(UNEVEN), 1000.0),)
-    counts = [engines_apart(law(one, mean_ms(one), TARGET_MS), 3.0, 100) for one in (even, UNEVEN)]
+    counts = [engines_apart(law(one, mean_ms(one), TARGET_MS), 3.0, 100)[0] for one in (even, UNEVEN)]
     assert counts[0] <= 5
     assert counts[1] > 10
 
@@ -70,9 +71,11 @@ def test_the_count_is_the_smallest_that_leaves_no_more_late_than_allowed() -> No
         queue = law(prefills, mean_ms(prefills), TARGET_MS)
         assert queue is not None
         allowed = max(LATE, HALF * queue.alone)
-        count = engines_apart(queue, 3.0, 1000)
+        count, kept = engines_apart(queue, 3.0, 1000)
         assert late(queue, 3.0 / count) <= allowed < late(queue, 3.0 / (count - 1))
-    assert engines_apart(queue, 3.0, count - 1) == count - 1
+        assert kept > count
+        assert engines_apart(queue, KEPT * 3.0, 1000)[0] == kept
+    assert engines_apart(queue, 3.0, count - 1) == (count - 1, count - 1)
 
 
 def test_where_a_share_of_the_prompts_is_late_alone_half_as_many_more_may_be() -> None:
@@ -80,17 +83,17 @@ def test_where_a_share_of_the_prompts_is_late_alone_half_as_many_more_may_be() -
     queue = law(longest, mean_ms(longest), TARGET_MS)
     assert queue is not None
     assert HALF * queue.alone > LATE
-    assert late(queue, 3.0 / engines_apart(queue, 3.0, 1000)) > LATE
+    assert late(queue, 3.0 / engines_apart(queue, 3.0, 1000)[0]) > LATE
 
 
 def test_short_prompts_ask_for_what_their_work_needs() -> None:
-    assert engines_apart(law(SHORT, mean_ms(SHORT), TARGET_MS), 3.0, 100) == 4
+    assert engines_apart(law(SHORT, mean_ms(SHORT), TARGET_MS), 3.0, 100) == (4, 4)
 
 
 def test_no_prompts_need_one_engine() -> None:
     queue = law(UNEVEN, mean_ms(UNEVEN), TARGET_MS)
-    assert engines_apart(queue, 0.0, 100) == 1
-    assert engines_apart(None, 3.0, 100) == 1
+    assert engines_apart(queue, 0.0, 100) == (1, 1)
+    assert engines_apart(None, 3.0, 100) == (1, 1)
 
 
 def test_few_prompts_say_nothing() -> None:

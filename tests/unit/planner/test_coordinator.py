@@ -126,7 +126,7 @@ def test_prompts_that_block_each_other_ask_for_replicas_that_the_pooled_demand_d
     assert calm is not None
     assert blocked is not None
     assert blocked.up > 1.5 * calm.up
-    assert blocked.keep == blocked.up
+    assert blocked.keep > blocked.up, "a removal waits until some more prompts would fit"
     assert "so that long prompts block few" in blocked.reason
     assert "block few" not in calm.reason
 
