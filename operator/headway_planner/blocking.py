@@ -27,7 +27,7 @@ BINS = 20  # of the target
 BUCKET = 0.11  # width of a histogram's bucket, as a share of its middle
 SPARED = 0.42  # fixed fleets of 8 to 24 engines on Mooncake's traces, second half and backwards: 0.29 to 0.55
 LATE, HALF = 0.03, 0.5
-KEPT = 1.15  # so many times the prompts must fit before a removal: a count near its border would come and go
+KEPT = 1.15  # so many times fewer may be late after a removal: a count near its border would come and go
 HALF_LIFE_S = 600.0
 ENOUGH = 100.0  # requests whose prefill is remembered, before it is believed
 FORGOTTEN = 1e-3  # requests
@@ -106,12 +106,13 @@ def engines_apart(queue: Law | None, prompts: float, most: int) -> tuple[int, in
     """
     if queue is None:
         return 1, 1
-    up = _fewest(queue, prompts, 1, most)
-    return up, _fewest(queue, KEPT * prompts, up, most)
-
-
-def _fewest(queue: Law, prompts: float, low: int, high: int) -> int:
     allowed = max(LATE, HALF * queue.alone)
+    up = _fewest(queue, prompts, allowed, (1, most))
+    return up, _fewest(queue, prompts, allowed / KEPT, (up, most))
+
+
+def _fewest(queue: Law, prompts: float, allowed: float, between: tuple[int, int]) -> int:
+    low, high = between
     while low < high:
         middle = (low + high) // 2
         if late(queue, prompts / middle) <= allowed:
