@@ -14,6 +14,7 @@ HALF_LIFE_S = 120.0  # of what mean lengths rest on
 NEWEST = 1000.0  # requests that tell a change of the lengths; with lengths as uneven as 2 to 1 their mean is 6 % off
 PER_RUNNING = 4.0  # and at least so many for each that runs: the first answers of a burst to end are its short ones
 SHIFT = 1.5  # so many times as long answers, or as short ones, are other requests
+HELD_S = 60.0  # of what the mean context rests on
 ENOUGH_REQUESTS = 4.0  # before their mean lengths are believed
 GIVE_UP = 4.0  # a target that a sequence alone misses by a quarter is replaced by twice what that sequence takes
 
@@ -150,6 +151,15 @@ def mean_mix(sums: Sums, before: Mix | None, held: float) -> Mix | None:
         max(1.0, outputs / finished) if finished >= 1 or before is None else before.outputs,
         held,
     )
+
+
+def held_tokens(before: Mix | None, kv_used: float, running: float, span_s: float) -> float:
+    """Mean KV tokens of a running sequence, smoothed; 0: not known."""
+    known = before.held if before is not None else 0.0
+    if running < 1 or kv_used <= 0:
+        return known
+    seen = kv_used / running
+    return seen if known == 0 else known + (seen - known) * min(1.0, span_s / HELD_S)
 
 
 def token_ms(model: StepCost, mix: Mix, limits: BatchLimits, itl_target_ms: float) -> float:

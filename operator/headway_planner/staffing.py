@@ -41,12 +41,14 @@ def needed(work: Sequence[float], slack_s: Callable[[int], float], allowed: floa
     `slack_s`: of a count; a larger one may have no less work in the queue. Where a count serves each second in it, none waits.
     """
     low, high = least, max(least, min(most, math.ceil(max(work, default=0.0) / UTILIZATION)))
+    # Mostly what is looked for is `least`: what something else asks for already.
+    middle = low
     while low < high:
-        middle = (low + high) // 2
         if late_share(work, middle, slack_s(middle), allowed) <= allowed:
             high = middle
         else:
             low = middle + 1
+        middle = (low + high) // 2
     return low
 
 

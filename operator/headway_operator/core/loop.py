@@ -79,7 +79,12 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         facts.load.silent,
     )
     taken = take_in(reports, memory, facts.verdict)
-    seen = taken.intake
+    # Long prompts of a lower class give way to the better ones, and the engines' prefill times do not tell the classes apart.
+    seen = (
+        taken.intake
+        if fleet.spec.slo is None or fleet.spec.slo.classes
+        else replace(taken.intake, prefills=facts.load.prefills)
+    )
     tune_state = tuning.policy_state(fleet, stamps)
     config = _config(facts.verdict.spec(fleet.spec))
     found, remembered = control(

@@ -106,7 +106,8 @@ def _ours(context: Context, *, demand: bool) -> Policy:
         deadline_s=context.deadline_s,
     )
     config = ControlConfig(coordinator if demand else None, scale, tune)
-    return ControlPolicy(bounds, config, context.setup.model.kv_tokens)
+    alone = len({one.rank for one in context.arrivals}) == 1
+    return ControlPolicy(bounds, config, context.setup.model.kv_tokens, alone=alone)
 
 
 CATALOG: dict[str, Entry] = {

@@ -93,6 +93,17 @@ def test_rates_and_gauges():
     assert load.view.active
 
 
+def test_prefill_times_are_requests_a_second_by_their_length():
+    samples = {
+        "a": (at(0, prefill=buckets(40.0)), at(10, prefill=buckets(40.0, 40.0, 900.0))),
+        "b": (at(0), at(10, prefill=buckets(40.0))),
+    }
+    found = fleet_load(["a", "b"], samples, 10, 10).prefills
+    assert [rate for _, rate in found] == [0.2, 0.1]
+    assert [length for length, _ in found] == pytest.approx([40.0, 900.0], rel=0.05)
+    assert fleet_load(["a"], {"a": (at(0),)}, 0, 10).prefills == ()
+
+
 def test_quiet_needs_an_answer_of_every_pod():
     samples = {"a": (at(0), at(10))}
     assert fleet_load(["a"], samples, 10, 60).view.quiet

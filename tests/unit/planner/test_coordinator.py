@@ -1,6 +1,7 @@
 """What the demand asks for: when it is known, how it is counted, and what a removal waits for."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ STEPS = LearntSteps(10.0, 0.5, 0.1, kv_tokens=100_000)
 
 
 def play(
-    config: CoordinatorConfig, memory: Memory, rates: list[float], *, prompt: int = 100, output: int = 50, **more: float
+    config: CoordinatorConfig, memory: Memory, rates: list[float], *, prompt: int = 100, output: int = 50, **more: Any
 ) -> tuple[Needs | None, Memory]:
     """A second per rate of requests of so many prompt and output tokens, all served at once."""
     at_s, totals = (memory.last.at_s, memory.last.totals) if memory.last else (0.0, Totals())
@@ -34,7 +35,7 @@ def play(
     return needs, memory
 
 
-def known(config: CoordinatorConfig, rates: list[float], **more: float) -> Needs:
+def known(config: CoordinatorConfig, rates: list[float], **more: Any) -> Needs:
     needs, _ = play(config, Memory(prior=STEPS), rates, **more)
     assert needs is not None
     return needs
@@ -113,6 +114,32 @@ def test_nothing_is_ordered_for_a_rise_from_a_load_that_has_just_ended() -> None
     assert "it falls: no order" in needs.reason
     assert needs.keep > 2, "and nothing is removed for it"
     assert known(CONFIG, load + [0.0] * 12 + [58.0] * 13).up > 2
+
+
+def test_prompts_that_block_each_other_ask_for_replicas_that_the_pooled_demand_does_not() -> None:
+    # The same 2 engines of demand, most of it prompts; of 100 of them 2 have half of the tokens.
+    load = [10.0] * 120
+    even, uneven = ((199.0, 10.0),), ((100.0, 9.8), (5000.0, 0.2))
+    calm, blocked = (
+        play(CONFIG, Memory(prior=STEPS), load, prompt=1990, output=1, prefills=one)[0] for one in (even, uneven)
+    )
+    assert calm is not None
+    assert blocked is not None
+    assert blocked.up > 1.5 * calm.up
+    assert blocked.keep > blocked.up, "a removal waits until some more prompts would fit"
+    assert "so that long prompts block few" in blocked.reason
+    assert "block few" not in calm.reason
+
+
+def test_replicas_for_prompts_that_block_each_other_go_with_the_load() -> None:
+    uneven = ((100.0, 9.8), (5000.0, 0.2))
+    before, memory = play(CONFIG, Memory(prior=STEPS), [10.0] * 600, prompt=1990, output=1, prefills=uneven)
+    needs, _ = play(CONFIG, memory, [0.0] * 65)
+    assert before is not None
+    assert needs is not None
+    assert before.keep > 4
+    assert needs.up == 1
+    assert "block few" not in needs.reason
 
 
 def test_removal_waits_for_its_window_and_two_horizons() -> None:
