@@ -213,8 +213,9 @@ class ChatRequest(Sampled):
 
     @model_validator(mode="after")
     def _one_length(self) -> "ChatRequest":
-        if self.max_completion_tokens != self.max_tokens and None not in (self.max_completion_tokens, self.max_tokens):
-            raise ValueError(f"max_completion_tokens is {self.max_completion_tokens}, max_tokens is {self.max_tokens}")
+        newer, older = self.max_completion_tokens, self.max_tokens
+        if newer != older and None not in (newer, older):
+            raise ValueError(f"max_completion_tokens is {newer} and max_tokens is {older}: give one of them")
         return self
 
 

@@ -49,8 +49,9 @@ def in_words_of(body: ChatRequest | CompletionRequest, failure: Failure) -> Fail
     field, message = failure.param, failure.message
     if failure.status != 400 or field is None or not message.startswith(field):
         return failure
-    form = "response_format" if body.structured_outputs is None else "structured_outputs"
-    names = {"text": "prompt", "input_ids": "prompt", "json_schema": form, "regex": form, "choice": form}
+    schema = "response_format" if body.structured_outputs is None else "structured_outputs.json"
+    names = {"text": "prompt", "input_ids": "prompt", "json_schema": schema}
+    names |= {one: f"structured_outputs.{one}" for one in ("regex", "choice")}
     if isinstance(body, ChatRequest):
         newer = body.max_completion_tokens is not None
         names |= {"text": "messages", "logprobs": "top_logprobs"} | (

@@ -140,8 +140,8 @@ def test_what_is_no_prompt_is_refused_in_words(prompt: object) -> None:
         ({"stop": ""}, "stop[0] has 0 characters", "stop[0] has 0 characters", None),
         ({"logit_bias": {}}, "logit_bias[1] is -inf", "logit_bias[1] is -inf", None),
         ({"response_format": {"type": "json_object"}}, "json_schema: Bad", "response_format: Bad", None),
-        ({"structured_outputs": {"json": {}}}, "json_schema: Bad", "structured_outputs: Bad", None),
-        ({"structured_outputs": {"regex": "("}}, "regex: at 1(8)", "structured_outputs: at 1(8)", None),
+        ({"structured_outputs": {"json": {}}}, "json_schema: Bad", "structured_outputs.json: Bad", None),
+        ({"structured_outputs": {"regex": "("}}, "regex: at 1(8)", "structured_outputs.regex: at 1(8)", None),
     ],
 )
 def test_an_engine_refuses_a_field_by_the_name_that_it_has_in_the_body(
@@ -153,7 +153,7 @@ def test_an_engine_refuses_a_field_by_the_name_that_it_has_in_the_body(
     failure = errors.of_call(EngineError(grpc.StatusCode.INVALID_ARGUMENT, prefix + told))
     found = translate.in_words_of(chat(**fields), failure)
     assert found.message.startswith(expected)
-    assert found.param == re.findall("[a-z_]+", expected)[0]
+    assert found.param == re.findall("[a-z_.]+", expected)[0]
     assert (found.status, found.code) == (400, code)
 
 
