@@ -247,9 +247,9 @@ def _num_blocks(config: EngineConfig, shape: ModelConfig, device: torch.device, 
     else:
         free = torch.cuda.mem_get_info(device)[0]
         memory = int(free * CUDA_MEMORY_SHARE) - _step_memory(config, shape, dtype)
-    if device.type == "cpu" and memory > (free := available_memory()):
+    if device.type == "cpu" and memory > (available := available_memory()):
         # Filled with zeros it would be taken at once, and the kernel would end this process, or another one.
-        raise ModelLoadError(f"--kv-cache-memory-mib {memory // MIB}: {int(free) // MIB} MiB of memory are free")
+        raise ModelLoadError(f"--kv-cache-memory-mib {memory // MIB}: {int(available) // MIB} MiB of memory are free")
     block_bytes = shape.kv_elements_per_token * dtype.itemsize * config.block_size
     blocks = memory // block_bytes - 1  # block 0
     if blocks < 1:
