@@ -189,6 +189,21 @@ def test_an_answer_of_ours_may_come_back_as_part_of_the_next_turn() -> None:
     assert "messages.0.tool_calls" in refused(messages=[{**HELLO[0], "tool_calls": [{"id": "x"}]}]).message
 
 
+def test_usage_says_what_the_prefix_cache_had_and_what_the_prompt_policy_cut() -> None:
+    choice = Choice(0, chat=True)
+    choice.take(
+        pb.GenerateComplete(
+            finish_reason=pb.STOP, prompt_tokens=9, completion_tokens=2, cached_tokens=4, truncated_tokens=7
+        )
+    )
+    assert Head(True, "id", 0, "m").whole([choice])["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 2,
+        "total_tokens": 11,
+        "prompt_tokens_details": {"cached_tokens": 4, "truncated_tokens": 7},
+    }
+
+
 def test_a_refused_value_is_not_echoed_whole() -> None:
     assert len(refused(suffix="x" * 500_000).message) < 200
 
