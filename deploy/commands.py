@@ -23,7 +23,7 @@ INTRODUCTION = """<!-- Generated from the parsers by `make docs`. Do not edit. -
 
 Every command and flag of `headway`. Exit codes: 0 done, 1 the command failed (one line on standard error says why), 2 the
 command line is wrong, 130 interrupted. `engine serve` has exit codes of its own: 0 after a clean drain, 2 bad settings,
-3 the model cannot be loaded.
+3 the model cannot be loaded, 4 its step loop has ended by itself.
 """
 ENGINE_NOTE = """Every flag has an environment twin: `--max-num-seqs` is `HEADWAY_MAX_NUM_SEQS`. The flag wins.
 """

@@ -128,7 +128,8 @@ def usage(choices: Sequence[Choice]) -> Json:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": ends[0].cached_tokens},
+        # The second one is ours: what the fleet's prompt policy cut out, which prompt_tokens does not count.
+        "prompt_tokens_details": {"cached_tokens": ends[0].cached_tokens, "truncated_tokens": ends[0].truncated_tokens},
     }
 
 

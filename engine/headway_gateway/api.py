@@ -1,9 +1,10 @@
 """The bodies of OpenAI's requests, as far as an engine can act on them.
 
 Nothing is silently ignored: a parameter that is known and has no effect here is refused unless it has the value that it has
-when left out, and so is one that nobody knows.
+when left out, and so is one that nobody knows. `null` is what a known parameter has when it is left out.
 """
 
+from collections.abc import Container
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -42,6 +43,22 @@ def _shown(value: object) -> str:
 
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _parts(content: object) -> object:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise ValueError("must be a text, or a list of parts of type text")  # noqa: TRY004 - pydantic wants it
+    return content
+
+
+def _one_prompt(prompt: object) -> object:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str) or (isinstance(prompt, list) and all(type(token) is int for token in prompt)):
+        return prompt
+    raise ValueError("must be a text or a list of token ids; several prompts are several requests")
 
 
 class _Body(BaseModel):
@@ -126,7 +143,7 @@ class Sampled(_Body):
                 # Types count: True is 1 to Python, and `n: true` is nobody's intention.
                 if value is not None and not any(value == one and type(value) is type(one) for one in _INERT[name]):
                     raise ValueError(f"{name} is not supported, got {_shown(value)}")
-            elif name not in _RECORDS:
+            elif name not in _RECORDS and (value is not None or name not in cls.model_fields):
                 kept[name] = value
         return kept
 
@@ -154,7 +171,7 @@ class Message(_Body):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Annotated[list[Part], BeforeValidator(_parts)]
     name: str | None = None
 
     @model_validator(mode="before")
@@ -166,8 +183,8 @@ class Message(_Body):
 
     def plain(self) -> dict[str, str]:
         """As chat templates take it; they know `developer` by its older name."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": "".join(part.text for part in self.content)}
 
 
 class ChatRequest(Sampled):
@@ -194,11 +211,18 @@ class ChatRequest(Sampled):
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
 
+    @model_validator(mode="after")
+    def _one_length(self) -> "ChatRequest":
+        newer, older = self.max_completion_tokens, self.max_tokens
+        if newer != older and None not in (newer, older):
+            raise ValueError(f"max_completion_tokens is {newer} and max_tokens is {older}: give one of them")
+        return self
+
 
 class CompletionRequest(Sampled):
     """`POST /v1/completions`."""
 
-    prompt: str | list[int]
+    prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
     logprobs: int | None = Field(default=None, ge=0, lt=2**32)
 
     @property
@@ -224,11 +248,14 @@ def parse(kind: type[Kind], body: bytes) -> Kind:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise _failure(error) from None
+        raise _failure(error, {*kind.model_fields, *_INERT}) from None
 
 
-def _failure(error: ValidationError) -> Failure:
+def _failure(error: ValidationError, parameters: Container[str]) -> Failure:
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    return invalid(f"{where}: {message}" if where else message, where or None)
+    if where:
+        return invalid(f"{where}: {message}", where)
+    name = message.split(" ", 1)[0]  # what is wrong with the whole begins with the name of a part, if one is to blame
+    return invalid(message, name if name in parameters else None)

@@ -52,6 +52,7 @@ class Gateway:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completion)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{model:.+}", self._model)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._render_metrics)
@@ -104,33 +105,41 @@ class Gateway:
         self._idle.clear()
         try:
             body = api.parse(kind, await self._body(request))
-            model = self._engines.model(body.model)
-            wanted = translate.generate_request(body, model.chat_template, request.headers.get(classes.HEADER))
-            is_chat = isinstance(body, ChatRequest)
-            answer_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-            head = Head(is_chat, answer_id, int(time.time()), model.model)
-            choices = [Choice(index, is_chat) for index in range(body.n)]
-            async with AsyncExitStack() as stack:
-                sources = []
-                for choice in choices:
-                    asked = translate.seeded(wanted, choice.index)
-                    source = self._engines.generate(asked, self._settings.request_timeout_s)
-                    sources.append(await stack.enter_async_context(aclosing(source)))
-                firsts = await first_messages(sources)
-                for first in firsts:
-                    if isinstance(first, pb.GenerateComplete) and (failure := errors.of_end(first)) is not None:
-                        raise failure  # nothing was sent yet, so the status can say it
-                self._metrics.answered(classes.name(wanted.priority), time.monotonic() - arrived_s)
-                messages = await stack.enter_async_context(aclosing(_joined(firsts, sources)))
-                if body.stream:
-                    usage = body.stream_options is not None and body.stream_options.include_usage
-                    return await _stream(request, head, choices, messages, usage=usage)
-                return await _whole(head, choices, messages)
+            try:
+                return await self._generated(request, body, arrived_s)
+            except Failure as failure:
+                raise translate.in_words_of(body, failure) from failure
         finally:
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
             if not self._in_flight:
                 self._idle.set()
+
+    async def _generated(
+        self, request: web.Request, body: ChatRequest | CompletionRequest, arrived_s: float
+    ) -> web.StreamResponse:
+        model = self._engines.model(body.model)
+        wanted = translate.generate_request(body, model.chat_template, request.headers.get(classes.HEADER))
+        is_chat = isinstance(body, ChatRequest)
+        answer_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
+        head = Head(is_chat, answer_id, int(time.time()), model.model)
+        choices = [Choice(index, is_chat) for index in range(body.n)]
+        async with AsyncExitStack() as stack:
+            sources = []
+            for choice in choices:
+                asked = translate.seeded(wanted, choice.index)
+                source = self._engines.generate(asked, self._settings.request_timeout_s)
+                sources.append(await stack.enter_async_context(aclosing(source)))
+            firsts = await first_messages(sources)
+            for first in firsts:
+                if isinstance(first, pb.GenerateComplete) and (failure := errors.of_end(first)) is not None:
+                    raise failure  # nothing was sent yet, so the status can say it
+            self._metrics.answered(classes.name(wanted.priority), time.monotonic() - arrived_s)
+            messages = await stack.enter_async_context(aclosing(_joined(firsts, sources)))
+            if body.stream:
+                usage = body.stream_options is not None and body.stream_options.include_usage
+                return await _stream(request, head, choices, messages, usage=usage)
+            return await _whole(head, choices, messages)
 
     async def _body(self, request: web.Request) -> bytes:
         """The whole body; a client that sends it too slowly, or not as it says, would hold up a drain, or look like a bug."""
@@ -144,17 +153,11 @@ class Gateway:
             raise errors.invalid(f"the body cannot be read: {' '.join(str(error).split())}", None) from None
 
     async def _models(self, _: web.Request) -> web.Response:
-        entries = [
-            {
-                "id": info.model,
-                "object": "model",
-                "created": 0,
-                "owned_by": "headway",
-                "max_model_len": info.max_model_len,
-            }
-            for info in self._engines.models()
-        ]
-        return web.json_response({"object": "list", "data": entries})
+        return web.json_response({"object": "list", "data": [_entry(info) for info in self._engines.models()]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        return web.json_response(_entry(self._engines.model(name)))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -166,6 +169,17 @@ class Gateway:
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _entry(info: pb.ModelInfo) -> Json:
+    """A model as OpenAI lists it."""
+    return {
+        "id": info.model,
+        "object": "model",
+        "created": 0,
+        "owned_by": "headway",
+        "max_model_len": info.max_model_len,
+    }
 
 
 async def _joined(firsts: Sequence[Message], sources: Sequence[Source]) -> AsyncGenerator[tuple[int, Message]]:

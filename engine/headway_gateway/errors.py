@@ -1,5 +1,6 @@
 """What went wrong, as HTTP status and as the object that OpenAI clients read."""
 
+import re
 from dataclasses import dataclass
 
 import grpc
@@ -7,9 +8,10 @@ import grpc
 from headway_rpc import pb
 from headway_rpc.client import EngineError
 
-# Where a request's field has the same name on both sides.
-_FIELDS = frozenset(pb.SamplingParams.DESCRIPTOR.fields_by_name)
 _OF_SAMPLING = "sampling_params."
+# How an engine's refusal begins: with the field, as the engine calls it.
+_FIELD = re.compile(r"[a-z_]+")
+_FIELDS = frozenset(pb.SamplingParams.DESCRIPTOR.fields_by_name) | {"text", "input_ids", "cache_salt"}
 RETRY_AFTER_MS = 1000  # when an engine gave no hint
 
 
@@ -79,8 +81,10 @@ def of_call(error: EngineError) -> Failure:
 
 
 def _wrong_field(message: str) -> Failure:
-    field = message.split(" ", 1)[0].removeprefix(_OF_SAMPLING)
-    return invalid(message, field if field in _FIELDS else None)
+    """A refusal of the engine's, without where its protocol keeps the field."""
+    told = message.removeprefix(_OF_SAMPLING)
+    begins = _FIELD.match(told)
+    return invalid(told, begins[0] if begins is not None and begins[0] in _FIELDS else None)
 
 
 def of_end(complete: pb.GenerateComplete) -> Failure | None:

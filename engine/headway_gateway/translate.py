@@ -1,10 +1,11 @@
 """From OpenAI's requests to the engine's. Pure."""
 
 import json
+from dataclasses import replace
 
 from headway_gateway import chat, classes
 from headway_gateway.api import ChatRequest, CompletionRequest, Sampled
-from headway_gateway.errors import invalid
+from headway_gateway.errors import Failure, invalid
 from headway_rpc import pb
 
 
@@ -41,6 +42,26 @@ def _prompt(body: ChatRequest, template: str) -> str:
         return chat.render(template, [message.plain() for message in body.messages])
     except chat.ChatError as error:
         raise invalid(f"messages: {error}", "messages") from None
+
+
+def in_words_of(body: ChatRequest | CompletionRequest, failure: Failure) -> Failure:
+    """An engine's refusal, with the name that its field has in the body."""
+    field, message = failure.param, failure.message
+    if failure.status != 400 or field is None or not message.startswith(field):
+        return failure
+    schema = "response_format" if body.structured_outputs is None else "structured_outputs.json"
+    names = {"text": "prompt", "input_ids": "prompt", "json_schema": schema}
+    names |= {one: f"structured_outputs.{one}" for one in ("regex", "choice")}
+    if isinstance(body, ChatRequest):
+        newer = body.max_completion_tokens is not None
+        names |= {"text": "messages", "logprobs": "top_logprobs"} | (
+            {"max_tokens": "max_completion_tokens"} if newer else {}
+        )
+    name = names.get(field, field)
+    # Clients look for this code: they shorten the prompt and ask again.
+    too_long = field in ("text", "input_ids") and message.startswith(f"{field} has ")
+    code = "context_length_exceeded" if too_long else failure.code
+    return replace(failure, message=name + message.removeprefix(field), param=name, code=code)
 
 
 def seeded(request: pb.GenerateRequest, index: int) -> pb.GenerateRequest:

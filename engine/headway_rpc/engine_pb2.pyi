@@ -225,7 +225,7 @@ class SamplingParams(_message.Message):
     """Taken from the logits of tokens that the answer has: once, and for each time that it has them. -2 to 2."""
     presence_penalty: _builtins.float
     repetition_penalty: _builtins.float
-    """Logits of tokens that prompt or answer have are divided by it where positive, else multiplied. Above 0. Default 1."""
+    """Logits of tokens that prompt or answer have are divided by it where positive, else multiplied. 0.01 to 100. Default 1."""
     max_tokens: _builtins.int
     """1 to the model's context length. Prompt and answer together end at the context length (finish_reason LENGTH), so a
     larger value than the prompt leaves room for is no error. Default: what the context length leaves.

@@ -197,6 +197,9 @@ class FakeAsyncEngine:
             return False
         return True
 
+    async def wait_ended(self) -> None:
+        await self.until(lambda: not self.alive)
+
     def health(self) -> Health:
         return Health(self.alive, self.alive and not self.draining, "ok" if self.alive else "the step loop is dead")
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -72,6 +74,30 @@ async def test_while_the_model_loads_probes_say_so_and_sigterm_ends_with_0() -> 
         assert await running.probe("/metrics") == 200
         running.process.send_signal(signal.SIGTERM)
         assert await running.process.wait() == 0
+
+
+def _only_child(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+async def test_when_its_step_process_is_killed_every_stream_is_told_and_the_process_ends_so_that_it_is_started_again() -> (
+    None
+):
+    async with engine("paced") as running, EngineClient(running.address) as client:
+        await running.log_until("ready")
+        request = pb.GenerateRequest(text="x", sampling_params=pb.SamplingParams(max_tokens=100, ignore_eos=True))
+        answers = [client.generate(request) for _ in range(3)]
+        for answer in answers:
+            await anext(answer)
+        os.kill(_only_child(running.process.pid), signal.SIGKILL)
+        for answer in answers:
+            last = [message async for message in answer][-1]
+            assert isinstance(last, pb.GenerateComplete)
+            assert last.finish_reason == pb.ERROR
+            assert "SIGKILL" in last.error
+        await running.log_until("the step process was killed by SIGKILL; out of memory?")
+        assert await running.process.wait() == 4
 
 
 async def test_a_model_that_cannot_be_loaded_is_exit_3_with_one_line_naming_file_and_cause() -> None:

@@ -56,6 +56,9 @@ async def test_a_completion_is_answered_whole_and_streamed_alike() -> None:
 async def test_the_models_of_the_engines_are_listed() -> None:
     async with front(FakeAsyncEngine(), FakeAsyncEngine()) as (client, _):
         assert [model.id async for model in client.models.list()] == ["fake"]
+        assert (await client.models.retrieve("fake")).id == "fake"
+        with pytest.raises(openai.NotFoundError, match="model must be one of 'fake', got 'a/b'"):
+            await client.models.retrieve("a/b")
 
 
 async def test_the_class_of_a_request_reaches_the_engine_by_header_field_or_tier() -> None:
@@ -83,6 +86,9 @@ async def test_an_unknown_model_is_404_and_a_bad_parameter_400_naming_it() -> No
         with pytest.raises(openai.BadRequestError, match=r"top_p is 2\.0") as caught:
             await client.chat.completions.create(model="fake", messages=HELLO, top_p=2, stream=True)
         assert caught.value.param == "top_p"
+        with pytest.raises(openai.BadRequestError, match=r"^Error code: 400 .*'prompt is empty") as caught:
+            await client.completions.create(model="fake", prompt="")
+        assert caught.value.param == "prompt"
         with pytest.raises(openai.BadRequestError, match="suffix is not supported, got 'x'"):
             await client.completions.create(model="fake", prompt="x", suffix="x")
 

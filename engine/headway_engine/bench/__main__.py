@@ -12,6 +12,7 @@ output.
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     case = load(chosen.case)
     case.add_arguments(parser)
     options = parser.parse_args(arguments)
+    for name, value in vars(options).items():
+        # No benchmark counts or lasts nothing; some would find that out after minutes.
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
+            parser.error(f"--{name} must be a finite number above 0, got {value}")
     try:
         result = case.run(options)
     except ModelLoadError as error:

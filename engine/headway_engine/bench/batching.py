@@ -18,7 +18,7 @@ from headway_engine.bench.recorded import Latencies, RecordedEngine
 from headway_engine.bench.report import Figure, Report
 from headway_engine.bench.shapes import MAX_MODEL_LEN, SHAPES, Work, shape_executor
 from headway_engine.core.limits import BatchingMode, LimitsPatch, Profile
-from headway_engine.runtime.config import EngineConfig
+from headway_engine.runtime.config import EngineConfig, ModelLoadError
 
 DESCRIPTION = "TTFT, ITL and tokens/s by batch size, batching mode and profile"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> Report:
 
 def _engine(options: argparse.Namespace) -> RecordedEngine:
     if options.shape is not None:
+        _check_lengths(options, MAX_MODEL_LEN)
         setup = EngineConfig(Path(options.shape), capacity_max_num_seqs=LARGEST, capacity_max_num_batched_tokens=4096)
         executor, tokens_ahead = shape_executor(options.shape, setup, kv_cache_mib=16384)
         return RecordedEngine(executor, tokens_ahead, setup, MAX_MODEL_LEN, SHAPES[options.shape].vocab_size)
@@ -76,7 +77,16 @@ def _engine(options: argparse.Namespace) -> RecordedEngine:
     )
     loaded = load(setup)
     facts = loaded.model_info
+    _check_lengths(options, facts.max_model_len)
     return RecordedEngine(loaded.executor, loaded.tokens_ahead, setup, facts.max_model_len, facts.vocab_size)
+
+
+def _check_lengths(options: argparse.Namespace, longest: int) -> None:
+    for name in ("input", "long"):
+        asked = getattr(options, name)
+        if asked + options.output > longest:
+            told = f"--{name} {asked} and --output {options.output} are more than the model's {longest} tokens"
+            raise ModelLoadError(told)
 
 
 def _batches(engine: RecordedEngine, options: argparse.Namespace) -> Iterator[Figure]:

@@ -18,7 +18,8 @@ MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_SEED = 2**64 - 1
 MAX_PENALTY = 2.0
-MAX_REPETITION_PENALTY = 100.0
+# Beyond these a logit may be no finite number any more, which looks like a broken model.
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 MAX_BIAS = 100.0
 MAX_BIASES = 300
 MAX_LOGPROBS = 20
@@ -39,8 +40,8 @@ _SAMPLING_RULES: tuple[tuple[str, Callable[[SamplingParams], bool], str], ...] =
     ("frequency_penalty", lambda p: abs(p.frequency_penalty) <= MAX_PENALTY, _PENALTIES),
     (
         "repetition_penalty",
-        lambda p: 0 < p.repetition_penalty <= MAX_REPETITION_PENALTY,
-        f"it must be above 0 and at most {MAX_REPETITION_PENALTY:g} (1 is off)",
+        lambda p: MIN_REPETITION_PENALTY <= p.repetition_penalty <= MAX_REPETITION_PENALTY,
+        f"allowed are {MIN_REPETITION_PENALTY:g} to {MAX_REPETITION_PENALTY:g} (1 is off)",
     ),
     ("logprobs", lambda p: 0 <= (p.logprobs or 0) <= MAX_LOGPROBS, f"allowed are 0 to {MAX_LOGPROBS}"),
     ("seed", lambda p: 0 <= (p.seed or 0) <= MAX_SEED, f"allowed are 0 to {MAX_SEED}"),

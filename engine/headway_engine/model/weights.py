@@ -59,10 +59,11 @@ _IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor goes: the parameter and its first row."""
+    """Where a tensor goes: the parameter, its first row, and how many rows of it; None: all."""
 
     parameter: str
-    row: int
+    row: int = 0
+    rows: int | None = None
 
 
 def build(
@@ -99,11 +100,13 @@ def build(
         target = parameters.get(place.parameter)
         if target is None:
             raise ModelFileError(f"{source}: tensor {name} has no place in a {config.architecture} model")
-        part = target.data[place.row : place.row + value.shape[0]]
+        part = target.data if place.rows is None else target.data[place.row : place.row + place.rows]
         if part.shape != value.shape:
             raise ModelFileError(
                 f"{source}: tensor {name} has shape {list(value.shape)}, the configuration wants {list(part.shape)}"
             )
+        if not value.is_floating_point():
+            raise ModelFileError(f"{source}: tensor {name} has {value.dtype}, weights must be floating-point numbers")
         part.copy_(value)
         missing[place.parameter] -= value.numel()
     unfilled = sorted(name for name, count in missing.items() if count)
@@ -172,16 +175,17 @@ def _place(name: str, config: ModelConfig) -> _Place | None:
     if name in _TOP_NAMES:
         # Some exports store a tied output matrix beside the embedding; it would count twice.
         tied = config.tie_word_embeddings and name == "lm_head.weight"
-        return None if tied else _Place(_TOP_NAMES[name], 0)
+        return None if tied else _Place(_TOP_NAMES[name])
     if _IGNORED.search(name):
         return None
     found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
     if found is None or found[2] not in _LAYER_NAMES:
-        return _Place(name, 0)  # `build` refuses it
+        return _Place(name)  # `build` refuses it
     ours, part = _LAYER_NAMES[found[2]]
     query, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    row = {"": 0, "q": 0, "k": query, "v": query + kv, "gate": 0, "up": config.intermediate_size}[part]
-    return _Place(f"layers.{found[1]}.{ours}.{found[3]}", row)
+    wide = config.intermediate_size
+    parts = {"q": (0, query), "k": (query, kv), "v": (query + kv, kv), "gate": (0, wide), "up": (wide, wide)}
+    return _Place(f"layers.{found[1]}.{ours}.{found[3]}", *parts.get(part, ()))
 
 
 def _hf_name(name: str, source: Path) -> str:

@@ -34,7 +34,8 @@ class AsyncEngine:
     """A running engine; make it with `start`, or with `embed` around a model of this process."""
 
     def __init__(self, config: EngineConfig, open_steps: OpenSteps) -> None:
-        self._streams = Streams(asyncio.get_running_loop(), self._on_delivered)
+        self._ended = asyncio.Event()
+        self._streams = Streams(asyncio.get_running_loop(), self._on_delivered, self._ended.set)
         self._steps = open_steps(self._streams)
         served = self._steps.served
         facts, tokenizer = served.model_info, served.tokenizer
@@ -215,6 +216,10 @@ class AsyncEngine:
         except TimeoutError:
             return False
         return True
+
+    async def wait_ended(self) -> None:
+        """Wait until the step loop has ended, by a bug or with its process; nothing is computed any more."""
+        await self._ended.wait()
 
     def health(self) -> Health:
         """Whether the step loop makes progress, and whether new requests are welcome."""

@@ -4,26 +4,27 @@
 trie along with it: so a token is allowed when its bytes can go on, wherever its borders are. A compiled form is kept and copied for
 each answer; the copies share what they have learnt.
 
-Hostile forms are harmless: `core/admission.py` bounds their size, the library's own limits bound the work of compiling and of each
-token, and the one worker thread keeps a slow one from everybody but other newcomers with a form.
+Hostile forms are harmless: `core/admission.py` bounds their size, the library's own limits bound most of the work of compiling and
+of each token, `form_trial.py` the rest, and the one worker thread keeps a slow one from everybody but other newcomers with a form.
 """
 
 import json
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from headway_engine.core.constraint import Constraint, ConstraintError, ConstraintKind, ConstraintSpec
 from headway_engine.core.request import RequestId
+from headway_engine.runtime.form_trial import FormTrial, Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions  # only the stubs have it
 
-KEPT_FORMS = 128
+KEPT_FORMS = 32  # of up to 20 MB
 # JSON on one line as Python writes it. With free white space a model may write line breaks until its answer is cut off; a
 # schema that wants it says so (`"x-guidance": {"whitespace_flexible": true}`).
 _JSON_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -32,17 +33,8 @@ _LONGEST_REASON = 300
 _STEP_FUEL, _LEXER_STATES = 100_000, 25_000
 # A fifth of its bound on what a token may force after it, which all rows of the step wait for: 7 ms then, where the library's own took 47.
 _STEP_ITEMS = 10_000
-
-
-class Vocabulary(Protocol):
-    """The part of a tokenizer that is needed here."""
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """The model's own end-of-sequence tokens."""
-
-    def serialized(self) -> str:
-        """The whole tokenizer as the `tokenizers` library writes it."""
+# A tenth of its bound on what is made of a form in advance: with all of it 15 characters, `(a{1000}){990}`, kept 190 MB.
+_FORM_FUEL = 100_000
 
 
 class GrammarCompiler:
@@ -58,15 +50,18 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headway-grammar")
-        # Both belong to the thread.
+        # These belong to the thread.
         self._vocabulary: LLTokenizer | None = None
         self._forms: OrderedDict[ConstraintSpec, LLMatcher] = OrderedDict()
+        self._trial = FormTrial(tokenizer, vocab_size)
         self._prepared: dict[RequestId, Constraint] = {}
 
     def prepare(self, request_id: RequestId, spec: ConstraintSpec) -> "Future[None]":
-        """Compile in the thread, for `take`. The future fails as `compile_here` does."""
+        """Compile in the thread, for `take`. The future fails as `compile_here` does, and where the form takes too much."""
 
         def work() -> None:
+            if spec not in self._forms:
+                self._trial.check(spec)
             self._prepared[request_id] = self.compile_here(spec)
 
         return self._thread.submit(work)
@@ -94,21 +89,21 @@ class GrammarCompiler:
         return _Answer(form.deep_copy(), spec.kind)
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Let the thread end, and what it waits for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._trial.close()
 
     def _compiled(self, spec: ConstraintSpec) -> "LLMatcher":
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - benchmarks run without it
 
-        if self._vocabulary is None:
-            self._vocabulary = self._load()
         limits = LLParserLimits(
             verbose_errors=False,
+            initial_lexer_fuel=_FORM_FUEL,
             step_lexer_fuel=_STEP_FUEL,
             step_max_items=_STEP_ITEMS,
             max_lexer_states=_LEXER_STATES,
         )
-        matcher = LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=limits)
+        matcher = LLMatcher(self.load_vocabulary(), _grammar(spec), log_level=0, limits=limits)
         if matcher.is_error():
             raise _problem(spec.kind, matcher.get_error())
         # The first mask is the slowest one; and a form that refers to itself without end shows here.
@@ -118,11 +113,18 @@ class GrammarCompiler:
             raise ConstraintError(f"sampling_params.{spec.kind}: no text has this form")
         return matcher
 
-    def _load(self) -> "LLTokenizer":
-        from llguidance import LLTokenizer  # noqa: PLC0415 - see above
+    def load_vocabulary(self) -> "LLTokenizer":
+        """What all forms need, read when the first one comes.
 
+        Raises:
+            ConstraintError: the model's tokenizer cannot be used.
+        """
+        from llguidance import LLTokenizer  # noqa: PLC0415 - benchmarks run without it
+
+        if self._vocabulary is not None:
+            return self._vocabulary
         try:
-            return LLTokenizer(
+            self._vocabulary = LLTokenizer(
                 self._tokenizer.serialized(),
                 n_vocab=self._vocab_size,
                 eos_token=list(self._tokenizer.eos_token_ids),
@@ -130,6 +132,7 @@ class GrammarCompiler:
             )
         except ValueError as error:
             raise ConstraintError(f"the model's tokenizer cannot be used for a constraint: {error}") from error
+        return self._vocabulary
 
 
 class _Answer:

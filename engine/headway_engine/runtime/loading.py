@@ -69,7 +69,10 @@ def load(config: EngineConfig) -> LoadedModel:
     except OSError as error:
         message = f"{error.filename or config.model}: {error.strerror or error}"
         raise ModelLoadError(_with_cure(message, error)) from error
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # Of a CPU's memory torch says it in words only.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise ModelLoadError(f"{config.model}: the weights do not fit into the memory of {device.type}") from error
     shape = model.decoder.config
     max_len = _max_model_len(config, shape)
@@ -139,6 +142,23 @@ def cpu_limit(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     available = len(os.sched_getaffinity(0))
     quota, period = _cpu_quota(cgroups)
     return available if quota < 0 else max(1, min(available, math.ceil(quota / period)))
+
+
+def available_memory(cgroups: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/proc/meminfo")) -> float:
+    """Bytes that this process can still take, of the machine and of its cgroup (v2); infinite where neither tells."""
+    free = math.inf
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        free = 1024 * int(_columns(machine.read_text())["MemAvailable:"])
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        # Not memory.current: it counts the model's file in the page cache, which gives way.
+        taken = int(_columns((cgroups / "memory.stat").read_text())["anon"])
+        free = min(free, int((cgroups / "memory.max").read_text()) - taken)
+    return free
+
+
+def _columns(table: str) -> dict[str, str]:
+    """First and second word of each line."""
+    return {words[0]: words[1] for line in table.splitlines() if len(words := line.split()) > 1}
 
 
 def _cpu_quota(cgroups: Path) -> tuple[int, int]:
@@ -230,6 +250,9 @@ def _num_blocks(config: EngineConfig, shape: ModelConfig, device: torch.device, 
     else:
         free = torch.cuda.mem_get_info(device)[0]
         memory = int(free * CUDA_MEMORY_SHARE) - _step_memory(config, shape, dtype)
+    if device.type == "cpu" and memory > (available := available_memory()):
+        # Filled with zeros it would be taken at once, and the kernel would end this process, or another one.
+        raise ModelLoadError(f"--kv-cache-memory-mib {memory // MIB}: {int(available) // MIB} MiB of memory are free")
     block_bytes = shape.kv_elements_per_token * dtype.itemsize * config.block_size
     blocks = memory // block_bytes - 1  # block 0
     if blocks < 1:

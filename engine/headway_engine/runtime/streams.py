@@ -164,9 +164,11 @@ class Streams:
         self,
         event_loop: asyncio.AbstractEventLoop,
         on_delivered: Callable[[Sequence[StepEvent]], None],
+        on_failed: Callable[[], None],
     ) -> None:
         self._event_loop = event_loop
         self._on_delivered = on_delivered
+        self._on_failed = on_failed
         self._open: dict[RequestId, TokenStream] = {}
 
     def __len__(self) -> int:
@@ -197,6 +199,7 @@ class Streams:
         streams, self._open = self._open, {}
         for stream in streams.values():
             stream.fail(message)
+        self._on_failed()
         self._on_delivered(())
 
     def _deliver(self, events: Sequence[StepEvent]) -> None:

@@ -79,6 +79,9 @@ class EnginePort(Protocol):
     async def wait_idle(self, timeout_s: float | None) -> bool:
         """True when nothing is in flight, False when the time is up."""
 
+    async def wait_ended(self) -> None:
+        """Until the step loop has ended, and every stream with it: only a new process helps."""
+
     def health(self) -> Health:
         """Liveness and readiness; safe from any thread."""
 

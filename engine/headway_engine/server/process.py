@@ -2,7 +2,8 @@
 
 Start: HTTP (`/readyz` says loading), gRPC (health NOT_SERVING), load the model, serving. Stop, on SIGTERM or SIGINT:
 not ready and NOT_SERVING, admission closed, wait until no stream is open or the drain timeout is over, stop the engine,
-close the ports. A second signal ends the process at once.
+close the ports. A second signal ends the process at once. When the step loop ends by itself, its streams are told and the
+process ends too: a container that is started again serves sooner than one that waits for its liveness probe.
 """
 
 import asyncio
@@ -28,9 +29,12 @@ EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_BAD_SETTINGS = 2
 EXIT_NO_MODEL = 3
+EXIT_NO_STEPS = 4
 TERMINATION_LOG = Path("/dev/termination-log")
 # Kubernetes shows this much of a termination message.
 TERMINATION_LOG_BYTES = 4096
+# After the step loop has ended: what the last messages of its streams may take to slow readers.
+LAST_WORDS_S = 5.0
 # After the last stream: what a call that is just being refused may still take.
 CLOSE_GRACE_S = 1.0
 # A scrape waits this long for a busy event loop.
@@ -84,9 +88,23 @@ async def _load_and_serve(
     lifecycle.loaded(engine)
     seconds = round(asyncio.get_running_loop().time() - started, 2)
     log.info("ready", extra={"model": settings.served_model_name, "load_seconds": seconds})
-    await stopping
+    ended = asyncio.create_task(engine.wait_ended())
+    await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        return await _give_up(stopping, lifecycle, ports, engine)
+    ended.cancel()
     await _drain(settings, lifecycle, ports, engine)
     return EXIT_OK
+
+
+async def _give_up(
+    stopping: "asyncio.Future[Literal[True]]", lifecycle: Lifecycle, ports: GrpcPorts, engine: EnginePort
+) -> int:
+    detail = engine.health().detail
+    lifecycle.start_drain()
+    await ports.data.wait_closed(LAST_WORDS_S)
+    await engine.stop()
+    return _failed(stopping, detail, EXIT_NO_STEPS)
 
 
 def _failed(stopping: "asyncio.Future[Literal[True]]", message: str, code: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headway_engine.bench import __main__ as bench
+from headway_engine.bench import batching
 from headway_engine.bench.report import Report, of_samples
 from headway_engine.runtime import engine
 from headway_engine.runtime.config import ModelLoadError
@@ -63,6 +64,24 @@ def test_a_missing_or_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]
     assert "--case" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["0", "-5", "nan", "inf"])
+@pytest.mark.usefixtures("toy")
+def test_a_number_that_measures_nothing_is_refused_before_the_case_runs(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--case", "toy", "--speed", value])
+    assert ended.value.code == 2
+    assert "--speed must be a finite number above 0" in capsys.readouterr().err
+
+
+def test_a_prompt_that_no_model_takes_is_refused_in_words() -> None:
+    options = argparse.Namespace(input=64, output=32, long=8161)
+    batching._check_lengths(options, 8193)
+    with pytest.raises(ModelLoadError, match="--long 8161 and --output 32 are more than the model's 8192 tokens"):
+        batching._check_lengths(options, 8192)
+
+
 def test_a_model_that_cannot_be_loaded_ends_with_one_line(
     toy: types.ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +108,7 @@ import sys
 for name in ("grpc_health", "grpc_reflection", "google", "gguf", "accelerate", "llguidance", "prometheus_client", "pydantic"):
     sys.modules[name] = None  # an import of it fails as if it was not installed
 from headway_engine.bench import __main__ as bench
+from headway_engine.bench import batching
 for name in bench.CASES:
     bench.load(name)
 bench.main(["--list"])

@@ -64,7 +64,12 @@ def test_what_is_within_the_limits_is_served(wanted: Request) -> None:
         (request(sampling=SamplingParams(frequency_penalty=math.nan)), "sampling_params.frequency_penalty is nan"),
         (
             request(sampling=SamplingParams(repetition_penalty=0.0)),
-            "sampling_params.repetition_penalty is 0.0, it must be above 0",
+            "sampling_params.repetition_penalty is 0.0, allowed are 0.01 to 100 (1 is off)",
+        ),
+        (
+            # a model's logits divided by it are infinite
+            request(sampling=SamplingParams(repetition_penalty=1e-40)),
+            "sampling_params.repetition_penalty is 1e-40, allowed are 0.01 to 100",
         ),
         (request(sampling=SamplingParams(repetition_penalty=math.inf)), "sampling_params.repetition_penalty is inf"),
         (request(sampling=SamplingParams(logprobs=21)), "sampling_params.logprobs is 21, allowed are 0 to 20"),

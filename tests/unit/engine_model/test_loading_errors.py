@@ -134,6 +134,37 @@ def test_corrupt_safetensors_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "tensor", "held", "wanted"),
+    [
+        ({"num_key_value_heads": 2}, "model.layers.0.self_attn.k_proj.weight", [8, 16], [16, 16]),
+        ({"intermediate_size": 32}, "model.layers.0.mlp.up_proj.weight", [24, 16], [32, 16]),
+        ({"vocab_size": 40}, "model.embed_tokens.weight", [32, 16], [40, 16]),
+    ],
+)
+def test_a_tensor_smaller_than_the_configuration_wants_is_named_with_both_shapes(
+    tmp_path: Path, changes: dict[str, object], tensor: str, held: list[int], wanted: list[int]
+) -> None:
+    save_file({tensor: torch.zeros(held)}, directory(tmp_path, **changes) / "model.safetensors")
+    message = message_of(EngineConfig(tmp_path, device="cpu"))
+    assert message == f"{tmp_path}: tensor {tensor} has shape {held}, the configuration wants {wanted}"
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path: Path) -> None:
+    weights = {"model.norm.weight": torch.zeros(16, dtype=torch.int8)}
+    save_file(weights, directory(tmp_path) / "model.safetensors")
+    message = message_of(EngineConfig(tmp_path, device="cpu"))
+    assert message == f"{tmp_path}: tensor model.norm.weight has torch.int8, weights must be floating-point numbers"
+
+
+def test_weights_larger_than_the_memory_are_refused(tmp_path: Path) -> None:
+    # More than there are addresses, so no machine is lent it either.
+    path = directory(tmp_path, hidden_size=10**8, vocab_size=10**6)
+    save_file({"model.norm.weight": torch.zeros(16)}, path / "model.safetensors")
+    message = message_of(EngineConfig(tmp_path, device="cpu"))
+    assert message == f"{tmp_path}: the weights do not fit into the memory of cpu"
+
+
+@pytest.mark.parametrize(
     ("name", "shape", "cause"),
     [
         ("model.norm.weight", [16], "weights are missing for .* parameters, the first is embed"),

@@ -1,6 +1,7 @@
 """What a client may ask for, what becomes of it, and what is refused by name."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -36,7 +37,9 @@ def refused(**fields: Any) -> Failure:
     ("fields", "expected"),
     [
         ({"max_tokens": 5}, pb.SamplingParams(max_tokens=5)),
-        ({"max_completion_tokens": 7, "max_tokens": 5}, pb.SamplingParams(max_tokens=7)),
+        ({"max_completion_tokens": 7}, pb.SamplingParams(max_tokens=7)),
+        ({"max_completion_tokens": 7, "max_tokens": 7}, pb.SamplingParams(max_tokens=7)),
+        (dict.fromkeys(set(ChatRequest.model_fields) - {"messages"}), pb.SamplingParams()),
         ({"temperature": 0, "top_p": 0.5}, pb.SamplingParams(temperature=0, top_p=0.5)),
         ({"top_k": 3, "seed": 2**63, "ignore_eos": True}, pb.SamplingParams(top_k=3, seed=2**63, ignore_eos=True)),
         ({"stop": "x"}, pb.SamplingParams(stop=["x"])),
@@ -63,7 +66,7 @@ def refused(**fields: Any) -> Failure:
 )
 def test_parameters_reach_the_engine(fields: dict[str, Any], expected: pb.SamplingParams) -> None:
     found = translate.generate_request(chat(**fields), TEMPLATE).sampling_params
-    if "ignore_eos" not in fields:
+    if fields.get("ignore_eos") is None:
         expected.ignore_eos = False
     assert found == expected
 
@@ -96,6 +99,15 @@ def test_a_parameter_without_effect_is_refused_by_name(field: dict[str, Any]) ->
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0.type",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, "max_completion_tokens"),
+        ({"nobody_knows_it": None}, "nobody_knows_it"),
         ({"priority": "urgent"}, "priority"),
         ({"service_tier": "gold"}, "service_tier"),
     ],
@@ -104,6 +116,57 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     failure = refused(**fields)
     assert failure.param == param
     assert failure.message.startswith(param)
+
+
+@pytest.mark.parametrize("prompt", [None, 5, ["a", "b"], [[1], [2]], [[1, "a"]], [1.5], [True], ["a", 1], {}])
+def test_what_is_no_prompt_is_refused_in_words(prompt: object) -> None:
+    with pytest.raises(Failure) as caught:
+        completion(prompt=prompt)
+    assert caught.value.param == "prompt"
+    if prompt is not None:
+        assert (
+            caught.value.message
+            == "prompt: must be a text or a list of token ids; several prompts are several requests"
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "told", "expected", "code"),
+    [
+        ({}, "text has at least 9 tokens, allowed are 7", "messages has at least 9 tokens", "context_length_exceeded"),
+        ({"max_tokens": 9}, "max_tokens is 9, allowed are 1 to 8", "max_tokens is 9,", None),
+        ({"max_completion_tokens": 9}, "max_tokens is 9, allowed", "max_completion_tokens is 9,", None),
+        ({"logprobs": True}, "logprobs is 21, allowed", "top_logprobs is 21,", None),
+        ({"stop": ""}, "stop[0] has 0 characters", "stop[0] has 0 characters", None),
+        ({"logit_bias": {}}, "logit_bias[1] is -inf", "logit_bias[1] is -inf", None),
+        ({"response_format": {"type": "json_object"}}, "json_schema: Bad", "response_format: Bad", None),
+        ({"structured_outputs": {"json": {}}}, "json_schema: Bad", "structured_outputs.json: Bad", None),
+        ({"structured_outputs": {"regex": "("}}, "regex: at 1(8)", "structured_outputs.regex: at 1(8)", None),
+    ],
+)
+def test_an_engine_refuses_a_field_by_the_name_that_it_has_in_the_body(
+    fields: dict[str, Any], told: str, expected: str, code: str | None
+) -> None:
+    import grpc
+
+    prefix = "" if told.startswith("text") else "sampling_params."
+    failure = errors.of_call(EngineError(grpc.StatusCode.INVALID_ARGUMENT, prefix + told))
+    found = translate.in_words_of(chat(**fields), failure)
+    assert found.message.startswith(expected)
+    assert found.param == re.findall("[a-z_.]+", expected)[0]
+    assert (found.status, found.code) == (400, code)
+
+
+def test_the_prompt_of_a_completion_is_called_so() -> None:
+    for told, code in (
+        ("text has 99 characters, allowed", "context_length_exceeded"),
+        ("input_ids[0] is 9, the", None),
+    ):
+        found = translate.in_words_of(completion(), errors.invalid(told, told.split(" ")[0].split("[")[0]))
+        assert (found.param, found.code) == ("prompt", code)
+        assert found.message.startswith("prompt")
+    full = errors.unavailable("text has no place here")
+    assert translate.in_words_of(completion(), full) is full
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"'])
@@ -124,6 +187,21 @@ def test_an_answer_of_ours_may_come_back_as_part_of_the_next_turn() -> None:
         "<user>hello<assistant>hi<user>"
     )
     assert "messages.0.tool_calls" in refused(messages=[{**HELLO[0], "tool_calls": [{"id": "x"}]}]).message
+
+
+def test_usage_says_what_the_prefix_cache_had_and_what_the_prompt_policy_cut() -> None:
+    choice = Choice(0, chat=True)
+    choice.take(
+        pb.GenerateComplete(
+            finish_reason=pb.STOP, prompt_tokens=9, completion_tokens=2, cached_tokens=4, truncated_tokens=7
+        )
+    )
+    assert Head(True, "id", 0, "m").whole([choice])["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 2,
+        "total_tokens": 11,
+        "prompt_tokens_details": {"cached_tokens": 4, "truncated_tokens": 7},
+    }
 
 
 def test_a_refused_value_is_not_echoed_whole() -> None:
@@ -185,6 +263,8 @@ def test_a_template_that_refuses_the_messages_is_a_bad_request() -> None:
 def test_a_prompt_may_be_text_or_tokens() -> None:
     assert translate.generate_request(completion(prompt="abc"), "").text == "abc"
     assert list(translate.generate_request(completion(prompt=[1, 2]), "").tokenized.input_ids) == [1, 2]
+    assert translate.generate_request(completion(prompt=["abc"]), "").text == "abc"
+    assert list(translate.generate_request(completion(prompt=[[1, 2]]), "").tokenized.input_ids) == [1, 2]
     assert translate.generate_request(completion(prompt=[]), "").WhichOneof("input") == "tokenized"
     with pytest.raises(Failure, match="token ids must be"):
         translate.generate_request(completion(prompt=[-1]), "")
@@ -198,7 +278,7 @@ def test_a_completion_has_16_tokens_unless_it_says_otherwise() -> None:
 @pytest.mark.parametrize(
     ("code", "message", "status", "kind"),
     [
-        ("INVALID_ARGUMENT", "sampling_params.top_p is 2.0, it must be above 0", 400, "invalid_request_error"),
+        ("INVALID_ARGUMENT", "top_p is 2.0, it must be above 0", 400, "invalid_request_error"),
         ("INVALID_ARGUMENT", "model must be empty or 'a', got 'b'", 404, "invalid_request_error"),
         ("RESOURCE_EXHAUSTED", "8 requests wait", 429, "rate_limit_error"),
         ("UNAVAILABLE", "the engine is draining", 503, "server_error"),
@@ -240,7 +320,8 @@ def test_a_form_that_outgrows_its_bounds_in_mid_answer_is_the_clients_mistake() 
     error = "sampling_params.json_schema: Parser Error: Current row has 10001 items; max is 10000"
     failure = errors.of_end(pb.GenerateComplete(finish_reason=pb.ERROR, error=error))
     assert failure is not None
-    assert (failure.status, failure.kind, failure.message) == (400, "invalid_request_error", error)
+    told = error.removeprefix("sampling_params.")
+    assert (failure.status, failure.kind, failure.message) == (400, "invalid_request_error", told)
     assert failure.headers() == {}, "clients would send it again"
 
 
