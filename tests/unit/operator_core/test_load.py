@@ -93,6 +93,14 @@ def test_rates_and_gauges():
     assert load.view.active
 
 
+def test_a_queue_is_gone_when_every_pod_says_so_now():
+    served = {"a": (at(0), at(1, num_waiting=6), at(2)), "b": (at(0), at(1), at(2))}
+    view = fleet_load(["a", "b"], served, 2, 60).view
+    assert (view.waiting > 0, view.emptied) == (True, True)
+    assert not fleet_load(["a", "b"], {**served, "b": (at(0), at(2, num_waiting=1))}, 2, 60).view.emptied
+    assert not fleet_load(["a", "b", "silent"], served, 2, 60).view.emptied
+
+
 def test_quiet_needs_an_answer_of_every_pod():
     samples = {"a": (at(0), at(10))}
     assert fleet_load(["a"], samples, 10, 60).view.quiet
