@@ -122,7 +122,15 @@ async def _warnings(cluster: Cluster, fleet: Fleet, uid: str) -> list[str]:
     query = urlencode({"fieldSelector": selector})
     events = await cluster.find_items(f"/api/v1/namespaces/{fleet.namespace}/events?{query}")
     newest = sorted(events, key=_when, reverse=True)[:WARNINGS]
-    return [f"{_when(event)}  {event.get('reason', '')}: {event.get('message', '')}" for event in newest]
+    return [
+        f"{_to_the_second(_when(event))}  {event.get('reason', '')}: {event.get('message', '')}" for event in newest
+    ]
+
+
+def _to_the_second(time: str) -> str:
+    """A time as `kubectl` and the status write it: Events have theirs to the microsecond."""
+    whole, point, _ = time.partition(".")
+    return f"{whole}Z" if point else time
 
 
 def _when(event: Json) -> str:

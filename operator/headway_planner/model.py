@@ -60,6 +60,7 @@ class LoadView:
         reporting: of those, how many have fresh samples.
         span_s: length of the window that the counters cover; 0 when there is no difference to take yet.
         waiting: requests waiting, all reporting engines together.
+        emptied: every engine answers, and nothing waits in the newest samples, whatever the mean says.
         running: requests running, all reporting engines together.
         busiest_running: running requests of the busiest engine; its newest sample when that shows more than the mean, so that
             a full batch is seen at once.
@@ -75,6 +76,7 @@ class LoadView:
     reporting: int
     span_s: float = 0.0
     waiting: float = 0.0
+    emptied: bool = False
     running: float = 0.0
     busiest_running: float = 0.0
     kv_usage: float = 0.0

@@ -4,11 +4,12 @@ A short queue with slow compute is the tuner's business; a long queue is this on
 
 When the demand is known (`Needs`), it says how many: `up` at once, starting replicas included in the count; `keep` once it
 has sufficed for the whole down window. Two measurements may overrule it, so that a wrong model does no harm: first tokens
-late because of the queue, with nothing starting, order replicas by the measured rates; and none is removed while requests
+late because of the queue, with nothing starting, order replicas by the measured rates, unless nothing waits any more; and none is removed while requests
 wait, first tokens are late, or the KV cache of the rest would be full.
 
 When the demand is not known, the measured queue and latencies decide. Up, when more requests wait per replica than
-`queue_per_replica`, in the mean of some seconds at the least, or first tokens are late because of the queue. The size is proportional: replicas that serve the
+`queue_per_replica`, in the mean of some seconds at the least, or first tokens are late because of the queue; never for a
+queue that is gone, whether the limits were raised for it or the burst was over. The size is proportional: replicas that serve the
 arrivals of the window and work the backlog off in a minute, at the rate that the serving replicas finish requests; at most
 twice the supply at once. Down, to the fewest replicas that still fit: with n of s replicas each runs (s/n)^2 times the
 sequences (more requests, each of them slower) and takes s/n times as long; both must leave slack. Limits that were tuned
@@ -130,6 +131,7 @@ def _late(measured: _Measured) -> bool:
         and ttft > config.ttft_target_ms
         and (view.queue_wait.high_ms or 0.0) > 0.5 * config.ttft_target_ms
         and queue >= 1
+        and not view.emptied
         and state.warming == 0
         and (state.joined_at_s is None or measured.now_s - state.joined_at_s >= JOIN_S)
     )
@@ -144,7 +146,7 @@ def _measured_up(measured: _Measured) -> tuple[int, str]:
     ttft = view.ttft.high_ms if view.ttft.count >= MIN_REQUEST_SAMPLES else None
     queue_wait = view.queue_wait.high_ms or 0.0
     calm = f"queue {queue:.1f} per replica, {view.ttft.percentile} TTFT {_ms(ttft)}"
-    long_queue = queue > config.queue_per_replica and view.span_s >= QUEUE_SEEN_S
+    long_queue = queue > config.queue_per_replica and not view.emptied and view.span_s >= QUEUE_SEEN_S
     late = _late(measured)
     if not (long_queue or late):
         return desired, calm

@@ -1,5 +1,6 @@
 """Rendering the chart for tests."""
 
+import os
 import subprocess
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,15 @@ def render(*options: str) -> list[Object]:
     done = template(*options)
     assert done.returncode == 0, done.stderr
     return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+def notes(*options: str) -> str:
+    """What `helm install` tells at its end, in a cluster with nothing but Kubernetes' own APIs."""
+    argv = [manifests.helm(), "install", "headway", str(manifests.CHART), "--dry-run=client", *options]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**os.environ, "KUBECONFIG": os.devnull}
+    )
+    return done.stdout.partition("NOTES:")[2]
 
 
 def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from chart_support import Object, env, of_kind, only, operator_pod, render
+from chart_support import Object, env, notes, of_kind, only, operator_pod, render
 
 CHOICES = {
     "rbac.scope": ("cluster", "namespace"),
@@ -223,6 +223,12 @@ def test_a_service_monitor_appears_only_where_its_api_exists() -> None:
     assert only(with_api, "ServiceMonitor")["spec"]["endpoints"][0]["interval"] == "30s"
     assert only(with_api, "ServiceMonitor")["spec"]["endpoints"][0]["honorLabels"] is True
     assert of_kind(render("--api-versions=monitoring.coreos.com/v1"), "ServiceMonitor") == []
+
+
+@pytest.mark.parametrize("asked", ["metrics.serviceMonitor.enabled", "metrics.prometheusRule.enabled"])
+def test_what_is_left_out_for_want_of_its_api_is_told(asked: str) -> None:
+    assert "No ServiceMonitor and no PrometheusRule, although asked for" in notes(f"--set={asked}=true")
+    assert "ServiceMonitor" not in notes()
 
 
 def test_alerts_appear_on_request_and_only_where_their_api_exists() -> None:

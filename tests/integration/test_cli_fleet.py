@@ -53,7 +53,7 @@ class FakeApi:
 
     async def list_events(self, request: web.Request) -> web.Response:
         assert "involvedObject.uid=uid-chat" in request.query["fieldSelector"]
-        times = ("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z")
+        times = ("2026-01-01T00:00:01.100000Z", "2026-01-01T00:00:02.900000Z")
         items = [{"metadata": {}, "eventTime": time, "reason": "Unschedulable", "message": "no room"} for time in times]
         return web.json_response({"items": items})
 

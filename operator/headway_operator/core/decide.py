@@ -8,7 +8,7 @@ the object go.
 
 from dataclasses import replace
 
-from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, find
+from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding
 from headway_operator.api.parse import parse_status
 from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, ScheduleStatus
 from headway_operator.core import (
@@ -16,6 +16,7 @@ from headway_operator.core import (
     desired,
     diff,
     drain,
+    findings,
     names,
     objectives,
     pods,
@@ -186,17 +187,20 @@ def _requeue_s(situation: Situation) -> float:
 
 
 def _refuse(observed: Observed, refused: Refused, windows: ScheduleStatus | None = None) -> Plan:
-    """Say why, change nothing else. The next edit wakes us; until then there is nothing to retry.
+    """Say why and how many replicas are ready, change nothing else. The next edit wakes us; until then there is nothing to retry.
 
     `windows`: those that are open by the clock; None when the schedules cannot be read.
     """
     before = parse_status(observed.manifest)
-    said = [ConditionType.ACCEPTED]
-    ready = find(status.own_conditions(before), ConditionType.READY)
-    if ready is None or ready.reason in validation.REFUSALS:
-        said.append(ConditionType.READY)  # it never ran, and `kubectl get` shows the reason of this one
-    found = tuple(Finding(kind, ConditionStatus.FALSE, refused.reason, refused.message) for kind in said)
-    return Plan(tuple(report.findings(observed, before, found, windows)), IDLE_S)
+    live = tuple(pod for pod in observed.pods if pods.live(pod))
+    desired = before.scaling.desired_replicas if before.scaling is not None else None
+    accepted = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
+    if desired is None:
+        # It never ran, and `kubectl get` shows the reason of this one.
+        ready = replace(accepted, type=ConditionType.READY)
+    else:
+        ready = findings.ready_while_refused(live, desired, refused, observed.now)
+    return Plan(tuple(report.findings(observed, before, (accepted, ready), windows)), IDLE_S)
 
 
 def _name(manifest: dict[str, Json]) -> str:

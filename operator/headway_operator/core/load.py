@@ -151,6 +151,7 @@ def _view(pooled: _Pooled, engines: _Engines, percentiles: tuple[float, float]) 
         quiet=not active and not engines.silent,
         span_s=max((window.span_s for window in found), default=0.0),
         waiting=share * sum(window.waiting for window in _seen(found)),
+        emptied=engines.queue_depth == 0 and not engines.silent,
         running=share * sum(window.running for window in found),
         busiest_running=max((max(window.running, window.running_now) for window in found), default=0.0),
         kv_usage=max((window.kv_usage for window in found), default=0.0),

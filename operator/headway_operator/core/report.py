@@ -2,7 +2,7 @@
 
 from headway_operator.api.conditions import Finding, set_conditions
 from headway_operator.api.v1alpha1 import LLMDeploymentStatus, ScheduleStatus
-from headway_operator.core import events, status
+from headway_operator.core import events, pods, status
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import Action, WriteStatus
 
@@ -19,10 +19,17 @@ def changes(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Act
 def findings(
     observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...], windows: ScheduleStatus | None
 ) -> list[Action]:
-    """These findings alone; whatever else the status says stays."""
+    """These findings, and the pods that are there; whatever else the status says stays."""
     generation = observed.metadata.get("generation")
     number = generation if isinstance(generation, int) else 1
     conditions = set_conditions(status.own_conditions(before), found, number, observed.now)
-    update = {"observed_generation": number, "conditions": conditions, "schedule": windows}
+    live = [pod for pod in observed.pods if pods.live(pod)]
+    update = {
+        "observed_generation": number,
+        "replicas": len(live),
+        "ready_replicas": sum(pod.ready for pod in live),
+        "conditions": conditions,
+        "schedule": windows,
+    }
     after = before.model_copy(update=update)
     return changes(before, after)

@@ -224,6 +224,7 @@ def _load(view: FleetView, span_s: float) -> LoadView:
         reporting=len(last.replicas),
         span_s=window.span_s,
         waiting=waiting,
+        emptied=len(last.replicas) == view.ready and not any(one.waiting for one in samples[-1].replicas),
         running=running,
         busiest_running=max((one.running for one in last.replicas), default=0),
         kv_usage=max((one.kv_usage for one in last.replicas), default=0.0),

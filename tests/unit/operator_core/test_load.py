@@ -104,6 +104,14 @@ def test_prefill_times_are_requests_a_second_by_their_length():
     assert fleet_load(["a"], {"a": (at(0),)}, 0, 10).prefills == ()
 
 
+def test_a_queue_is_gone_when_every_pod_says_so_now():
+    served = {"a": (at(0), at(1, num_waiting=6), at(2)), "b": (at(0), at(1), at(2))}
+    view = fleet_load(["a", "b"], served, 2, 60).view
+    assert (view.waiting > 0, view.emptied) == (True, True)
+    assert not fleet_load(["a", "b"], {**served, "b": (at(0), at(2, num_waiting=1))}, 2, 60).view.emptied
+    assert not fleet_load(["a", "b", "silent"], served, 2, 60).view.emptied
+
+
 def test_quiet_needs_an_answer_of_every_pod():
     samples = {"a": (at(0), at(10))}
     assert fleet_load(["a"], samples, 10, 60).view.quiet

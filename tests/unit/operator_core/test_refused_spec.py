@@ -55,6 +55,28 @@ def test_a_fleet_that_never_ran_shows_in_ready_why_it_is_refused_and_one_that_ru
     assert (world.condition("Ready")["status"], world.condition("Accepted")["status"]) == ("True", "False")
 
 
+def test_pods_that_come_and_go_while_the_spec_is_refused_show():
+    bad = {"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}}
+    world = World(spec(replicas=2))
+    world.run()
+    world.edit(replicas=2, engine=bad)
+    world.run()
+    assert (world.condition("Ready")["reason"], world.condition("Accepted")["status"]) == ("Starting", "False")
+    for _ in range(5):
+        world.step(2)
+    assert (world.condition("Ready")["status"], world.status["readyReplicas"]) == ("True", 2)
+    world.pods.pop(next(iter(world.pods)))
+    world.step(2)
+    ready = world.condition("Ready")
+    assert (ready["status"], ready["reason"], world.status["replicas"]) == ("False", "InvalidSpec", 1)
+    assert ready["message"].startswith(
+        "1 of 2 replicas are ready, and no pod is created while the spec is refused: spec.engine"
+    )
+    world.edit(replicas=2, engine=spec()["engine"])
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+
+
 def test_limits_outside_the_tuning_bounds_are_refused():
     world = World(spec(tuning={"mode": "Auto", "bounds": {"maxNumSeqs": {"min": 8, "max": 16}}}))
     world.run()

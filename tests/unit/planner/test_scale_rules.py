@@ -8,6 +8,7 @@ from headway_planner.model import (
     BatchLimits,
     Latency,
     LoadView,
+    Needs,
     ScaleConfig,
     ScaleEvent,
     ScaleState,
@@ -189,6 +190,18 @@ def test_raised_limits_get_time_to_take_a_queue_in():
     later, _ = control(sight, config, (STATE, tune), ControlMemory(), NOW + 10)
     assert later.scale is not None
     assert later.scale.replicas > 2
+
+
+def test_a_queue_that_is_gone_orders_no_replica_for_what_the_mean_still_shows():
+    late = replace(CALM, waiting=3, ttft=latency(1000), queue_wait=latency(900))
+    assert (scale(late).replicas, scale(FLOODED).replicas) == (3, 4)
+    assert scale(replace(late, emptied=True)).replicas == 2
+    assert scale(replace(FLOODED, emptied=True)).replicas == 2
+    calm = Needs(up=2, keep=2, keep_long=2, reason="demand 0.0 engines")
+    assert decide_scale(late, CONFIG, STATE, NOW, calm).replicas == 3, (
+        "the model thinks that they suffice, and they do not"
+    )
+    assert decide_scale(replace(late, emptied=True), CONFIG, STATE, NOW, calm).replicas == 2
 
 
 def test_first_tokens_late_from_before_a_new_replica_joined_start_no_further_one():
