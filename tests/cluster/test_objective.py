@@ -31,7 +31,7 @@ NAME = "held"
 PROMPT = "Once"  # a word, so that a burst of prompts is little work beside their answers
 SLOTS, MOST_SLOTS = 8, 16
 CLIENTS = 24  # one engine runs 16 of them at the most, two run all
-WINDOW_S = 60  # of the percentiles in the status
+WINDOW_S = 30  # of the percentiles in the status: two bursts and more
 
 
 def status(namespace: str) -> dict[str, Any]:
