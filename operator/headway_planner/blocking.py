@@ -76,12 +76,12 @@ def law(prefills: Prefills, mean_ms: float, target_ms: float) -> Law | None:
         parts[whole] += within * (place - whole)
         room[min(BINS - 1, int(BINS - place))] += within / total
     left, alone = [0.0] * (BINS + 1), longer / total
-    for place in range(BINS - 1, -1, -1):
+    for step in range(BINS - 1, -1, -1):
         # What is left lies anywhere between two places of the grid: half of it counts for each.
-        half = 0.5 * (longer + parts[place]) / (scale * spent_ms)
-        left[place] += half
-        left[place + 1] += half
-        longer += inside[place]
+        half = 0.5 * (longer + parts[step]) / (scale * spent_ms)
+        left[step] += half
+        left[step + 1] += half
+        longer += inside[step]
     return Law(tuple(left[:BINS]), tuple(room), alone)
 
 

@@ -213,13 +213,12 @@ def start_s(memory: Memory) -> float:
 
 def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Memory, bool]:
     """The memory with one more interval, and whether its demand is known."""
-    memory = replace(memory, fit=learn(memory.fit, intake.done))
-    last = memory.last
+    fit, last = learn(memory.fit, intake.done), memory.last
     if last is None:
-        return replace(memory, last=intake), False
+        return replace(memory, fit=fit, last=intake), False
     span_s, now, then = intake.at_s - last.at_s, intake.totals, last.totals
     if span_s <= 0 or now.arrivals < then.arrivals or now.finished < then.finished:
-        return replace(memory, last=intake), memory.needs is not None
+        return replace(memory, fit=fit, last=intake), memory.needs is not None
     refused = now.refused - then.refused
     arrivals = now.arrivals - then.arrivals
     # A request that runs has made half of its answer on average.
@@ -235,6 +234,7 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
     starts = tuple(intake.at_s - at_s for at_s in memory.orders[:began])
     memory = replace(
         memory,
+        fit=fit,
         last=intake,
         sums=sums,
         newest=newest,
@@ -250,8 +250,8 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
         return memory, False
     seconds = min(LEAST_LEVEL_S, max(1, round(span_s)))
     prompt = _prompt_ms(model_of(config, memory), fresh[1], squares) / 1000
-    series = (*memory.work, *(work / span_s,) * seconds)[-HISTORY_S:]
-    prompts = (*memory.prompts, *(min(work, prompt) / span_s,) * seconds)[-HISTORY_S:]
+    series = (memory.work + (work / span_s,) * seconds)[-HISTORY_S:]
+    prompts = (memory.prompts + (min(work, prompt) / span_s,) * seconds)[-HISTORY_S:]
     return replace(memory, work=series, prompts=prompts, seen_s=memory.seen_s + seconds), True
 
 

@@ -12,7 +12,7 @@ for that share of the target and no longer. The larger answer counts.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headway_planner.capacity import Capacity
 from headway_planner.staffing import UTILIZATION, centred_mean, mean, needed, rise, rolling_mean
@@ -40,11 +40,23 @@ class Past:
     prompts: Sequence[float]
     level_s: int
     levels: list[float]
+    # What was asked for: both forecasts of a plan often ask for the same.
+    _swings: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, work: Sequence[float], prompts: Sequence[float], level_s: int = 60) -> "Past":
         """With its levels, which every forecast looks at."""
         return cls(work, prompts, level_s, rolling_mean(work, level_s))
+
+    def swings(self, seconds: int) -> tuple[list[float], list[float]]:
+        """How far all work, and that of prompts, was from the mean around it in each of so many newest seconds.
+
+        In square roots of that mean: a larger demand is more users, whose bursts add with the square root.
+        """
+        if seconds not in self._swings:
+            work, prompts = self.work[-seconds:], self.prompts[-seconds:]
+            self._swings[seconds] = _swings(work, self.level_s), _swings(prompts, self.level_s)
+        return self._swings[seconds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +105,21 @@ def forecast(
         return slack_s + SLOTS * engine.slack_s(ahead / (UTILIZATION * count))
 
     most, allowed = ask.max_replicas, ask.late_allowed
-    every = needed(_at_level(past.work[-replay:], ahead, past.level_s), wait_s, allowed, most, least=least)
+    all_work, of_prompts = past.swings(replay)
+    every = needed(_at_level(all_work, ahead), wait_s, allowed, most, least=least)
     prompts = ahead / max(now, LEVEL_FLOOR) * mean(past.prompts[-past.level_s :])
-    first = _at_level(past.prompts[-replay:], prompts, past.level_s)
-    return needed(first, lambda _: slack_s, allowed, most, least=every), ahead
+    return needed(_at_level(of_prompts, prompts), lambda _: slack_s, allowed, most, least=every), ahead
 
 
-def _at_level(values: Sequence[float], level: float, span_s: int) -> list[float]:
-    """The last minutes at another level. A larger demand is more users, whose bursts add with the square root."""
-    sqrt = math.sqrt  # some thousand seconds in each decision: a name to look up less, and no `max`, which is slow
-    shifted = [
-        level + (one - local) * sqrt(level / (local if local > LEVEL_FLOOR else LEVEL_FLOOR))  # noqa: FURB136
-        for one, local in zip(values, centred_mean(values, span_s), strict=True)
+def _swings(values: Sequence[float], span_s: int) -> list[float]:
+    sqrt = math.sqrt  # an hour of seconds: a name to look up less, and no `max`, which is slow
+    return [
+        (one - around) / sqrt(around if around > LEVEL_FLOOR else LEVEL_FLOOR)  # noqa: FURB136
+        for one, around in zip(values, centred_mean(values, span_s), strict=True)
     ]
-    return [one if one > 0.0 else 0.0 for one in shifted]  # noqa: FURB136
+
+
+def _at_level(swings: Sequence[float], level: float) -> list[float]:
+    """The last minutes at another level."""
+    root = math.sqrt(level)
+    return [work if (work := level + swing * root) > 0.0 else 0.0 for swing in swings]

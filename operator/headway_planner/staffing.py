@@ -59,12 +59,9 @@ def mean(values: Sequence[float]) -> float:
 
 def rolling_mean(values: Sequence[float], span: int) -> list[float]:
     """Mean of the last `span` values at each position, of fewer at the begin."""
-    found = [total / count for count, total in enumerate(accumulate(values[:span]), 1)]
-    total = sum(values[:span])
-    for value, gone in zip(values[span:], values, strict=False):
-        total = total + value - gone
-        found.append(total / span if total > 0.0 else 0.0)
-    return found
+    sums = list(accumulate(values, initial=0.0))
+    first = [total / count for count, total in enumerate(sums[1:span], 1)]
+    return first + [(high - low) / span for high, low in zip(sums[span:], sums, strict=False)]
 
 
 def centred_mean(values: Sequence[float], span: int) -> list[float]:

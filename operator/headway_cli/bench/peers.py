@@ -49,7 +49,9 @@ def read(file: Path) -> Mapping[str, Any]:
     try:
         reference: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         parts = [reference[part] for part in ("peers", "goals", "online")]
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CliError(f"--peers {file}: {error.strerror} (a checkout of Headway has one)") from None
+    except (ValueError, RecursionError) as error:
         raise CliError(f"--peers {file}: {error}") from None
     except (KeyError, TypeError):
         parts = [None]

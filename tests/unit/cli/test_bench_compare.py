@@ -94,6 +94,13 @@ def test_a_figure_of_zero_milliseconds_has_no_ratio() -> None:
     assert [cell.ratio for cell in cells] == [None]
 
 
+def test_peers_that_are_not_there_are_named_once() -> None:
+    with pytest.raises(
+        CliError, match=r"^--peers nowhere\.json: No such file or directory \(a checkout of Headway has one\)$"
+    ):
+        run(["bench", "compare", "--peers", "nowhere.json"])
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"peers": {}, "goals": []}', "[" * 100_000])
 def test_peers_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "peers.json").write_text(text)
