@@ -4,8 +4,8 @@ A short queue with slow compute is the tuner's business; a long queue is this on
 
 When the demand is known (`Needs`), it says how many: `up` at once, starting replicas included in the count; `keep` once it
 has sufficed for the whole down window. Two measurements may overrule it, so that a wrong model does no harm: first tokens
-late because of the queue, with nothing starting, order replicas by the measured rates, unless nothing waits any more; and none is removed while requests
-wait, first tokens are late, or the KV cache of the rest would be full.
+late because of the queue, with nothing starting, order replicas by the measured rates, unless nothing waits any more; and none is
+removed while requests wait, first tokens are late, or the KV cache of the rest would be full.
 
 When the demand is not known, the measured queue and latencies decide. Up, when more requests wait per replica than
 `queue_per_replica`, in the mean of some seconds at the least, or first tokens are late because of the queue; never for a
@@ -33,9 +33,8 @@ from headway_planner.model import (
 )
 
 BACKLOG_DRAIN_S = 60.0  # time in which the waiting requests should be worked off
-MEASURED_UTILIZATION = (
-    0.9  # share of the measured service rate that is planned with; the modelled one is trusted with more
-)
+# Share of the measured service rate that is planned with; the modelled one is trusted with more.
+MEASURED_UTILIZATION = 0.9
 MAX_GROWTH = 2  # most growth of one recommendation, as a multiple of the supply
 SETTLE_S = 10.0  # a raise of the limits gets this long to empty a queue that fits into it
 JOIN_S = 20.0  # a new replica gets this long before late first tokens count: until then they show the time without it

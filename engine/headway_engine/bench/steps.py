@@ -13,9 +13,10 @@ the step process. Cells:
     mixed B + N x P   N prompts come at once, which is N times the launches of their attention
 
 A GPU computes a step padded to the next size that it has a graph for, a CPU in tiles. So prompts, and steps that cut them, are of
-lengths that lie anywhere between such sizes, and batches of more sizes than powers of two, each over the shortest and the longest context that fit, and over
-one that a load mostly has: a step is not linear in its context, and dearest in between, beside a line through the ends. Batches
-whose neighbours have the longest context do without it, since filling a cache takes most of a cell's time.
+lengths that lie anywhere between such sizes, and batches of more sizes than powers of two. Each decodes over the shortest and the
+longest context that fit, and over one that a load mostly has: a step is not linear in its context, and dearest in between, beside a
+line through the ends. Batches whose neighbours have the longest context do without it, since filling a cache takes most of a cell's
+time.
 
 Standard output gets JSON lines: the engine (`"kind": "engine"`), then a line for each kind of step of each cell
 (`"kind": "step"`) with the median and all times.

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fake_engine_client import eventually
 from fake_engine_model import ScriptedExecutor, config, loaded
 
 from headway_engine.bench.steps import Cell, Driver, Plan, cells, samples
@@ -83,9 +84,7 @@ async def test_prompts_of_a_crowd_are_there_together(tmp_path: Path) -> None:
     driver = Driver(engine, path)
     executor.hold()
     run = asyncio.create_task(driver.run(Cell("crowd", 32, prompts=(6,) * 6, together=3)))
-    async with asyncio.timeout(10):
-        while engine.loads().num_total < 3:  # noqa: ASYNC110 - nothing tells when it gets there
-            await asyncio.sleep(0)
+    await eventually(lambda: engine.loads().num_total >= 3)
     executor.release(100)
     assert sum(len(step["chunks"]) for step in await run) == 6
     driver.close()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_decoder import SHAPE
 
-from headway_engine.model.config import from_hf
 from headway_engine.runtime import loading
 from headway_engine.runtime.config import EngineConfig, ModelLoadError
 from headway_engine.runtime.loading import MIB, available_memory
@@ -26,22 +26,10 @@ def test_it_is_what_the_machine_has_or_less_where_the_cgroup_has_less(tmp_path: 
 
 def test_a_cache_larger_than_that_is_refused_by_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "available_memory", lambda: 100.0 * MIB)
-    shape = from_hf(
-        {
-            "model_type": "llama",
-            "vocab_size": 32,
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 64,
-        },
-        "config.json",
-    )
 
     def blocks(mib: int) -> int:
         config = EngineConfig(Path("model"), kv_cache_memory_mib=mib)
-        return loading._num_blocks(config, shape, torch.device("cpu"), torch.float32)
+        return loading._num_blocks(config, SHAPE, torch.device("cpu"), torch.float32)
 
     assert blocks(100) > 0
     with pytest.raises(ModelLoadError, match="--kv-cache-memory-mib 101: 100 MiB of memory are free"):
