@@ -8,7 +8,15 @@ pytest.importorskip("triton")
 from headway_engine.core.batch import Chunk
 from headway_engine.core.request import SamplingParams
 from headway_engine.kernels.decoder import WholePrompt
-from headway_engine.runtime.cuda_pack import WHOLE_LENGTHS, graph_shape, laid_out, pack, planned_lengths, unpack
+from headway_engine.runtime.cuda_pack import (
+    WHOLE_LENGTHS,
+    cut_at,
+    graph_shape,
+    laid_out,
+    pack,
+    planned_lengths,
+    unpack,
+)
 
 
 def chunk(length: int, start: int = 0) -> Chunk:
@@ -45,3 +53,10 @@ def test_a_step_padded_to_a_graph_is_unpacked_as_it_was_packed() -> None:
     assert views.sampled_flat[:3].tolist() == [0, 1, 6]
     assert views.sampled_rows.tolist() == [3, 4, 5] + [8] * 33
     assert views.tiles.tolist() == [[2, 5, 16, 5]] + [[0] * 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("most", "cut"), [(5000, [512, 1024, 2048]), (2048, [512, 1024, 2048]), (2000, [512, 1024, 2000]), (300, [300])]
+)
+def test_the_largest_step_has_a_graph_and_none_is_larger(most: int, cut: list[int]) -> None:
+    assert cut_at(most, (512, 1024, 2048)) == cut

@@ -163,6 +163,11 @@ def _room(count: int) -> int:
     return count + count % 2
 
 
+def cut_at(most: int, sizes: Sequence[int]) -> list[int]:
+    """Those of the ascending `sizes` that are of use for up to `most`, which is the last one where the next is beyond it."""
+    return sorted({min(size, most) for size in sizes})
+
+
 def graph_shape(tokens: int, max_chunks: int, decodes: int = 0) -> Shape:
     """Sizes that hold any step of so many tokens, of them up to this many decodes and the others in chunks; all sampled."""
     return Shape(tokens, min(tokens, decodes + max_chunks), tokens // Q_TILE + max_chunks)

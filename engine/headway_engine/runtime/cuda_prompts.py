@@ -25,6 +25,7 @@ from headway_engine.runtime.cuda_pack import (
     Packed,
     Shape,
     Unpacked,
+    cut_at,
     graph_shape,
     laid_out,
     pack,
@@ -46,10 +47,10 @@ _SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
 _SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
 # Steps with up to these many decodes, and of up to these many tokens in all: close together, since a step under load is as large
-# as its token budget, and a large model computes a padded token as long as another.
+# as its token budget, and a large model computes a padded token as long as another. Up to the largest budget that is common, and
+# in large models too: a step is launched while the one before it runs, whose tokens are read after that.
 _MIXED_GRAPH_DECODES = (32, 128, 256, 512)
-_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536)
-_SMALL_MIXED_GRAPH_TOKENS = (2048,)
+_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536, 1792, 2048)
 _WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`), and the tiles of longer prompts; paged attention comes along.
 _COMPILED_TOKENS = (16, 32, 64, 128, 256, 512)
@@ -158,19 +159,16 @@ class PromptSteps:
     def _mixed(self, weight_bytes: int) -> dict[int, list[PromptGraph]]:
         small, smallest = weight_bytes <= _SMALL_MODEL_BYTES, weight_bytes <= _SMALLEST_MODEL_BYTES
         alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
-        beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
         rooms = sorted({min(room, self._sizes.max_seqs) for room in _MIXED_GRAPH_DECODES})
         graphs = {0: self._beside(0, alone)}
         for room, less in zip(rooms, (0, *rooms), strict=False):  # a step of more decodes has more tokens than those
-            graphs[room] = self._beside(room, [tokens for tokens in beside if tokens > less])
+            graphs[room] = self._beside(room, [tokens for tokens in _MIXED_GRAPH_TOKENS if tokens > less])
         return graphs
 
     def _beside(self, decodes: int, sizes: Sequence[int]) -> list[PromptGraph]:
         most = self._sizes
         chunks = min(_PROMPT_GRAPH_CHUNKS, most.max_seqs)
-        shapes = [
-            graph_shape(tokens, chunks, decodes) for tokens in sizes if tokens <= min(most.max_tokens, most.max_len)
-        ]
+        shapes = [graph_shape(tokens, chunks, decodes) for tokens in cut_at(most.max_tokens, sizes)]
         # No step samples more sequences than there are.
         shapes = [replace(shape, sampled=min(shape.sampled, most.max_seqs)) for shape in shapes]
         return [self._graph(Packed((), shape, decodes, ())) for shape in shapes]
@@ -185,7 +183,8 @@ class PromptSteps:
     def _graph(self, packed: Packed) -> PromptGraph:
         """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
         array, views = self._empty(packed.shape)
-        return PromptGraph(packed, array, self._pool.graph(partial(self._forward, views, packed, counted=True)))
+        launch = partial(self._forward, views, packed, counted=True)
+        return PromptGraph(packed, array, self._pool.graph(launch, packed.shape.tokens))
 
     def _prepare(self) -> None:
         """What prompts of any length take, so that no request waits for a compiler or a plan of the library's attention."""
