@@ -235,18 +235,23 @@ def test_a_long_prompt_that_has_a_step_of_its_own_is_answered_from_its_graph(tin
         assert worst_margin(tiny, driver.prompts[name], answer) < MARGIN, name
 
 
-@pytest.mark.parametrize("small", [True, False], ids=["small model", "large model"])
+@pytest.mark.parametrize(
+    ("small", "budget", "longer"),
+    [(True, 250, 1), (False, 250, 1), (False, 2048, 5)],
+    ids=["small model", "large model", "large model, large steps"],
+)
 def test_prompts_beside_running_answers_wait_for_no_launches(
-    tiny: Decoder, small: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: Decoder, small: bool, budget: int, longer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not small:
         monkeypatch.setattr(cuda_prompts, "_SMALL_MODEL_BYTES", 0)
-    driver = Driver(tiny, replace(SIZES, num_blocks=600, max_seqs=70))
+    sizes = replace(SIZES, num_blocks=600 * longer, max_seqs=70, max_tokens=budget)
+    driver = Driver(tiny, sizes, budget)
     at_once: list[object] = []
     monkeypatch.setattr(driver.executor._launches.prompts, "_forward", lambda *step: at_once.append(step))
     # From one decode to more than a graph's smallest room; several chunks a step, the last one cut.
     for index in range(60):
-        driver.add(f"r{index}", prompt_of(20 + 37 * index % 150, index), 40)
+        driver.add(f"r{index}", prompt_of((20 + 37 * index % 150) * longer, index), 40)
         driver.step()
     driver.finish()
     assert at_once == []

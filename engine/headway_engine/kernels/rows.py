@@ -20,6 +20,8 @@ from headway_engine.kernels.overlap import LAUNCH, let_next_start, wait_for_prev
 
 TOKEN, POSITION, NUM_SAMPLED, SEED, TEMPERATURE, TOP_P, TOP_K = range(7)
 HEADER = 8
+# The flat index of a cell in the last column of the header, which nobody reads.
+IDLE_CELL = HEADER - 1
 
 
 @triton.jit

@@ -149,7 +149,7 @@ class CudaLaunches:
 
     def _replay(self, indices: list[int]) -> tuple[Pending, torch.Tensor]:
         """Decode these rows with the tokens that the device holds; the second is their residual stream."""
-        self._write_patches()
+        self._rows.write_patches(self._staging)
         count = len(indices)
         size = self._graphs.size_for(count)
         padded = indices + [self._rows.padding] * (size - count)
@@ -167,19 +167,12 @@ class CudaLaunches:
             indices.append(row.index)
             row.position = chunk.start + len(chunk.token_ids) if chunk.sample else -1
             row.num_sampled += chunk.sample
-        self._write_patches()
         num_sampled = sum(chunk.sample for chunk in chunks)
         hidden = self.prompts.launch(chunks, indices)
         if not num_sampled:
             return _Launched(self._results.nothing(), None)
         pending = self._results.collect(num_sampled)
         return _Launched(pending, redraw(self._decoder, self._rows.tensor, hidden, chunks, indices))
-
-    def _write_patches(self) -> None:
-        cells, values = self._rows.take_patches()
-        if cells:
-            patches = self._staging.upload(cells, values).view(2, -1)
-            self._rows.tensor.view(-1).index_copy_(0, patches[0], patches[1])
 
 
 def _result(token: int) -> StepResult:

@@ -36,10 +36,10 @@ def decode_sizes(max_rows: int) -> list[int]:
 
 
 class Graph(Generic[Output]):
-    """A launch that is captured when its pool is; until then it cannot be replayed."""
+    """A launch of so many rows that is captured when its pool is; until then it cannot be replayed."""
 
-    def __init__(self, launch: Callable[[], Output]) -> None:
-        self.launch = launch
+    def __init__(self, launch: Callable[[], Output], rows: int) -> None:
+        self.launch, self.rows = launch, rows
         self._graph = torch.cuda.CUDAGraph()
         self._output: Output
 
@@ -55,15 +55,15 @@ class Graph(Generic[Output]):
 
 
 class GraphPool:
-    """Graphs that are captured together, into one pool of memory."""
+    """Graphs that are captured together, into one pool of memory, which is as large as the largest one needs."""
 
     def __init__(self) -> None:
         self._graphs: list[Graph[Any]] = []
         self._others: list[Callable[[], object]] = []
 
-    def graph(self, launch: Callable[[], Output]) -> Graph[Output]:
-        """A graph to be captured. The largest ones first: the others then fit into the memory that they need."""
-        self._graphs.append(Graph(launch))
+    def graph(self, launch: Callable[[], Output], rows: int) -> Graph[Output]:
+        """A graph to be captured, of a launch that computes so many rows."""
+        self._graphs.append(Graph(launch, rows))
         return self._graphs[-1]
 
     def prepare(self, launch: Callable[[], object]) -> None:
@@ -81,7 +81,8 @@ class GraphPool:
                 launch()
         self._others.clear()
         pool = torch.cuda.graph_pool_handle()
-        for graph in self._graphs:
+        # A block of the pool serves what is no larger, so the largest ones come first.
+        for graph in sorted(self._graphs, key=lambda graph: -graph.rows):
             graph.capture(pool)
 
 
@@ -98,7 +99,7 @@ class DecodeGraphs:
         self._positions = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._flat = torch.arange(max_rows, device=device)
         self._sizes = decode_sizes(max_rows)
-        self._graphs = {size: pool.graph(partial(self._launch, size)) for size in reversed(self._sizes)}
+        self._graphs = {size: pool.graph(partial(self._launch, size), size) for size in self._sizes}
 
     def size_for(self, rows: int) -> int:
         """The smallest captured size that holds `rows` rows."""

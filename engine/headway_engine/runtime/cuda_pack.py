@@ -1,8 +1,9 @@
 """A step with prompt chunks as one packed int64 array, so that one copy brings everything to the device.
 
-    token ids | positions | rows | sampled: index among the tokens | sampled: row | decodes | tiles of prefill attention
+    patches of the row table: cells | values | token ids | positions | rows | sampled: index among the tokens | sampled: row |
+    decodes | tiles of prefill attention
 
-A graph needs the same sizes each time, filled up with tokens of the padding row and empty tiles.
+A graph needs the same sizes each time, filled up with patches of an idle cell, tokens of the padding row and empty tiles.
 
 Each part begins at a multiple of 16 bytes. Triton compiles a kernel anew for a pointer that does not, and a step that has to
 wait for its compiler holds every stream up for a second or two.
@@ -20,8 +21,11 @@ import torch
 from headway_engine.core.batch import Chunk
 from headway_engine.kernels.decoder import WholePrompt
 from headway_engine.kernels.prefill_attention import Q_TILE, cut_tiles
+from headway_engine.kernels.rows import IDLE_CELL
 
 Ints = npt.NDArray[np.int64]
+# Cells of the row table, flat, and what they shall hold.
+Patches = tuple[Sequence[int], Sequence[int]]
 
 # Lengths of prompts for the library's attention. From the first one on it is ahead of the paged kernel, twice as fast at the
 # end; but it makes a plan for each length that it has not seen, which takes 45 ms. So prompts are padded to these lengths,
@@ -50,22 +54,27 @@ class Shape:
         tokens: of all chunks.
         sampled: chunks that sample.
         tiles: of prefill attention.
+        patches: of the row table.
     """
 
     tokens: int
     sampled: int
     tiles: int
+    patches: int = 0
 
     @property
-    def length(self) -> int:
-        """Elements of the array."""
-        return 3 * _room(self.tokens) + 2 * _room(self.sampled) + _room(1) + 4 * self.tiles
+    def lengths(self) -> tuple[int, ...]:
+        """Elements of each part."""
+        new, many, few = _room(self.patches), _room(self.tokens), _room(self.sampled)
+        return new, new, many, many, many, few, few, _room(1), 4 * self.tiles
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
     """Views of the packed array on the device; see the module's docstring."""
 
+    cells: torch.Tensor
+    values: torch.Tensor
     token_ids: torch.Tensor
     positions: torch.Tensor
     rows: torch.Tensor
@@ -80,8 +89,8 @@ class Packed:
     """A step on the host.
 
     Attributes:
-        parts: the arrays, in order.
-        shape: their sizes.
+        parts: the arrays from the token ids on.
+        shape: their sizes, without patches.
         num_decodes: leading tokens for decode attention; of a graph, those that it has room for.
         whole: chunks for the library's attention.
     """
@@ -131,36 +140,50 @@ def pack(chunks: Sequence[Chunk], rows: Sequence[int], num_decodes: int, allow_w
     return Packed(parts, shape, num_decodes, tuple(whole))
 
 
-def laid_out(packed: Packed, shape: Shape, padding_row: int) -> Ints:
+def laid_out(packed: Packed, patches: Patches, shape: Shape, padding_row: int) -> Ints:
     """The step as one array, in sizes that it fits into: its own, or a graph's.
 
     Args:
         packed: the step.
-        shape: the sizes; what it does not fill are tokens of the padding row, and empty tiles.
+        patches: what is written to the row table before it.
+        shape: the sizes; what is not filled are patches of a cell that nobody reads, tokens of the padding row, and empty tiles.
         padding_row: nobody's.
     """
-    many, few = _room(shape.tokens), _room(shape.sampled)
-    starts = tuple(accumulate((0, many, many, many, few, few, _room(1))))
-    array = np.zeros(shape.length, dtype=np.int64)
-    array[starts[2] : starts[3]] = array[starts[4] : starts[5]] = padding_row
-    for start, part in zip(starts, packed.parts, strict=True):
+    parts: tuple[Sequence[int] | Ints, ...] = (*patches, *packed.parts)
+    starts = list(accumulate(shape.lengths, initial=0))
+    array = np.zeros(starts[-1], dtype=np.int64)
+    array[: starts[1]] = IDLE_CELL
+    array[starts[4] : starts[5]] = array[starts[6] : starts[7]] = padding_row
+    for start, part in zip(starts[:-1], parts, strict=True):
         array[start : start + len(part)] = part
     return array
 
 
 def unpack(array: torch.Tensor, shape: Shape) -> Unpacked:
-    """Views of an array of `shape.length` elements."""
+    """Views of an array of these sizes."""
     n, s = shape.tokens, shape.sampled
-    many, few = _room(n), _room(s)
-    token_ids, positions, rows, flat, sampled_rows, decodes, tiles = array[: shape.length].split(  # type: ignore[no-untyped-call]  # torch ships it untyped
-        (many, many, many, few, few, _room(1), 4 * shape.tiles)
+    cells, values, token_ids, positions, rows, flat, sampled_rows, decodes, tiles = array.split(shape.lengths)  # type: ignore[no-untyped-call]  # torch ships it untyped
+    return Unpacked(
+        cells,
+        values,
+        token_ids[:n],
+        positions[:n],
+        rows[:n],
+        flat[:s],
+        sampled_rows[:s],
+        decodes[:1],
+        tiles.view(-1, 4),
     )
-    return Unpacked(token_ids[:n], positions[:n], rows[:n], flat[:s], sampled_rows[:s], decodes[:1], tiles.view(-1, 4))
 
 
 def _room(count: int) -> int:
     """Elements that a part of `count` takes: the next one begins aligned."""
     return count + count % 2
+
+
+def cut_at(most: int, sizes: Sequence[int]) -> list[int]:
+    """Those of the ascending `sizes` that are of use for up to `most`, which is the last one where the next is beyond it."""
+    return sorted({min(size, most) for size in sizes})
 
 
 def graph_shape(tokens: int, max_chunks: int, decodes: int = 0) -> Shape:

@@ -17,7 +17,7 @@ from headway_engine.core.batch import Chunk
 from headway_engine.kernels.decode_attention import plan_splits
 from headway_engine.kernels.decoder import FusedDecoder, Step, WholePrompt
 from headway_engine.kernels.rope import Tokens
-from headway_engine.kernels.rows import TOKEN
+from headway_engine.kernels.rows import IDLE_CELL, TOKEN
 from headway_engine.kernels.sampling import Sampled, sample_rows
 from headway_engine.kernels.whole_attention import whole_prompt_attention
 from headway_engine.runtime.cuda_graphs import Graph, GraphPool
@@ -25,6 +25,7 @@ from headway_engine.runtime.cuda_pack import (
     Packed,
     Shape,
     Unpacked,
+    cut_at,
     graph_shape,
     laid_out,
     pack,
@@ -45,11 +46,13 @@ _PROMPT_GRAPH_TOKENS = (32, 64, 128, 192, 256, 320, 384, 512, 640)
 _SMALL_PROMPT_GRAPH_TOKENS = (768, 1024, 1536, 2048)
 _SMALLEST_PROMPT_GRAPH_TOKENS = (3072, 4096)
 _PROMPT_GRAPH_CHUNKS = 16
+# Cells of the row table that a graph patches first: a newcomer has one for each block and seven more. More are written by themselves.
+_GRAPH_PATCHES = 1024
 # Steps with up to these many decodes, and of up to these many tokens in all: close together, since a step under load is as large
-# as its token budget, and a large model computes a padded token as long as another.
+# as its token budget, and a large model computes a padded token as long as another. Up to the largest budget that is common, and
+# in large models too: a step is launched while the one before it runs, whose tokens are read after that.
 _MIXED_GRAPH_DECODES = (32, 128, 256, 512)
-_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536)
-_SMALL_MIXED_GRAPH_TOKENS = (2048,)
+_MIXED_GRAPH_TOKENS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536, 1792, 2048)
 _WHOLE_GRAPH_TOKENS = 4096
 # One for each kernel of narrow products (`kernels/narrow.py`), and the tiles of longer prompts; paged attention comes along.
 _COMPILED_TOKENS = (16, 32, 64, 128, 256, 512)
@@ -87,7 +90,6 @@ class PromptSteps:
     def __init__(self, shared: Shared, sizes: CudaSizes, pool: GraphPool, weight_bytes: int) -> None:
         """The graphs of a model of this size, which the pool captures."""
         self._shared, self._sizes, self._pool = shared, sizes, pool
-        self._padding = shared.rows.padding
         self._prepare()
         self.graphs = self._mixed(weight_bytes)
         self.whole = self._whole() if weight_bytes <= _SMALL_MODEL_BYTES else {}
@@ -95,21 +97,24 @@ class PromptSteps:
     def launch(self, chunks: Sequence[Chunk], indices: Sequence[int]) -> torch.Tensor:
         """Compute chunks, decodes first; returns the residual stream of those that sample. Does not wait for the device.
 
-        The next launch may overwrite it.
+        The next launch may overwrite it. What is to be patched in the row table by then comes with the step.
 
         Args:
             chunks: of one step.
             indices: their rows.
         """
+        rows, staging = self._shared.rows, self._shared.staging
         decodes = next((n for n, chunk in enumerate(chunks) if len(chunk.token_ids) > 1), len(chunks))
         graph = self._graph_for(chunks, decodes)
+        packed = pack(chunks, indices, decodes, allow_whole=graph is None or bool(graph.packed.whole))
         if graph is None:
-            packed = pack(chunks, indices, decodes, allow_whole=True)
-            array = laid_out(packed, packed.shape, self._padding)
-            views = unpack(self._shared.staging.upload(array), packed.shape)
-            return self._forward(views, packed, counted=False)
-        packed = pack(chunks, indices, decodes, allow_whole=bool(graph.packed.whole))
-        self._shared.staging.upload(laid_out(packed, graph.packed.shape, self._padding), into=graph.array)
+            patches = rows.take_patches()
+            shape = replace(packed.shape, patches=len(patches[0]))
+            array = staging.upload(laid_out(packed, patches, shape, rows.padding))
+            return self._forward(unpack(array, shape), packed, counted=False)
+        if rows.num_patches > _GRAPH_PATCHES:
+            rows.write_patches(staging)
+        staging.upload(laid_out(packed, rows.take_patches(), graph.packed.shape, rows.padding), into=graph.array)
         hidden = graph.graph.replay()
         if not packed.shape.sampled:
             self._shared.results.skip()
@@ -134,6 +139,8 @@ class PromptSteps:
             counted: the input has the number of decodes.
         """
         decoder, results, rows = self._shared.decoder, self._shared.results, self._shared.rows
+        if len(views.cells):
+            rows.tensor.view(-1).index_copy_(0, views.cells, views.values)
         known = views.token_ids
         drawn = rows.tensor[:, TOKEN].index_select(0, views.rows)
         h = F.embedding(torch.where(known < 0, drawn, known), decoder.embedding)
@@ -158,19 +165,16 @@ class PromptSteps:
     def _mixed(self, weight_bytes: int) -> dict[int, list[PromptGraph]]:
         small, smallest = weight_bytes <= _SMALL_MODEL_BYTES, weight_bytes <= _SMALLEST_MODEL_BYTES
         alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
-        beside = _MIXED_GRAPH_TOKENS + small * _SMALL_MIXED_GRAPH_TOKENS
         rooms = sorted({min(room, self._sizes.max_seqs) for room in _MIXED_GRAPH_DECODES})
         graphs = {0: self._beside(0, alone)}
         for room, less in zip(rooms, (0, *rooms), strict=False):  # a step of more decodes has more tokens than those
-            graphs[room] = self._beside(room, [tokens for tokens in beside if tokens > less])
+            graphs[room] = self._beside(room, [tokens for tokens in _MIXED_GRAPH_TOKENS if tokens > less])
         return graphs
 
     def _beside(self, decodes: int, sizes: Sequence[int]) -> list[PromptGraph]:
         most = self._sizes
         chunks = min(_PROMPT_GRAPH_CHUNKS, most.max_seqs)
-        shapes = [
-            graph_shape(tokens, chunks, decodes) for tokens in sizes if tokens <= min(most.max_tokens, most.max_len)
-        ]
+        shapes = [graph_shape(tokens, chunks, decodes) for tokens in cut_at(most.max_tokens, sizes)]
         # No step samples more sequences than there are.
         shapes = [replace(shape, sampled=min(shape.sampled, most.max_seqs)) for shape in shapes]
         return [self._graph(Packed((), shape, decodes, ())) for shape in shapes]
@@ -184,8 +188,10 @@ class PromptSteps:
 
     def _graph(self, packed: Packed) -> PromptGraph:
         """A graph for steps that can be padded to the shape of `packed`, which has no parts."""
+        packed = replace(packed, shape=replace(packed.shape, patches=_GRAPH_PATCHES))
         array, views = self._empty(packed.shape)
-        return PromptGraph(packed, array, self._pool.graph(partial(self._forward, views, packed, counted=True)))
+        launch = partial(self._forward, views, packed, counted=True)
+        return PromptGraph(packed, array, self._pool.graph(launch, packed.shape.tokens))
 
     def _prepare(self) -> None:
         """What prompts of any length take, so that no request waits for a compiler or a plan of the library's attention."""
@@ -203,9 +209,11 @@ class PromptSteps:
         whole_prompt_attention(rows, heads)
 
     def _empty(self, shape: Shape) -> tuple[torch.Tensor, Unpacked]:
-        """An array whose tokens are all the padding row's, and its views."""
-        array = torch.zeros(shape.length, dtype=torch.int64, device=self._shared.decoder.embedding.device)
+        """An array that patches an idle cell and whose tokens are all the padding row's, and its views."""
+        padding = self._shared.rows.padding
+        array = torch.zeros(sum(shape.lengths), dtype=torch.int64, device=self._shared.decoder.embedding.device)
         views = unpack(array, shape)
-        views.rows.fill_(self._padding)
-        views.sampled_rows.fill_(self._padding)
+        views.cells.fill_(IDLE_CELL)
+        views.rows.fill_(padding)
+        views.sampled_rows.fill_(padding)
         return array, views

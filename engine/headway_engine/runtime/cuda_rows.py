@@ -15,6 +15,7 @@ import torch
 from headway_engine.core.batch import Chunk
 from headway_engine.core.request import SamplingParams
 from headway_engine.kernels.rows import HEADER, NUM_SAMPLED, POSITION, SEED, TEMPERATURE, TOKEN, TOP_K, TOP_P
+from headway_engine.runtime.cuda_staging import Staging
 
 
 @dataclass(slots=True, eq=False)
@@ -90,11 +91,23 @@ class RowTable:
             self._patch(base + TOKEN, chunk.token_ids[0])
             self._patch(base + POSITION, chunk.start)
 
+    @property
+    def num_patches(self) -> int:
+        """Cells to be patched before the next launch."""
+        return len(self._cells)
+
     def take_patches(self) -> tuple[list[int], list[int]]:
-        """Cells (flat) and values since the last call, each cell once."""
+        """Those cells (flat), each once, and their values; the launch has to write them."""
         patches = self._cells, self._values
         self._cells, self._values = [], []
         return patches
+
+    def write_patches(self, staging: Staging) -> None:
+        """Write them, for a launch that does not."""
+        cells, values = self.take_patches()
+        if cells:
+            patches = staging.upload(cells, values).view(2, -1)
+            self.tensor.view(-1).index_copy_(0, patches[0], patches[1])
 
     def forget(self) -> None:
         """A launch failed: nothing is known of the device."""
