@@ -40,7 +40,7 @@ class Gateway:
     def __init__(self, settings: Settings, engines: Engines) -> None:
         self._settings = settings
         self._engines = engines
-        self._metrics = Metrics(lambda: engines.moved)
+        self._metrics = Metrics(engines)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from headway_gateway.balance import STAY_S
 from headway_gateway.engine import Engine, Waiting, Wanted
 from headway_gateway.errors import Failure, unavailable
+from headway_gateway.prompt import Prompt, measured
 from headway_rpc import pb
 
 
@@ -21,6 +22,7 @@ class Asked:
         refusals: why.
         giver: the engine that gave it back last.
         taken: an engine had taken it, so it waits since it came and is no new one to the next.
+        prompt: its length and beginning.
     """
 
     request: pb.GenerateRequest
@@ -30,11 +32,15 @@ class Asked:
     refusals: list[Failure] = field(default_factory=list)
     giver: Engine | None = None
     taken: bool = False
+    prompt: Prompt = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prompt = measured(self.request)
 
     @property
     def wanted(self) -> Wanted:
         """For the choice of an engine."""
-        return Wanted(self.request, self.giver)
+        return Wanted(self.request, self.prompt, self.giver)
 
     def message(self, now: float) -> pb.GenerateRequest:
         """What the next engine gets."""
@@ -44,9 +50,10 @@ class Asked:
         message.waited_ms = max(1, round(1000 * (now - self.arrived_s))) if self.taken else 0
         return message
 
-    def waiting(self, now: float) -> Waiting:
-        """How it waits in the next engine."""
-        return Waiting(self.arrived_s, now + STAY_S if self.giver is not None else now)
+    def waiting(self, now: float, cached: int) -> Waiting:
+        """How it waits in the next engine, which has so many tokens of its prompt."""
+        stays_until_s = now + STAY_S if self.giver is not None else now
+        return Waiting(self.arrived_s, stays_until_s, self.prompt.tokens - cached)
 
     def came_back(self, engine: Engine, end: pb.GenerateComplete) -> None:
         """The engine that had taken it did not begin it."""

@@ -3,7 +3,7 @@
 Every address that a given host name has is an engine, as the addresses of a headless Service are; where one has several
 behind it, as that of any other Service has, users are warned (`virtual`). Names are looked up again and engines asked for
 their model every few seconds; one that answers and does not drain is up. A request goes to the one that is up and has the
-fewest of this gateway's requests in flight; batch work goes to one that has a slot for it, where there is one. An engine that
+least work before it (`engine`); batch work goes to one that has a slot for it, where there is one. An engine that
 refuses because it drains, is full or cannot be reached has started nothing, so the request goes to the next one, as long as no
 token of an answer has come; so it does when a drain ends before a request that waited has got one. When all that are known
 have refused and one of them is going away, its successor may have come since the last look, so names are looked up once more.
@@ -18,6 +18,7 @@ import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Self
 
 import grpc
@@ -46,6 +47,27 @@ _STARTED_NOTHING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUS
 _NOT_BEGUN = (pb.ABORT, pb.GIVEN_BACK)
 
 
+@dataclass(slots=True)
+class PromptTokens:
+    """Of answers that have ended.
+
+    Attributes:
+        total: tokens of their prompts.
+        expected: of these, in the prefix cache by what this gateway remembers.
+        cached: of these, in the prefix cache by what the engines say.
+    """
+
+    total: int = 0
+    expected: int = 0
+    cached: int = 0
+
+    def count(self, end: pb.GenerateComplete, expected: int) -> None:
+        """One answer more."""
+        self.total += end.prompt_tokens
+        self.expected += min(expected, end.prompt_tokens)
+        self.cached += end.cached_tokens
+
+
 class Engines:
     """All of them; use it as a context manager.
 
@@ -62,6 +84,7 @@ class Engines:
         self._leaving: list[Engine] = []
         self._turns = 0
         self.moved = 0  # requests that an engine gave back for another one
+        self.prompts = PromptTokens()
         self._refreshing = asyncio.Lock()
         self._stirred = asyncio.Event()  # an engine may have got room
         self._looked_s = float("-inf")  # when the last look began
@@ -113,6 +136,10 @@ class Engines:
         await asyncio.gather(*map(_probe, self._members.values()))
         self._stirred.set()
 
+    def members(self) -> list[tuple[str, Engine]]:
+        """Those that the names stand for now, by address."""
+        return sorted(self._members.items())
+
     def models(self) -> list[pb.ModelInfo]:
         """One for each served name."""
         found = {engine.info.model: engine.info for engine in self._members.values() if engine.info is not None}
@@ -147,7 +174,8 @@ class Engines:
             self._turns += 1
             engine.turn = self._turns
             message, begun = asked.message(clock()), False
-            engine.entrust(message, asked.waiting(clock()))
+            cached = engine.prefixes.cached(asked.prompt)
+            engine.entrust(message, asked.waiting(clock(), cached))
             try:
                 async with aclosing(engine.client.generate(message, max(0.0, asked.until_s - clock()))) as answer:
                     async for part in answer:
@@ -155,8 +183,13 @@ class Engines:
                             asked.came_back(engine, end)
                             self.moved += end.finish_reason == pb.GIVEN_BACK
                             break
-                        begun = True
-                        engine.waiting.pop(message.request_id, None)
+                        if not begun:
+                            begun = True
+                            engine.begin(message)
+                            if isinstance(part, pb.GenerateChunk) or part.completion_tokens:
+                                engine.prefixes.note(asked.prompt)
+                        if isinstance(part, pb.GenerateComplete):
+                            self.prompts.count(part, cached)
                         yield part
                     else:
                         return

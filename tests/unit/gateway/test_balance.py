@@ -2,20 +2,24 @@
 
 from headway_gateway.balance import STAY_S, give_backs
 from headway_gateway.engine import Engine, Waiting, Wanted, pick
+from headway_gateway.prompt import Prompt
 from headway_rpc import pb
 from headway_rpc.client import EngineClient
 
 BATCH = pb.GenerateRequest(priority=pb.PRIORITY_BATCH)
 CHAT = pb.GenerateRequest(priority=pb.PRIORITY_INTERACTIVE)
+SHORT = Prompt(1, ())
 
 
 def engine(
     room: int | None, *arrivals_s: float, stays_until_s: float = 0.0, model: str = "m", up: bool = True
 ) -> Engine:
     """One with batch requests of this gateway that came at these times and have no token yet."""
-    waiting = {f"{second:g}": Waiting(second, stays_until_s) for second in arrivals_s}
     info = pb.ModelInfo(model=model) if up else None
-    return Engine(EngineClient("127.0.0.1:1"), info, model=model, room=room, waiting=waiting)
+    found = Engine(EngineClient("127.0.0.1:1"), info, model=model, room=room, in_flight=len(arrivals_s))
+    for second in arrivals_s:
+        found.unanswered[pb.PRIORITY_BATCH].add(f"{second:g}", Waiting(second, stays_until_s))
+    return found
 
 
 def asked(*engines: Engine, now: float = 100.0) -> list[tuple[int, tuple[str, ...], int]]:
@@ -84,7 +88,7 @@ async def test_a_request_without_a_class_is_batch_where_that_is_the_default() ->
     one = engine(1)
     for default in (pb.PRIORITY_INTERACTIVE, pb.PRIORITY_BATCH):
         one.take_word(pb.Loads(room_for_batch=1, default_class=default))
-        assert one.serves_as_batch(pb.GenerateRequest()) is (default == pb.PRIORITY_BATCH)
+        assert one.class_of(pb.GenerateRequest()) == default
     one.entrust(pb.GenerateRequest(request_id="chat", priority=pb.PRIORITY_INTERACTIVE), Waiting(1.0, 1.0))
     assert not one.waiting
 
@@ -92,16 +96,16 @@ async def test_a_request_without_a_class_is_batch_where_that_is_the_default() ->
 async def test_batch_work_goes_where_it_finds_a_slot_and_online_work_to_the_least_busy() -> None:
     idle, roomy, giver = engine(-3), engine(2), engine(-5)
     roomy.in_flight = 5
-    assert pick([idle, roomy], [], 0.0, Wanted(BATCH)) is roomy
-    assert pick([idle, roomy], [], 0.0, Wanted(CHAT)) is idle
+    assert pick([idle, roomy], [], 0.0, Wanted(BATCH, SHORT)) is roomy
+    assert pick([idle, roomy], [], 0.0, Wanted(CHAT, SHORT)) is idle
     roomy.promised = 2
-    assert pick([idle, roomy], [], 0.0, Wanted(BATCH)) is idle
-    assert pick([idle, roomy], [], 0.0, Wanted(BATCH, last=giver)) is roomy, "it is who the room was promised to"
+    assert pick([idle, roomy], [], 0.0, Wanted(BATCH, SHORT)) is idle
+    assert pick([idle, roomy], [], 0.0, Wanted(BATCH, SHORT, giver)) is roomy, "it is who the room was promised to"
 
 
 async def test_who_gave_a_request_back_gets_it_again_only_when_nobody_else_takes_it() -> None:
     giver, other = engine(1), engine(-5)
     other.full_until_s, other.in_flight = 9.0, 7
-    wanted = Wanted(BATCH, last=giver)
+    wanted = Wanted(BATCH, SHORT, giver)
     assert pick([giver, other], [], 0.0, wanted) is other
     assert pick([giver, other], [other], 0.0, wanted) is giver
