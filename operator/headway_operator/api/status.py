@@ -175,6 +175,10 @@ class TuningStatus(ApiModel):
     revision: Int64 | None = Field(default=None, description="Grows by one with each change that the operator decides.")
     applied_replicas: Int32 | None = Field(default=None, description="Ready replicas that run with `effective`.")
     effective: LimitValues | None = Field(default=None, description="The limits in force; new pods start with them.")
+    baseline: LimitValues | None = Field(
+        default=None,
+        description="The limits of the spec and its open windows, which tuning starts from and falls back to.",
+    )
     recommended: LimitValues | None = Field(default=None, description="The limits that the policy asks for.")
     reason: str | None = Field(default=None, description="Why, with the numbers.")
     last_change_time: Timestamp | None = Field(default=None, description="When `effective` last changed.")

@@ -6,7 +6,8 @@ They are found by comparing the status before and after, so a pass that changes 
 from collections.abc import Iterable
 
 from headway_operator.api.conditions import ConditionType, Reason, find
-from headway_operator.api.v1alpha1 import LimitValues, LLMDeploymentStatus, ScheduleWindow
+from headway_operator.api.v1alpha1 import LLMDeploymentStatus, ScheduleWindow
+from headway_operator.core import tuning
 from headway_operator.core.plan import Emit
 
 ORDINARY = frozenset({Reason.STARTING.value, Reason.ROLLING_OUT.value, Reason.DELETING.value})
@@ -67,17 +68,12 @@ def _tuned(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[
     new = after.tuning.effective if after.tuning else None
     if old is None or new is None or old == new or after.tuning is None:
         return
-    yield Emit("Normal", "LimitsChanged", told_once(_changes(old, new), after.tuning.reason or ""))
+    yield Emit("Normal", "LimitsChanged", told_once(tuning.changes(old, new), after.tuning.reason or ""))
 
 
 def told_once(change: str, reason: str) -> str:
     """What was changed and why; the policy's reasons end with what it changes."""
     return reason if reason.endswith(change) else f"{change}: {reason}"
-
-
-def _changes(old: LimitValues, new: LimitValues) -> str:
-    before, after = old.model_dump(by_alias=True), new.model_dump(by_alias=True)
-    return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name])
 
 
 def _conditions(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
