@@ -6,7 +6,7 @@ They are found by comparing the status before and after, so a pass that changes 
 from collections.abc import Iterable
 
 from headway_operator.api.conditions import ConditionType, Reason, find
-from headway_operator.api.v1alpha1 import LLMDeploymentStatus, ScheduleWindow
+from headway_operator.api.v1alpha1 import Condition, LLMDeploymentStatus, ScheduleWindow
 from headway_operator.core import tuning
 from headway_operator.core.plan import Emit
 
@@ -27,9 +27,6 @@ def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emi
 
 
 def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
-    accepted = find(after.conditions, ConditionType.ACCEPTED)
-    if accepted is not None and accepted.status == "False":
-        return  # the fleet is left as it is, whatever opens or closes meanwhile
     old = {window.name: window for window in before.schedule.active} if before.schedule else {}
     new = {window.name: window for window in after.schedule.active} if after.schedule else {}
     for name in sorted(old.keys() - new.keys()):
@@ -79,9 +76,15 @@ def told_once(change: str, reason: str) -> str:
 def _conditions(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
     for kind in WARNED:
         old, new = find(before.conditions, kind), find(after.conditions, kind)
-        if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+        if new is None or (old is not None and _meaning(old) == _meaning(new)):
             continue
         if new.status == "False" and new.reason not in ORDINARY:
             yield Emit("Warning", new.reason, new.message)
         elif kind is ConditionType.READY and new.status == "True" and (old is None or old.status != "True"):
             yield Emit("Normal", "Ready", new.message)
+
+
+def _meaning(condition: Condition) -> tuple[str, ...]:
+    """What makes a condition another one; a spec that is refused for something else is worth a word of its own."""
+    words = condition.message if condition.type == ConditionType.ACCEPTED else ""
+    return condition.status, condition.reason, words

@@ -211,6 +211,12 @@ class Observed:
         return found if isinstance(found, dict) else {}
 
     @property
+    def generation(self) -> int:
+        """Of the spec that the user wrote last."""
+        found = self.metadata.get("generation")
+        return found if isinstance(found, int) else 1
+
+    @property
     def deleting(self) -> bool:
         """Whether it is being deleted."""
         return bool(self.metadata.get("deletionTimestamp"))
