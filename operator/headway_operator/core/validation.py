@@ -38,7 +38,7 @@ class Judged:
 
 def judge(manifest: Manifest) -> Judged | Refused:
     """The spec to run: the user's, else the one that was accepted last; refused when there is none."""
-    fleet = _sound(manifest)
+    fleet = sound(manifest)
     if isinstance(fleet, LLMDeployment):
         return Judged(fleet)
     last = api.parse_status(manifest).last_accepted
@@ -46,7 +46,7 @@ def judge(manifest: Manifest) -> Judged | Refused:
         return fleet
     spec, metadata = manifest.get("spec"), manifest.get("metadata")
     paused = isinstance(spec, dict) and spec.get("paused") is True
-    before = _sound(
+    before = sound(
         {
             **manifest,
             "metadata": {**(metadata if isinstance(metadata, dict) else {}), "generation": last.generation},
@@ -57,7 +57,8 @@ def judge(manifest: Manifest) -> Judged | Refused:
     return Judged(before, fleet) if isinstance(before, LLMDeployment) else fleet
 
 
-def _sound(manifest: Manifest) -> LLMDeployment | Refused:
+def sound(manifest: Manifest) -> LLMDeployment | Refused:
+    """The LLMDeployment as a model that can be acted on."""
     fleet = parse(manifest)
     return fleet if isinstance(fleet, Refused) else check(fleet) or fleet
 
