@@ -99,9 +99,9 @@ def decided(fleet: LLMDeployment, decision: TuneDecision | None) -> Limits:
 
 def _moved(fleet: LLMDeployment, baseline: LimitValues) -> Limits | None:
     """The limits of a pass that finds another baseline than the one before; None while it is the same."""
-    memory, config = fleet.status.tuning or TuningStatus(), policy_config(fleet.spec)
+    memory = fleet.status.tuning or TuningStatus()
     old, now = memory.baseline, memory.effective
-    if old is None or now is None or config is None or old == baseline:
+    if old is None or now is None or old == baseline or (config := policy_config(fleet.spec)) is None:
         return None
     was, new, held = _batch(old), _batch(baseline), _batch(now)
     wanted = BatchLimits(
