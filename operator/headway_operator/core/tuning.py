@@ -91,9 +91,8 @@ def decided(fleet: LLMDeployment, decision: TuneDecision | None) -> Limits:
         return Limits(baseline, baseline, None, "mode Off: spec.engine.limits")
     recommended = _values(decision.limits, baseline)
     if fleet.spec.tuning.mode is TuningMode.AUTO:
-        if (moved := _moved(fleet, baseline)) is not None:
-            return moved
-        return Limits(recommended, baseline, recommended, decision.reason, decision.hold)
+        policy = Limits(recommended, baseline, recommended, decision.reason, decision.hold)
+        return _moved(fleet, baseline) or policy
     return Limits(baseline, baseline, recommended, f"Advisory: {decision.reason}", decision.hold)
 
 
