@@ -64,10 +64,9 @@ class OneReplica:
             },
             "spec": dict(spec),
         }
-        fleet = validation.parse(self._manifest)
-        refused = fleet if isinstance(fleet, Refused) else validation.check(fleet)
-        if isinstance(fleet, Refused) or refused is not None or fleet.spec.slo is None:
-            raise ValueError(f"the spec is refused: {refused}")
+        fleet = validation.sound(self._manifest)
+        if isinstance(fleet, Refused) or fleet.spec.slo is None:
+            raise ValueError(f"the spec is refused: {fleet}")
         self.window_s = float(fleet.spec.slo.window_seconds)
         self.pod = _pod(podspec.revision(fleet.spec))
         self._memory: LoopMemory | None = None

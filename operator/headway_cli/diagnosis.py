@@ -79,15 +79,15 @@ class Diagnosis:
 
 def conclude(facts: Facts) -> Diagnosis:
     """Judge one fleet."""
-    fleet = validation.parse(facts.manifest)
-    refused = fleet if isinstance(fleet, Refused) else validation.check(fleet)
+    judged = validation.judge(facts.manifest)
+    refused = judged if isinstance(judged, Refused) else judged.refused
     found = [*_conditions(facts), *_pods(facts), *_silent(facts)]
-    if isinstance(fleet, Refused) or refused is not None:
-        words = refused.message if refused is not None else ""
-        if not any(words in one.words for one in found):
-            said = f"the operator cannot act on the spec: {words}"
-            found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, said))
+    if refused is not None and not any(refused.message in one.words for one in found):
+        said = f"the operator cannot act on the spec: {refused.message}"
+        found.append(Finding(Severity.CRITICAL, Reason.INVALID_SPEC, said))
+    if isinstance(judged, Refused):
         return Diagnosis("nothing was measured", _ordered(found), ())
+    fleet = judged.fleet
     evidence = _evidence(facts, fleet)
     found += _symptoms(evidence, fleet.status.symptoms)
     found += _autoscalers(facts, fleet)

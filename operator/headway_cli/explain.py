@@ -44,7 +44,8 @@ async def _explain(options: argparse.Namespace) -> str:
 
 def text(fleet: Json) -> str:
     """The explanation of one LLMDeployment."""
-    spec, status = fleet["spec"], fleet.get("status", {})
+    status = fleet.get("status", {})
+    spec = status.get("lastAccepted", fleet)["spec"]  # what the fleet runs with
     lines = [f"{fleet['metadata']['namespace']}/{fleet['metadata']['name']}", ""]
     conditions = status.get("conditions", [])
     if not conditions:
@@ -55,7 +56,7 @@ def text(fleet: Json) -> str:
         _demand(status.get("demand", {})),
         _actuators(spec, status),
         _windows(status.get("schedule", {})),
-        origins.lines(fleet),
+        origins.lines({**fleet, "spec": spec}),
     ):
         shown = [*part]
         lines += [*shown, ""] if shown else []

@@ -45,10 +45,9 @@ def command(options: argparse.Namespace) -> int:
     if not 1 <= options.days <= 366:
         raise CliError(f"--days must lie in 1 to 366, got {options.days}")
     manifest = _read(options.file) if options.file else asyncio.run(_fetch(options))
-    fleet = validation.parse(manifest)
-    refused = fleet if isinstance(fleet, Refused) else validation.check(fleet)
-    if refused is not None or isinstance(fleet, Refused):
-        raise CliError(f"the operator would refuse it: {refused.message if refused else ''}")
+    fleet = validation.sound(manifest)
+    if isinstance(fleet, Refused):
+        raise CliError(f"the operator would refuse it: {fleet.message}")
     found = sorted(windows(fleet, datetime.now(UTC), options.days), key=lambda window: window.begin)
     print(_as_json(found) if options.json else table(found, options.days), end="")
     return 0

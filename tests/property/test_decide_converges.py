@@ -17,6 +17,7 @@ from headway_operator.core.observed import OwnedObject
 from headway_operator.core.plan import Apply
 
 MAX_REPLICAS = 4
+NEVER = {"name": "never", "cron": "0 0 30 2 *", "durationSeconds": 60}
 FOREIGN = OwnedObject("Service", "chat", "u-9", controlled=False, manifest={"kind": "Service", "metadata": {}})
 
 IMAGES = st.sampled_from(["engine:1", "engine:2", "engine:3"])
@@ -27,10 +28,13 @@ EVENTS = st.one_of(
     st.tuples(st.just("limits"), LIMITS),
     st.tuples(st.just("auto"), st.booleans()),
     st.tuples(st.just("pause"), st.booleans()),
+    st.tuples(st.just("refuse"), st.booleans()),
+    st.tuples(st.just("restart"), st.just(True)),
     st.tuples(st.just("traffic"), st.integers(0, 12)),
     st.tuples(st.just("silence"), st.booleans()),
     st.tuples(st.just("lose pod"), st.integers(0, 3)),
     st.tuples(st.just("fail pod"), st.integers(0, 3)),
+    st.tuples(st.just("lose node"), st.integers(0, 3)),
     st.tuples(st.just("lose child"), st.integers(0, 3)),
     st.tuples(st.just("lose label"), st.integers(0, 3)),
     st.tuples(st.just("wait"), st.integers(1, 40)),
@@ -41,7 +45,7 @@ GPUS = st.sampled_from([None, None, 1, 2])
 LIGHT = settings(max_examples=25)
 
 
-def happen(world: World, event: tuple[str, int | str | bool]) -> None:  # noqa: C901  one arm per event
+def happen(world: World, event: tuple[str, int | str | bool]) -> None:  # noqa: C901, PLR0912  one arm per event
     kind, value = event
     engine = world.manifest["spec"]["engine"]
     match kind:
@@ -55,6 +59,11 @@ def happen(world: World, event: tuple[str, int | str | bool]) -> None:  # noqa: 
             switch(world, bool(value))
         case "pause":
             world.edit(paused=value)
+        case "refuse":
+            world.edit(schedules=[NEVER] if value else [])
+        case "restart":
+            world.memory = None
+            world.samples.clear()
         case "traffic" | "silence":
             for one in world.engines.values():
                 if kind == "silence":
@@ -92,6 +101,11 @@ def disturb(world: World, kind: str, index: int) -> None:
         pod = world.pods[names[index]]
         world.engines.pop(names[index], None)
         pod.view = replace(pod.view, phase="Failed", ready=False)
+    elif kind == "lose node" and len(names) > index and not world.pods[names[index]].view.deleting:
+        pod = world.pods[names[index]]
+        world.engines.pop(names[index], None)
+        # Its GPU is no other's meanwhile, and no kubelet lets the pod go.
+        pod.view = replace(pod.view, deleting=True, due=world.now, ready=False, node="")
 
 
 def step(world: World, seconds: float = 1.0) -> None:
@@ -182,6 +196,7 @@ def test_crash_after_any_write_loses_nothing(events: list, after: int):
             left -= 1
             world.apply(action)
     calm(world)
+    happen(world, ("refuse", False))
     for _ in range(90):
         calm_engines(world)
         step(world, 3.0)

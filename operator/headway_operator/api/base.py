@@ -51,7 +51,13 @@ class IntOrString:
 
 @dataclass(frozen=True, slots=True)
 class PreserveUnknown:
-    """An object whose content the schema does not know; the API server keeps it as it is."""
+    """An object whose content the schema does not know; the API server keeps it as it is.
+
+    Attributes:
+        atomic: server-side apply tracks it as one value, not each field in it.
+    """
+
+    atomic: bool = False
 
 
 class ApiModel(BaseModel):

@@ -39,9 +39,9 @@ class ConditionType(StrEnum):
 
 
 MEANINGS: Mapping[ConditionType, str] = {
-    ConditionType.READY: "The desired replicas run the current generation and take requests.",
+    ConditionType.READY: "The desired replicas run the spec that was accepted last and take requests.",
     ConditionType.PROGRESSING: "Pods are being created, replaced or removed.",
-    ConditionType.ACCEPTED: "The spec can be acted on. False: the running fleet is left as it is.",
+    ConditionType.ACCEPTED: "The spec can be acted on. False: the fleet runs with the one that was accepted last.",
     ConditionType.MODEL_AVAILABLE: "At least one engine has loaded the model.",
     ConditionType.METRICS_AVAILABLE: "The engines answer GetStats; without it nothing is scaled or tuned.",
     ConditionType.SLO_MET: "The observed percentiles lie within the objective. Unknown without traffic.",
@@ -59,6 +59,7 @@ class Reason(StrEnum):
 
     # Ready, Progressing
     ALL_REPLICAS = "AllReplicas"  # as many updated and ready replicas as desired
+    EARLIER_SPEC = "EarlierSpec"  # as many, of the spec that was accepted last: the newest one is refused
     STARTING = "Starting"  # pods exist, engines load
     SCALED_TO_ZERO = "ScaledToZero"  # desired is 0
     ROLLING_OUT = "RollingOut"  # pods of an old revision are being replaced

@@ -112,9 +112,11 @@ def _array_schema(item: Any, metadata: tuple[object, ...]) -> Schema:
 
 
 def _map_schema(value: Any, metadata: tuple[object, ...]) -> Schema:
-    if any(isinstance(mark, PreserveUnknown) for mark in metadata):
-        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    schema: Schema = {"type": "object", "additionalProperties": _type_schema(value, ())}
+    for mark in metadata:
+        if isinstance(mark, PreserveUnknown):
+            schema: Schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+            return schema | ({"x-kubernetes-map-type": "atomic"} if mark.atomic else {})
+    schema = {"type": "object", "additionalProperties": _type_schema(value, ())}
     return schema | _longest("maxProperties", metadata)
 
 

@@ -1,13 +1,14 @@
 """`status`: what the operator observed and decided. Written only by the operator, by server-side apply.
 
-What must survive a restart of the operator lives here: the desired count, the limits in force and the last changes.
+What must survive a restart of the operator lives here: the desired count, the limits in force and the last changes, and the
+spec that was accepted last.
 """
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from headway_operator.api.base import ApiModel, Format, ListMap, Timestamp
+from headway_operator.api.base import ApiModel, Format, ListMap, PreserveUnknown, Timestamp
 from headway_operator.api.spec_engine import DEFAULT_ITL_TARGET_MS, BatchingMode, Profile
 from headway_operator.api.spec_slo import WorkloadClass
 
@@ -175,6 +176,10 @@ class TuningStatus(ApiModel):
     revision: Int64 | None = Field(default=None, description="Grows by one with each change that the operator decides.")
     applied_replicas: Int32 | None = Field(default=None, description="Ready replicas that run with `effective`.")
     effective: LimitValues | None = Field(default=None, description="The limits in force; new pods start with them.")
+    baseline: LimitValues | None = Field(
+        default=None,
+        description="The limits of the spec and its open windows, which tuning starts from and falls back to.",
+    )
     recommended: LimitValues | None = Field(default=None, description="The limits that the policy asks for.")
     reason: str | None = Field(default=None, description="Why, with the numbers.")
     last_change_time: Timestamp | None = Field(default=None, description="When `effective` last changed.")
@@ -258,11 +263,23 @@ class SymptomStatus(ApiModel):
     )
 
 
+class AcceptedSpec(ApiModel):
+    """The spec that was accepted last."""
+
+    generation: Int64 = Field(description="metadata.generation that it was written with.")
+    spec: Annotated[dict[str, JsonValue], PreserveUnknown(atomic=True)] = Field(
+        description="It, as the API server gave it out."
+    )
+
+
 class LLMDeploymentStatus(ApiModel):
     """What the operator observed and decided."""
 
     observed_generation: Int64 | None = Field(
         default=None, description="metadata.generation that the operator last acted on."
+    )
+    last_accepted: AcceptedSpec | None = Field(
+        default=None, description="The spec that the fleet runs with. It differs from spec while that is refused."
     )
     model: str | None = Field(default=None, description="The served name of the model.")
     endpoint: str | None = Field(default=None, description="In-cluster gRPC address, host:port.")

@@ -48,6 +48,7 @@ from headway_operator.api.spec_schedule import Schedule, ScheduleLimits, Schedul
 from headway_operator.api.spec_slo import ClassObjective, LatencyTarget, Slo, WorkloadClass
 from headway_operator.api.status import (
     HISTORY_LENGTH,
+    AcceptedSpec,
     ClassStatus,
     Condition,
     DeadlineStatus,
@@ -73,6 +74,7 @@ __all__ = [
     "KIND",
     "PLURAL",
     "VERSION",
+    "AcceptedSpec",
     "BatchingMode",
     "Capacity",
     "ClassObjective",

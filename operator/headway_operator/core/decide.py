@@ -2,15 +2,15 @@
 
 The order of a plan is part of the decision. The status comes first: a count or a limit is written down before a pod or an
 engine sees it, so an operator that takes over goes on where this one stopped. Then the children, the pods, the limits.
-A spec that cannot be acted on, and `paused`, leave everything that runs as it is. Deletion drains every pod and then lets
-the object go.
+While a spec is refused the fleet runs with the one that was accepted last; `paused` leaves everything that runs as it is.
+Deletion drains every pod and then lets the object go.
 """
 
 from dataclasses import replace
 
-from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding
+from headway_operator.api.conditions import ConditionType
 from headway_operator.api.parse import parse_status
-from headway_operator.api.v1alpha1 import LLMDeployment, ScalingMode, ScheduleStatus
+from headway_operator.api.v1alpha1 import Drain, LLMDeployment, ScalingMode
 from headway_operator.core import (
     deletion,
     desired,
@@ -51,24 +51,23 @@ DEFAULT_WINDOW_S = 60.0  # of the status, without an objective
 
 def decide(observed: Observed) -> Plan:
     """What to do for this fleet now, and when to look again."""
-    fleet = validation.parse(observed.manifest)
+    judged = validation.judge(observed.manifest)
     if observed.deleting:
-        return deletion.plan(observed, fleet)
-    if isinstance(fleet, Refused):
-        return _refuse(observed, fleet)
+        return deletion.plan(observed, Drain() if isinstance(judged, Refused) else judged.fleet.spec.drain)
+    if isinstance(judged, Refused):
+        return _refuse(observed, judged)
     # The children are built from a spec that is known to be sound.
-    refused = validation.check(fleet) or validation.conflict(
-        observed.children, desired.children(fleet, scaling.manual_replicas(fleet))
-    )
-    if refused is not None:
-        windows = None if any(schedule.problems(fleet.spec)) else schedule.effective(fleet.spec, observed.now).status
-        return _refuse(observed, refused, windows)
+    fleet = judged.fleet
+    children = desired.children(fleet, scaling.manual_replicas(fleet))
+    refused = judged.refused or validation.conflict(observed.children, children)
+    if refused is not None and fleet.status.last_accepted is None:
+        return _refuse(observed, refused)
+    return _run(_situation(observed, fleet, refused))
+
+
+def _situation(observed: Observed, fleet: LLMDeployment, refused: Refused | None) -> Situation:
     current = schedule.effective(fleet.spec, observed.now)
-    fleet = fleet.model_copy(update={"spec": current.spec})
-    return _run(_situation(observed, fleet, current.status))
-
-
-def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus | None) -> Situation:
+    fleet, windows = fleet.model_copy(update={"spec": current.spec}), current.status
     spec, now_s = fleet.spec, observed.monotonic_s
     live = tuple(pod for pod in observed.pods if pods.live(pod))
     takers = tuple(pod for pod in live if pod.ready)
@@ -111,6 +110,7 @@ def _situation(observed: Observed, fleet: LLMDeployment, windows: ScheduleStatus
         memory=looped.memory,
         verdict=verdict,
         outlook=looped.outlook,
+        refused=refused,
     )
 
 
@@ -136,7 +136,7 @@ def _run(situation: Situation) -> Plan:
 
 
 def _children(situation: Situation) -> list[Action]:
-    live = {(child.kind, child.name): child.manifest for child in situation.observed.children}
+    live = {(child.kind, child.name): child for child in situation.observed.children}
     actions: list[Action] = []
     for manifest in desired.children(situation.fleet, situation.replicas.desired):
         kind, name = str(manifest["kind"]), _name(manifest)
@@ -144,7 +144,7 @@ def _children(situation: Situation) -> list[Action]:
         if found is None:
             actions.append(Apply(manifest, f"{kind} {name} is missing"))
             continue
-        path = diff.first_difference(manifest, found)
+        path = diff.first_difference(manifest, found.manifest) if found.controlled else None
         if path is not None:
             actions.append(Apply(manifest, f"{kind} {name} differs in {path}"))
     return actions
@@ -186,21 +186,11 @@ def _requeue_s(situation: Situation) -> float:
     return BUSY_S if unsettled or pending or lent or busy or situation.rolling else IDLE_S
 
 
-def _refuse(observed: Observed, refused: Refused, windows: ScheduleStatus | None = None) -> Plan:
-    """Say why and how many replicas are ready, change nothing else. The next edit wakes us; until then there is nothing to retry.
-
-    `windows`: those that are open by the clock; None when the schedules cannot be read.
-    """
-    before = parse_status(observed.manifest)
-    live = tuple(pod for pod in observed.pods if pods.live(pod))
-    desired = before.scaling.desired_replicas if before.scaling is not None else None
-    accepted = Finding(ConditionType.ACCEPTED, ConditionStatus.FALSE, refused.reason, refused.message)
-    if desired is None:
-        # It never ran, and `kubectl get` shows the reason of this one.
-        ready = replace(accepted, type=ConditionType.READY)
-    else:
-        ready = findings.ready_while_refused(live, desired, refused, observed.now)
-    return Plan(tuple(report.findings(observed, before, (accepted, ready), windows)), IDLE_S)
+def _refuse(observed: Observed, refused: Refused) -> Plan:
+    """Say why nothing is done: no spec was ever accepted. The next edit wakes us; until then there is nothing to retry."""
+    accepted = findings.accepted(refused, None)
+    ready = replace(accepted, type=ConditionType.READY)  # `kubectl get` shows the reason of this one
+    return Plan(tuple(report.findings(observed, parse_status(observed.manifest), (accepted, ready))), IDLE_S)
 
 
 def _name(manifest: dict[str, Json]) -> str:

@@ -1,32 +1,34 @@
-"""An LLMDeployment that is being deleted: every pod drains, and when the last one is gone the object may go."""
+"""An LLMDeployment that is being deleted: every pod drains, and when the last one is gone the object may go.
+
+A pod whose node is gone stays in the API for as long as the node does. It holds nothing back: there is nothing to drain.
+"""
 
 from dataclasses import replace
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
 from headway_operator.api.parse import parse_status
-from headway_operator.api.v1alpha1 import Drain, LLMDeployment
+from headway_operator.api.v1alpha1 import Drain
 from headway_operator.core import clock, drain, names, pods, report, rollout
 from headway_operator.core.memory import LoopMemory
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import DRAINING_S, IDLE_S, DeletePod, Plan, RemoveFinalizer
-from headway_operator.core.validation import Refused
 
 
-def plan(observed: Observed, fleet: LLMDeployment | Refused) -> Plan:
-    """Drain every pod; when the last one is gone, let the object go."""
+def plan(observed: Observed, rules: Drain) -> Plan:
+    """Drain every pod by the `rules`; when the last one is gone, let the object go."""
     if names.FINALIZER not in observed.finalizers:
         return Plan((), IDLE_S)
-    if not observed.pods:
-        return Plan((RemoveFinalizer("every pod is drained and gone"),), IDLE_S)
-    rules = Drain() if isinstance(fleet, Refused) else fleet.spec.drain
+    left = [pod for pod in observed.pods if not pods.abandoned(pod, observed.now)]
+    if not left:
+        gone = f"every pod is drained and gone, but for {len(observed.pods)} on nodes that do not answer"
+        return Plan((RemoveFinalizer(gone if observed.pods else "every pod is drained and gone"),), IDLE_S)
     samples = pods.fresh_samples(observed.samples, observed.pods, observed.monotonic_s)
-    text = f"pods finish their streams and go, {len(observed.pods)} are left"
+    text = f"pods finish their streams and go, {len(left)} are left"
     found = (
         Finding(ConditionType.READY, ConditionStatus.FALSE, Reason.DELETING, "the LLMDeployment is being deleted"),
         Finding(ConditionType.DRAINING, ConditionStatus.TRUE, Reason.STREAMS_FINISHING, text),
     )
-    before = parse_status(observed.manifest)
-    actions = report.findings(observed, before, found, before.schedule)
+    actions = report.findings(observed, parse_status(observed.manifest), found)
     reason = "the LLMDeployment is being deleted"
     memory = _drains_placed(observed)
     for pod in observed.pods:

@@ -6,7 +6,8 @@ They are found by comparing the status before and after, so a pass that changes 
 from collections.abc import Iterable
 
 from headway_operator.api.conditions import ConditionType, Reason, find
-from headway_operator.api.v1alpha1 import LimitValues, LLMDeploymentStatus, ScheduleWindow
+from headway_operator.api.v1alpha1 import Condition, LLMDeploymentStatus, ScheduleWindow
+from headway_operator.core import tuning
 from headway_operator.core.plan import Emit
 
 ORDINARY = frozenset({Reason.STARTING.value, Reason.ROLLING_OUT.value, Reason.DELETING.value})
@@ -26,9 +27,6 @@ def events(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> tuple[Emi
 
 
 def _windows(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
-    accepted = find(after.conditions, ConditionType.ACCEPTED)
-    if accepted is not None and accepted.status == "False":
-        return  # the fleet is left as it is, whatever opens or closes meanwhile
     old = {window.name: window for window in before.schedule.active} if before.schedule else {}
     new = {window.name: window for window in after.schedule.active} if after.schedule else {}
     for name in sorted(old.keys() - new.keys()):
@@ -67,7 +65,7 @@ def _tuned(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[
     new = after.tuning.effective if after.tuning else None
     if old is None or new is None or old == new or after.tuning is None:
         return
-    yield Emit("Normal", "LimitsChanged", told_once(_changes(old, new), after.tuning.reason or ""))
+    yield Emit("Normal", "LimitsChanged", told_once(tuning.changes(old, new), after.tuning.reason or ""))
 
 
 def told_once(change: str, reason: str) -> str:
@@ -75,17 +73,18 @@ def told_once(change: str, reason: str) -> str:
     return reason if reason.endswith(change) else f"{change}: {reason}"
 
 
-def _changes(old: LimitValues, new: LimitValues) -> str:
-    before, after = old.model_dump(by_alias=True), new.model_dump(by_alias=True)
-    return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name])
-
-
 def _conditions(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> Iterable[Emit]:
     for kind in WARNED:
         old, new = find(before.conditions, kind), find(after.conditions, kind)
-        if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+        if new is None or (old is not None and _meaning(old) == _meaning(new)):
             continue
         if new.status == "False" and new.reason not in ORDINARY:
             yield Emit("Warning", new.reason, new.message)
         elif kind is ConditionType.READY and new.status == "True" and (old is None or old.status != "True"):
             yield Emit("Normal", "Ready", new.message)
+
+
+def _meaning(condition: Condition) -> tuple[str, ...]:
+    """What makes a condition another one; a spec that is refused for something else is worth a word of its own."""
+    words = condition.message if condition.type == ConditionType.ACCEPTED else ""
+    return condition.status, condition.reason, words

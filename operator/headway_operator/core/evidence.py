@@ -61,6 +61,7 @@ class Evidence:
         rivals: one sentence for each foreign write that was seen.
         set_aside: open windows of spec.schedules that contradict others.
         outlook: of the work with a deadline; None where there is none.
+        raised_s: seconds since the limits were raised, if that was their last change, else infinite.
         judged: in a fleet of several classes the one whose objective decides; its latencies are in the view.
     """
 
@@ -73,6 +74,7 @@ class Evidence:
     set_aside: tuple[ScheduleSetAside, ...] = ()
     judged: WorkloadClass | None = None
     outlook: Outlook | None = None
+    raised_s: float = math.inf
 
     @property
     def view(self) -> LoadView:
@@ -185,7 +187,7 @@ def growth(observed: Observed, load: FleetLoad) -> float | None:
 def gather(
     observed: Observed, fleet: LLMDeployment, limits: LimitValues, load: FleetLoad, verdict: Verdict
 ) -> Evidence:
-    """The evidence of one pass, but for what its windows set aside and the outlook of work with a deadline.
+    """The evidence of one pass, but for what its windows set aside, the last raise and the outlook of work with a deadline.
 
     `fleet`: with its open windows laid over; `load` and `verdict`: over the window of the objective.
     """

@@ -5,13 +5,11 @@ when its meaning changes, not each second.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
 from headway_operator.api.v1alpha1 import ClassStatus, DeadlineStatus, ScalingMode, SloStatus, TuningMode
 from headway_operator.core import names, pods
 from headway_operator.core.diagnose import Diagnosis, worst
-from headway_operator.core.observed import PodView
 from headway_operator.core.validation import Refused
 from headway_operator.core.view import Situation
 
@@ -22,13 +20,12 @@ APPLY_GRACE_S = 10.0  # engines get so long to confirm new limits before it is w
 
 
 def findings(situation: Situation, slo: SloStatus | None) -> tuple[Finding, ...]:
-    """Every condition of a fleet that is not being deleted, but those of which what was said before stands.
+    """Every condition of the spec that runs, but those of which what was said before stands.
 
     `slo`: the block that this status will show.
     """
     trouble = worst(situation.live, situation.observed.now)
     found = (
-        Finding(ConditionType.ACCEPTED, TRUE, Reason.VALID),
         _ready(situation, trouble),
         _progressing(situation),
         _model_available(situation, trouble),
@@ -43,12 +40,23 @@ def findings(situation: Situation, slo: SloStatus | None) -> tuple[Finding, ...]
     return tuple(one for one in found if one is not None)
 
 
+def accepted(refused: Refused | None, earlier: int | None) -> Finding:
+    """Whether the newest spec can be acted on. `earlier`: the generation of the one that runs in its place."""
+    if refused is None:
+        return Finding(ConditionType.ACCEPTED, TRUE, Reason.VALID)
+    meanwhile = "" if earlier is None else f"; the fleet runs with the spec of generation {earlier} meanwhile"
+    return Finding(ConditionType.ACCEPTED, FALSE, refused.reason, f"{refused.message}{meanwhile}")
+
+
 def _ready(situation: Situation, trouble: Diagnosis | None) -> Finding:
     desired = situation.replicas.desired
     serving = sum(1 for pod in situation.updated if pod.ready)
     count = f"{serving} of {desired} replicas are ready"
+    if desired == 0:
+        return Finding(ConditionType.READY, TRUE, Reason.SCALED_TO_ZERO, "no replica is desired")
     if serving >= desired:
-        return _all_ready(desired)
+        reason = Reason.ALL_REPLICAS if situation.earlier is None else Reason.EARLIER_SPEC
+        return Finding(ConditionType.READY, TRUE, reason, f"{desired} of {desired} replicas are ready")
     if trouble is not None:
         return Finding(ConditionType.READY, FALSE, trouble.reason, f"{count}: {trouble.message}")
     if situation.observed.refused and len(situation.live) < desired:
@@ -57,27 +65,6 @@ def _ready(situation: Situation, trouble: Diagnosis | None) -> Finding:
     if situation.rolling:
         return Finding(ConditionType.READY, FALSE, Reason.ROLLING_OUT, f"{count} with the current revision")
     return Finding(ConditionType.READY, FALSE, Reason.STARTING, count)
-
-
-def _all_ready(desired: int) -> Finding:
-    if desired == 0:
-        return Finding(ConditionType.READY, TRUE, Reason.SCALED_TO_ZERO, "no replica is desired")
-    return Finding(ConditionType.READY, TRUE, Reason.ALL_REPLICAS, f"{desired} of {desired} replicas are ready")
-
-
-def ready_while_refused(live: Sequence[PodView], desired: int, refused: Refused, now: datetime) -> Finding:
-    """Ready of a fleet that ran before its spec was refused: the pods that are left, beside the count of then."""
-    kind, serving = ConditionType.READY, sum(pod.ready for pod in live)
-    count = f"{serving} of {desired} replicas are ready"
-    if serving >= desired:
-        return _all_ready(desired)
-    if len(live) < desired:
-        text = f"{count}, and no pod is created while the spec is refused: {refused.message}"
-        return Finding(kind, FALSE, refused.reason, text)
-    trouble = worst(live, now)
-    if trouble is not None:
-        return Finding(kind, FALSE, trouble.reason, f"{count}: {trouble.message}")
-    return Finding(kind, FALSE, Reason.STARTING, count)
 
 
 def _progressing(situation: Situation) -> Finding:

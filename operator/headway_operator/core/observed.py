@@ -152,6 +152,7 @@ class PodView:
     node: str
     created: datetime
     deleting: bool
+    due: datetime | None = None  # when it should be gone: its deletion and its grace; None while it is not deleted
     image: str = ""  # of the engine, as the pod asks for it
     ready_since: datetime | None = None  # None while it is not ready
     lost_since: datetime | None = None  # it served and is not ready since then, without a restart; None: not so
@@ -209,6 +210,12 @@ class Observed:
         """Of the LLMDeployment."""
         found = self.manifest.get("metadata")
         return found if isinstance(found, dict) else {}
+
+    @property
+    def generation(self) -> int:
+        """Of the spec that the user wrote last."""
+        found = self.metadata.get("generation")
+        return found if isinstance(found, int) else 1
 
     @property
     def deleting(self) -> bool:

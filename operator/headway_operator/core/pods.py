@@ -9,6 +9,7 @@ from headway_operator.core.observed import EngineSample, PodView
 
 STALE_S = 10.0  # a sample older than this says nothing about now
 _SPENT = ("Failed", "Succeeded")
+OVERDUE_S = 60.0  # so long after its grace a pod is still there only because no kubelet answers
 UNSCHEDULABLE_GRACE_S = 10.0  # the scheduler's first verdict may be about a pod that is still going away
 
 
@@ -20,6 +21,11 @@ def draining(pod: PodView) -> bool:
 def spent(pod: PodView) -> bool:
     """Evicted, lost with its node, or ended: it never runs again."""
     return pod.phase in _SPENT
+
+
+def abandoned(pod: PodView, now: datetime) -> bool:
+    """It is being deleted, and its node is gone: only an administrator, or the node's own end, removes the object."""
+    return pod.due is not None and (now - pod.due).total_seconds() >= OVERDUE_S
 
 
 def live(pod: PodView) -> bool:

@@ -1,7 +1,7 @@
-"""What a pass writes down: the status if it differs, with the Events for what changed in it."""
+"""What a pass writes about a fleet: its status, and the Events for what changed in it."""
 
 from headway_operator.api.conditions import Finding, set_conditions
-from headway_operator.api.v1alpha1 import LLMDeploymentStatus, ScheduleStatus
+from headway_operator.api.v1alpha1 import LLMDeploymentStatus
 from headway_operator.core import events, pods, status
 from headway_operator.core.observed import Observed
 from headway_operator.core.plan import Action, WriteStatus
@@ -16,20 +16,14 @@ def changes(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[Act
     return [WriteStatus(status.to_json(after), reason), *told]
 
 
-def findings(
-    observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...], windows: ScheduleStatus | None
-) -> list[Action]:
+def findings(observed: Observed, before: LLMDeploymentStatus, found: tuple[Finding, ...]) -> list[Action]:
     """These findings, and the pods that are there; whatever else the status says stays."""
-    generation = observed.metadata.get("generation")
-    number = generation if isinstance(generation, int) else 1
-    conditions = set_conditions(status.own_conditions(before), found, number, observed.now)
     live = [pod for pod in observed.pods if pods.live(pod)]
     update = {
-        "observed_generation": number,
+        "observed_generation": observed.generation,
         "replicas": len(live),
         "ready_replicas": sum(pod.ready for pod in live),
-        "conditions": conditions,
-        "schedule": windows,
+        "conditions": set_conditions(status.own_conditions(before), found, observed.generation, observed.now),
     }
     after = before.model_copy(update=update)
     return changes(before, after)

@@ -2,8 +2,8 @@
 
 The step is derived from what is observed, never stored, so a crash loses nothing. Without pods of an old revision it is
 plain arithmetic: create what is missing, retire what is too much. With them it is a rolling update, where N is the
-desired count: at most N + maxSurge pods exist (draining ones included, they still hold their GPU), at least
-N - maxUnavailable serve, and an old pod retires only when a new one serves in its place.
+desired count: at most N + maxSurge pods exist (draining ones included, they still hold their GPU, but none whose node is
+gone), at least N - maxUnavailable serve, and an old pod retires only when a new one serves in its place.
 
 When the surge pod finds no GPU, waiting would wait for ever: the old pod is the one that holds it. Then one old pod
 retires first, and its place goes to the new one.
@@ -78,7 +78,9 @@ def next_steps(
     if not old:
         steps = _resize(replicas, desired, samples)
     else:
-        leaving = len(hopeless) + sum(1 for pod in all_pods if not pods.live(pod) and not pods.spent(pod))
+        leaving = len(hopeless) + sum(
+            1 for pod in all_pods if not pods.live(pod) and not pods.spent(pod) and not pods.abandoned(pod, now)
+        )
         steps = _roll(_Fleet(replicas, old, leaving, desired), rollout, samples, now)
     return Steps(steps.create, steps.create_reason, swept + steps.retire)
 

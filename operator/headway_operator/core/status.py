@@ -6,18 +6,19 @@ written at once. So a busy fleet costs a write in five seconds at most, and an i
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from headway_operator.api.conditions import ConditionType, Finding, set_conditions
+from headway_operator.api.conditions import ConditionType, Reason, set_condition, set_conditions
 from headway_operator.api.v1alpha1 import (
+    AcceptedSpec,
     ClassStatus,
     Condition,
     DeadlineStatus,
-    LLMDeployment,
     LLMDeploymentStatus,
     SloStatus,
+    SymptomStatus,
 )
 from headway_operator.core import desired, findings, names, objectives, scaling, tuning, watch
 from headway_operator.core.deadlines import Outlook
@@ -45,7 +46,8 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
     refresh = slo != before.slo
     symptoms = watch.symptoms_of(situation, refresh)
     return LLMDeploymentStatus(
-        observed_generation=fleet.metadata.generation,
+        observed_generation=situation.observed.generation,
+        last_accepted=_accepted(situation),
         model=fleet.model_name,
         endpoint=desired.endpoint(fleet),
         replicas=len(situation.live),
@@ -58,13 +60,27 @@ def next_status(situation: Situation) -> LLMDeploymentStatus:
         demand=remembered(situation.memory, before.demand, now, objectives.deadline_s(fleet.spec.slo)),
         schedule=situation.schedule,
         symptoms=symptoms,
-        conditions=with_findings(fleet, (*findings.findings(situation, slo), watch.healthy(situation, symptoms)), now),
+        conditions=_conditions(situation, slo, symptoms),
     )
 
 
-def with_findings(fleet: LLMDeployment, found: Iterable[Finding], now: datetime) -> tuple[Condition, ...]:
-    """Our conditions after the findings of a pass. Conditions of other managers stay theirs."""
-    return set_conditions(own_conditions(fleet.status), found, fleet.metadata.generation, now)
+def _accepted(situation: Situation) -> AcceptedSpec | None:
+    """The spec that runs, without what open windows lay over it."""
+    refused, spec = situation.refused, situation.observed.manifest["spec"]
+    if (refused is not None and refused.reason is Reason.INVALID_SPEC) or not isinstance(spec, dict):
+        return situation.fleet.status.last_accepted
+    return AcceptedSpec(generation=situation.observed.generation, spec=spec)
+
+
+def _conditions(
+    situation: Situation, slo: SloStatus | None, symptoms: Sequence[SymptomStatus]
+) -> tuple[Condition, ...]:
+    """Our conditions, each with the generation of the spec that it speaks of. Conditions of other managers stay theirs."""
+    fleet, now = situation.fleet, situation.observed.now
+    found = (*findings.findings(situation, slo), watch.healthy(situation, symptoms))
+    conditions = set_conditions(own_conditions(fleet.status), found, fleet.metadata.generation, now)
+    accepted = findings.accepted(situation.refused, situation.earlier)
+    return set_condition(conditions, accepted, situation.observed.generation, now)
 
 
 def own_conditions(status: LLMDeploymentStatus) -> tuple[Condition, ...]:

@@ -72,13 +72,17 @@ def batch_wait_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None
 
 
 def queue_too_long(evidence: Evidence, was: bool) -> tuple[str, str] | None:
-    """First tokens are late, and most of that time is queue wait; or they will be, by the length of the queue."""
+    """First tokens are late, and most of that time is queue wait; or they will be, by the length of the queue.
+
+    Limits that were just raised get a cooldown's time to shorten it: the window holds waits from before.
+    """
     view, itl, target = evidence.view, evidence.view.itl.high_ms, evidence.itl_target_ms
     running = (
         f"in the mean of {evidence.window_s:.0f} s {view.waiting:.1f} requests wait, {evidence.load.busiest_mean:.1f} of {evidence.limits.max_num_seqs} sequences run in "
         "the busiest engine"
     )
-    if evidence.kv_binds(was):
+    raised = not was and evidence.raised_s < evidence.spec.tuning.cooldown_seconds
+    if raised or evidence.kv_binds(was):
         return None
     if evidence.late(was) and above(evidence.queue_share, CLEAR_MAJORITY, was):
         words = (

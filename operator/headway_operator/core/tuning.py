@@ -3,8 +3,12 @@
 The baseline is the spec's and belongs in every engine: it is what the engine falls back to when it hears nothing. What
 tuning adds to it is only lent, by a lease that is renewed at half its length. Without tuning, and when tuning wants just
 the baseline, no lease is needed and a settled fleet costs no call.
+
+A baseline that the user or a window moves is in force with the next pass, cooldown or not: the limits that moved begin at
+their new values, the others stay where tuning has them. Tuning goes on from there, a cooldown later as after any change.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,8 +27,8 @@ from headway_operator.api.v1alpha1 import (
 from headway_operator.core import names
 from headway_operator.core.observed import EngineSample, PodView
 from headway_operator.core.plan import LimitsPatch, SetLimits, shared
-from headway_planner.model import BatchLimits, TuneConfig, TuneDecision, TuneState
-from headway_planner.tune import BLIND
+from headway_planner.model import BatchLimits, Direction, TuneConfig, TuneDecision, TuneState, direction_of
+from headway_planner.tune import BLIND, clamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,43 @@ def decided(fleet: LLMDeployment, decision: TuneDecision | None) -> Limits:
         return Limits(baseline, baseline, None, "mode Off: spec.engine.limits")
     recommended = _values(decision.limits, baseline)
     if fleet.spec.tuning.mode is TuningMode.AUTO:
-        return Limits(recommended, baseline, recommended, decision.reason, decision.hold)
+        policy = Limits(recommended, baseline, recommended, decision.reason, decision.hold)
+        return _moved(fleet, baseline) or policy
     return Limits(baseline, baseline, recommended, f"Advisory: {decision.reason}", decision.hold)
+
+
+def _moved(fleet: LLMDeployment, baseline: LimitValues) -> Limits | None:
+    """The limits of a pass that finds another baseline than the one before; None while it is the same."""
+    memory = fleet.status.tuning or TuningStatus()
+    old, now = memory.baseline, memory.effective
+    if old is None or now is None or old == baseline or (config := policy_config(fleet.spec)) is None:
+        return None
+    was, new, held = _batch(old), _batch(baseline), _batch(now)
+    wanted = BatchLimits(
+        held.seqs if new.seqs == was.seqs else new.seqs,
+        held.tokens if new.tokens == was.tokens else new.tokens,
+    )
+    limits = _values(clamp(wanted, config), baseline)
+    return Limits(limits, baseline, limits, f"the spec's limits moved: {changes(old, baseline)}")
+
+
+def changes(old: LimitValues, new: LimitValues) -> str:
+    """What differs, such as `maxNumSeqs 4 -> 6`."""
+    before, after = old.model_dump(by_alias=True), new.model_dump(by_alias=True)
+    return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name])
+
+
+def raised_s(fleet: LLMDeployment, limits: Limits, stamps: Mapping[datetime, float], now_s: float) -> float:
+    """Seconds since the limits were raised, if that was their last change, else infinite. `stamps`: as in `policy_state`."""
+    memory = fleet.status.tuning or TuningStatus()
+    if memory.effective is not None and _raises(memory.effective, limits.effective):
+        return 0.0
+    last = memory.history[0] if memory.history else None
+    return now_s - stamps[last.time] if last is not None and _raises(last.from_, last.to) else math.inf
+
+
+def _raises(old: LimitValues, new: LimitValues) -> bool:
+    return direction_of(_batch(old), _batch(new)) is Direction.UP
 
 
 def actions(
@@ -164,6 +203,7 @@ def status_of(fleet: LLMDeployment, limits: Limits, applied_count: int, now: dat
         revision=revision,
         applied_replicas=applied_count,
         effective=limits.effective,
+        baseline=limits.baseline,
         recommended=limits.recommended,
         reason=before.reason if keep_reason else limits.reason,
         last_change_time=now if changed else before.last_change_time,

@@ -1,7 +1,8 @@
 """From the raw LLMDeployment to its model, and the rules that the API server cannot check.
 
 CEL sees what the user wrote; these rules see it with the defaults filled in. What fails here is answered with the
-condition Accepted=False, and the fleet that runs stays as it is.
+condition Accepted=False, and the fleet runs with the spec that was accepted last, which the status keeps. Only `paused` is
+taken from a refused spec: it stops everything, so it must not wait for the rest to be right.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,41 @@ class Refused:
 
     reason: Reason
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The fleet with the spec to run and that spec's generation; `refused`: why it is not the user's spec."""
+
+    fleet: LLMDeployment
+    refused: Refused | None = None
+
+
+def judge(manifest: Manifest) -> Judged | Refused:
+    """The spec to run: the user's, else the one that was accepted last; refused when there is none."""
+    fleet = sound(manifest)
+    if isinstance(fleet, LLMDeployment):
+        return Judged(fleet)
+    last = api.parse_status(manifest).last_accepted
+    if last is None:
+        return fleet
+    spec, metadata = manifest.get("spec"), manifest.get("metadata")
+    paused = isinstance(spec, dict) and spec.get("paused") is True
+    before = sound(
+        {
+            **manifest,
+            "metadata": {**(metadata if isinstance(metadata, dict) else {}), "generation": last.generation},
+            "spec": {**last.spec, "paused": paused},
+        }
+    )
+    # Another version of the operator may have accepted what this one refuses.
+    return Judged(before, fleet) if isinstance(before, LLMDeployment) else fleet
+
+
+def sound(manifest: Manifest) -> LLMDeployment | Refused:
+    """The LLMDeployment as a model that can be acted on."""
+    fleet = parse(manifest)
+    return fleet if isinstance(fleet, Refused) else check(fleet) or fleet
 
 
 def parse(manifest: Manifest) -> LLMDeployment | Refused:

@@ -14,6 +14,7 @@ from headway_operator.core.observed import EngineSample, Observed, PodView
 from headway_operator.core.rollout import Steps
 from headway_operator.core.scaling import Replicas
 from headway_operator.core.tuning import Limits
+from headway_operator.core.validation import Refused
 
 
 @dataclass(frozen=True)  # no slots: cached_property needs a dict
@@ -35,6 +36,7 @@ class Situation:
         memory: what the control loop leaves to the next pass.
         verdict: whose figures decide, over the same window.
         outlook: of the work with a deadline; None where there is none.
+        refused: why the user's spec is not the one in `fleet`, or whose object stands in the way of a child.
     """
 
     observed: Observed
@@ -51,6 +53,7 @@ class Situation:
     memory: LoopMemory
     verdict: Verdict
     outlook: Outlook | None = None
+    refused: Refused | None = None
 
     @cached_property
     def confirmed(self) -> frozenset[str]:
@@ -72,6 +75,12 @@ class Situation:
         """Pods whose limits somebody else keeps changing: they are left to them."""
         known = rivals.known_limits(self.fleet, self.limits.effective, self.limits.baseline)
         return rivals.contested(self.observed, known)
+
+    @property
+    def earlier(self) -> int | None:
+        """The generation of the spec that runs while the newest one is refused; None when the newest one runs."""
+        runs = self.fleet.metadata.generation
+        return runs if runs != self.observed.generation else None
 
     @property
     def watched_s(self) -> float:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from headway_operator.api.conditions import ConditionStatus, ConditionType, Finding, Reason
 from headway_operator.api.v1alpha1 import SymptomStatus
-from headway_operator.core import schedule
+from headway_operator.core import schedule, tuning
 from headway_operator.core.evidence import gather
 from headway_operator.core.symptoms import NAMES, Severity, Symptom, symptoms
 from headway_operator.core.view import Situation
@@ -29,6 +29,9 @@ def symptoms_of(situation: Situation, refresh: bool) -> tuple[SymptomStatus, ...
         gather(situation.observed, situation.fleet, situation.limits.effective, situation.load, situation.verdict),
         set_aside=schedule.set_aside(situation.schedule),
         outlook=situation.outlook,
+        raised_s=tuning.raised_s(
+            situation.fleet, situation.limits, situation.memory.stamps, situation.observed.monotonic_s
+        ),
     )
     return follow(before, symptoms(evidence, [Reason(one.name) for one in before]), situation.observed.now, refresh)
 

@@ -134,6 +134,7 @@ def pod_view(pod: Pod) -> PodView:
         node=pod.spec.node_name,
         created=metadata.creation_timestamp or _NEVER,
         deleting=metadata.deletion_timestamp is not None,
+        due=metadata.deletion_timestamp,
         image=next((entry.image for entry in pod.spec.containers or () if entry.name == ENGINE_CONTAINER), ""),
         ready_since=(readiness.last_transition_time or _NEVER) if ready else None,
         lost_since=_lost_since(readiness, engine) if engine is not None else None,

@@ -6,9 +6,10 @@ An idle engine repeats itself: equal histograms share one tuple.
 """
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from functools import lru_cache
+from typing import Any
 
 from headway_operator.core.histogram import Histogram
 from headway_operator.core.observed import ClassSample, EngineSample
@@ -19,13 +20,20 @@ DENSE_S = 10.0  # so many seconds are kept in full
 SPARSE_POINTS = 64  # and so many points of what is older
 MARGIN_S = 10.0  # kept beyond the window, so that its far end has a sample
 
-# The wire's values by the engine's words for them; the zero of each means that nothing was said.
-_MODES = {number: name.removeprefix("BATCHING_MODE_").lower() for name, number in pb.BatchingMode.items() if number}
-_PROFILES = {
-    number: name.removeprefix("PROFILE_").lower().replace("_", "-") for name, number in pb.Profile.items() if number
+
+def _words(numbers: Iterable[tuple[str, int]], prefix: str) -> dict[int, str]:
+    """The engine's words for the wire's numbers; the zero of each means that nothing was said."""
+    return {number: name.removeprefix(prefix).lower().replace("_", "-") for name, number in numbers if number}
+
+
+_CLASSES = _words(pb.Priority.items(), "PRIORITY_")
+# A limit has one name on the wire and in the core; these are numbers there and words here.
+_WORDS = {
+    "batching_mode": _words(pb.BatchingMode.items(), "BATCHING_MODE_"),
+    "profile": _words(pb.Profile.items(), "PROFILE_"),
+    "default_class": _CLASSES,
 }
-_CLASSES = {number: name.removeprefix("PRIORITY_").lower() for name, number in pb.Priority.items() if number}
-Named = TypeVar("Named")
+_NUMBERS = {field: {word: number for number, word in words.items()} for field, words in _WORDS.items()}
 
 
 class History:
@@ -155,46 +163,20 @@ def _class_sample(one: "pb.ClassStats") -> ClassSample:
 
 def limits_of(limits: "pb.Limits") -> LimitsPatch:
     """The wire's limits as the core's; a limit the engine did not report stays None."""
-    batch, interactive_itl = limits.max_queued_batch_requests, limits.interactive_itl_target_ms
-    told = LimitsPatch(
-        max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
-        max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
-        batch_wait_ms=limits.batch_wait_ms if limits.HasField("batch_wait_ms") else None,
-        max_queued_requests=limits.max_queued_requests if limits.HasField("max_queued_requests") else None,
-        batching_mode=_MODES.get(limits.batching_mode),
-        profile=_PROFILES.get(limits.profile),
-        itl_target_ms=limits.itl_target_ms if limits.HasField("itl_target_ms") else None,
-        default_class=_CLASSES.get(limits.default_class),
-        reserved_percent=limits.reserved_percent if limits.HasField("reserved_percent") else None,
-        max_queued_batch_requests=batch if limits.HasField("max_queued_batch_requests") else None,
-        batch_deadline_ms=limits.batch_deadline_ms if limits.HasField("batch_deadline_ms") else None,
-        interactive_itl_target_ms=interactive_itl if limits.HasField("interactive_itl_target_ms") else None,
-        batch_itl_target_ms=limits.batch_itl_target_ms if limits.HasField("batch_itl_target_ms") else None,
-    )
-    return shared(told)
+    return _decoded(limits.SerializeToString())
+
+
+@lru_cache(maxsize=1024)
+def _decoded(wire: bytes) -> LimitsPatch:
+    """Thousands of engines have the same limits, and tell them each second."""
+    told: dict[str, Any] = {field.name: value for field, value in pb.Limits.FromString(wire).ListFields()}
+    return shared(LimitsPatch(**told | {name: _WORDS[name].get(told[name]) for name in _WORDS.keys() & told.keys()}))
 
 
 def limits_message(limits: LimitsPatch) -> "pb.Limits":
     """The core's limits as the wire's; None stays unset."""
-    return pb.Limits(
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        batch_wait_ms=limits.batch_wait_ms,
-        max_queued_requests=limits.max_queued_requests,
-        batching_mode=_named(_MODES, limits.batching_mode),
-        profile=_named(_PROFILES, limits.profile),
-        itl_target_ms=limits.itl_target_ms,
-        default_class=_named(_CLASSES, limits.default_class),
-        reserved_percent=limits.reserved_percent,
-        max_queued_batch_requests=limits.max_queued_batch_requests,
-        batch_deadline_ms=limits.batch_deadline_ms,
-        interactive_itl_target_ms=limits.interactive_itl_target_ms,
-        batch_itl_target_ms=limits.batch_itl_target_ms,
-    )
-
-
-def _named(values: Mapping[Named, str], name: str | None) -> Named | None:
-    return next((value for value, known in values.items() if known == name), None)
+    told: dict[str, Any] = asdict(limits)
+    return pb.Limits(**told | {name: _NUMBERS[name].get(told[name]) for name in _NUMBERS})
 
 
 def is_busy(sample: EngineSample, before: EngineSample | None) -> bool:

@@ -86,6 +86,33 @@ def test_a_killed_leader_is_replaced_and_its_work_goes_on(pair: tuple[Operator, 
     eventually(lambda: len(fleet.pods()) == 2)
 
 
+@pytest.mark.parametrize("lease", [EXPIRING], ids=["expiring"])
+def test_after_a_leader_was_killed_the_spec_before_a_refused_one_is_served_in_full(
+    pair: tuple[Operator, Operator], fleet: Fleet
+) -> None:
+    first, second = pair
+    fleet.create()
+    eventually(lambda: len(fleet.pods()) == 2)
+    api = fleet.server.api
+    never = {"name": "never", "cron": "0 0 30 2 *", "durationSeconds": 60, "limits": {"maxNumSeqs": 2}}
+    api.merge(fleet.path, {"spec": {"replicas": 1, "schedules": [never]}}).ok()
+    eventually(lambda: fleet.condition("Accepted")["status"] == "False")
+    first.process.kill()
+    lost = fleet.pods()[0]["metadata"]
+    api.delete(fleet.child_path("pods", f"{lost['name']}?gracePeriodSeconds=0")).ok()
+    eventually(second.leads)
+    eventually(lambda: len({pod["metadata"]["uid"] for pod in fleet.pods()} - {lost["uid"]}) == 2)
+    accepted, kept = fleet.condition("Accepted"), fleet.get()["status"]["lastAccepted"]
+    assert "never fires" in accepted["message"]
+    assert accepted["message"].endswith("the fleet runs with the spec of generation 1 meanwhile")
+    assert (kept["generation"], kept["spec"]["replicas"]) == (1, 2)
+    (ours,) = [entry for entry in fleet.get()["metadata"]["managedFields"] if entry.get("subresource") == "status"]
+    assert ours["fieldsV1"]["f:status"]["f:lastAccepted"]["f:spec"] == {}, "one value, whatever is in it"
+    api.merge(fleet.path, {"spec": {"schedules": []}}).ok()
+    eventually(lambda: fleet.condition("Accepted")["status"] == "True")
+    eventually(lambda: len(fleet.pods()) == 1)
+
+
 def test_a_leader_whose_lease_was_taken_ends_with_code_one(pair: tuple[Operator, Operator], fleet: Fleet) -> None:
     first, second = pair
     second.terminate()

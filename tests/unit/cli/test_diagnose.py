@@ -239,6 +239,13 @@ def test_a_spec_that_the_operator_refuses_is_said_with_its_reason() -> None:
     assert "maxNumBatchedTokens: must be at least maxNumSeqs (8), is 4" in found.findings[0].words
 
 
+def test_while_a_spec_is_refused_the_fleet_is_judged_by_the_one_that_runs() -> None:
+    read = facts(*LATE, engine={"capacity": {"maxNumSeqs": 8, "maxNumBatchedTokens": 4}})
+    read.manifest["status"]["lastAccepted"] = {"generation": 1, "spec": spec()}  # type: ignore[index]
+    assert set(names(conclude(read))) == {"InvalidSpec", *names(conclude(facts(*LATE)))}
+    assert len(names(conclude(read))) > 1
+
+
 def test_tuned_limits_that_nobody_renews_mean_a_silent_operator() -> None:
     base = baseline_limits(LLMDeploymentSpec.model_validate(spec()))
     decided = base.model_copy(update={"max_num_seqs": base.max_num_seqs + 2})

@@ -52,6 +52,14 @@ def test_an_actuator_that_nobody_asked_for_is_no_trouble() -> None:
     assert "ScalingActive=False" in text(one)
 
 
+def test_while_a_spec_is_refused_the_one_that_runs_is_explained() -> None:
+    one = fleet([condition("Accepted", "False", "InvalidSpec", "spec.replicas: why")])
+    one["status"]["lastAccepted"] = {"generation": 1, "spec": {"slo": {"ttft": {"targetMilliseconds": 900}}}}
+    found = text(one)
+    assert "Accepted=False InvalidSpec: spec.replicas: why" in found
+    assert "target 900 ms" in found
+
+
 def test_measurements_stand_beside_their_targets() -> None:
     found = text(
         fleet(

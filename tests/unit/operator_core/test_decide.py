@@ -295,6 +295,18 @@ def test_deletion_of_a_fleet_whose_spec_is_bad_still_ends():
     assert world.gone
 
 
+def test_deletion_does_not_wait_for_pods_of_a_node_that_is_gone():
+    world = settled(replicas=2)
+    lost = world.pods[world.ready()[0]]
+    lost.view = replace(lost.view, deleting=True, ready=False, due=world.now)  # no kubelet ever lets it go
+    world.delete()
+    while not world.gone:
+        world.step()
+        assert world.now_s < 100
+    assert list(world.pods.values()) == [lost]
+    assert "1 on nodes that do not answer" in world.writes[-1].reason
+
+
 def test_deletion_without_our_finalizer_is_not_our_business():
     world = World(spec())
     world.delete()

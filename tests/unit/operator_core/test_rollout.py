@@ -171,3 +171,11 @@ def test_scheduler_gets_a_moment_before_replacement_in_place():
 def test_scale_down_in_the_middle_of_a_rollout_ends_at_the_new_count():
     found = steps([pod(0, OLD), pod(0), pod(1)], 1)
     assert retired(found) == ["f-aaaaaa-0", "f-bbbbbb-1"]
+
+
+def test_a_pod_that_a_dead_node_never_lets_go_takes_no_room_of_a_rollout():
+    old, new = pod(0, OLD, node="alive"), pod(0)
+    leaving = replace(pod(1, OLD, node="dead"), deleting=True, ready=False, due=NOW - timedelta(seconds=59))
+    assert steps([old, new, leaving], 2).create == 0, "it may still hold its GPU"
+    gone = replace(leaving, due=NOW - timedelta(seconds=60))
+    assert steps([old, new, gone], 2).create == 1

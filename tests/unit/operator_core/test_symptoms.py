@@ -77,6 +77,14 @@ def test_late_first_tokens_that_queue_behind_the_limit_ask_for_the_limit() -> No
     assert symptoms(evidence(**{**QUEUED, "ttft": Latency(1400.0, 900.0, 118), "waiting": 0.4})) == ()
 
 
+def test_limits_that_were_just_raised_get_their_time_before_a_queue_is_a_symptom() -> None:
+    seen = evidence(fleet(tuning={"mode": "Auto", "cooldownSeconds": 20}), **QUEUED)
+    assert symptoms(replace(seen, raised_s=19.0)) == ()
+    assert symptoms(replace(seen, raised_s=20.0))[0].name is Reason.QUEUE_TOO_LONG
+    before = [Reason.QUEUE_TOO_LONG]
+    assert symptoms(replace(seen, raised_s=1.0), before) != (), "what is told already is not taken back for it"
+
+
 def test_a_long_queue_of_which_few_have_begun_is_judged_by_its_length() -> None:
     few = {"ttft": Latency(40000.0, 30000.0, 6), "queue_wait": Latency(39000.0, 30000.0, 6), "waiting": 55.0}
     found = only(symptoms(evidence(**few, busiest_running=8.0, itl=Latency(95.0, 90.0, 600))))

@@ -85,6 +85,18 @@ def events(world: World) -> list[str]:
     return [action.event_reason for action in world.writes if isinstance(action, Emit)]
 
 
+def test_no_queue_is_told_while_the_last_change_of_the_limits_is_a_raise_within_its_cooldown() -> None:
+    world = World(spec(slo=SLO, replicas=1, tuning={"mode": "Auto", "cooldownSeconds": 20}))
+    traffic = Traffic(world)
+    while "QueueTooLong" not in events(world):
+        traffic.rate = 6 if world.now_s >= 10 else 0
+        traffic.second()
+    changes = [(datetime.fromisoformat(one["time"]), one) for one in world.status["tuning"]["history"]]
+    raises = [when for when, one in changes if one["to"]["maxNumSeqs"] > one["from"]["maxNumSeqs"]]
+    assert raises
+    assert raises[0] != changes[0][0] or (world.now - raises[0]).total_seconds() >= 20
+
+
 def test_a_fleet_under_load_says_what_is_wrong_and_a_minute_after_it_that_it_is_over() -> None:
     world = World(spec(slo=SLO, replicas=1))
     traffic = Traffic(world)

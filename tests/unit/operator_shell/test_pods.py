@@ -56,6 +56,11 @@ def test_null_is_as_good_as_left_out(part: str) -> None:
     assert pod_view(read(POD | {"metadata": POD["metadata"] | {part: None}})).deleting is False
 
 
+def test_a_pod_that_is_being_deleted_says_by_when_it_should_be_gone() -> None:
+    view = pod_view(read(POD | {"metadata": POD["metadata"] | {"deletionTimestamp": "2026-01-01T00:06:00Z"}}))
+    assert (view.deleting, view.due) == (True, datetime(2026, 1, 1, 0, 6, tzinfo=UTC))
+
+
 def test_an_empty_pod_is_a_pod_that_never_was_ready() -> None:
     view = pod_view(read({}))
     assert (view.name, view.ready, view.ready_since, view.container, view.volumes_ready) == (

@@ -1,6 +1,6 @@
 """The history of a pod's samples stays small and keeps both ends of the window."""
 
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from itertools import pairwise
 
 import pytest
@@ -153,6 +153,17 @@ def test_the_targets_of_classes_go_to_an_engine_and_come_back() -> None:
     older = limits_of(pb.Limits(itl_target_ms=50))
     assert (older.interactive_itl_target_ms, older.batch_itl_target_ms) == (None, None)
     assert older.agrees(replace(sent, itl_target_ms=50)), "it keeps to the strictest one"
+
+
+def test_every_limit_of_the_wire_has_its_name_in_the_core_and_comes_back() -> None:
+    assert {one.name for one in fields(LimitsPatch)} == {one.name for one in pb.Limits.DESCRIPTOR.fields}
+    every = LimitsPatch(8, 64, 5, 9, "dynamic", "low-tail", 50, "batch", 20, 7, 1000, 100, 200)
+    assert None not in astuple(every)
+    assert limits_of(limits_message(every)) == every
+
+
+def test_a_mode_that_a_newer_engine_has_is_none_that_is_known() -> None:
+    assert limits_of(pb.Limits(batching_mode=99, max_num_seqs=4)) == LimitsPatch(max_num_seqs=4)  # type: ignore[arg-type]
 
 
 def test_an_unset_limit_is_not_sent_and_zero_is() -> None:
