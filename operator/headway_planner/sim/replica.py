@@ -116,7 +116,7 @@ class Replica:
         if job.deferrable:
             self.lent += 1
             self._lent_queued += job.need
-        if self._routed(job):
+        if not (job.deferrable and self.reserve):  # what only fills slack does not count
             self.load += REQUEST_TOKENS + job.inputs
         if self.wake_s is None:
             self._plan(now_s)
@@ -136,10 +136,6 @@ class Replica:
             self._prefilled(self._chunks, now_s)
         self._plan(now_s)
         return self._ended
-
-    def _routed(self, job: Job) -> bool:
-        """Whether the router counts it: not what only fills slack."""
-        return not (job.deferrable and self.reserve)
 
     def evict_all(self) -> list[Job]:
         """The replica dies: every request that it held, oldest first."""
@@ -213,7 +209,7 @@ class Replica:
 
     def _first_token(self, job: Job, now_s: float) -> None:
         job.first_s = now_s + self._model.front_ms(len(self._decoding)) / 1000
-        if self._routed(job):
+        if not (job.deferrable and self.reserve):
             self.load -= job.inputs
 
     @staticmethod
@@ -228,7 +224,7 @@ class Replica:
         # The front hands a last token on as late as it does a first one.
         job.close(End.FINISHED, now_s + self._model.front_ms(len(self._decoding)) / 1000)
         self.in_flight -= 1
-        if self._routed(job):
+        if not (job.deferrable and self.reserve):
             self.load -= REQUEST_TOKENS
         self.last_busy_s = now_s
         counts = self._counts
