@@ -4,7 +4,8 @@ A replica takes at most 0.8 of what `capacity.sustained` says for the mix of all
 p95 TTFT of a class = own prefill beside the decoding batch + the step under way (its p95) + 3 times its mean wait for prefill
 (an exponential tail), in an M/G/1 queue that serves better classes first (Cobham): with R the mean rest of the prompt that is
 under way, and s(c) the share of the time that prompts of class c and better ones take, the wait is R / ((1 - s(c - 1)) * (1 - s(c))).
-A prompt takes its prefill, and of the decodes in its steps as much as it fills of those. `trial.py` tries what is nearly full.
+The router sends prompts by work, so with several replicas the wait is shorter: the estimate is on the safe side. A prompt takes
+its prefill, and of the decodes in its steps as much as it fills of those. `trial.py` tries what is nearly full.
 p95 ITL is a step with a prompt's chunk once more than 5 % of the steps have one. Replicas are added until each class keeps its
 target, and until two standard deviations (Poisson) more sequences than the mean find a slot and room in the KV cache.
 

@@ -10,10 +10,11 @@ None). Every 5 s it is answered how many replicas are needed:
 - `reactive`: the demand of the last seconds plus the backlog, worked off in `DRAIN_S`. Whatever the forecast says, the fleet
   is not smaller.
 
-`up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, `keep_long` the largest of
-these in the whole window of a removal: the user's, two starts at the least, doubled by each order that followed a removal in
-the last half hour. Before it, and two horizons of demand, have been seen nothing is removed. While more first tokens were late by
-the queue than may be (`budget.py`), older answers count too, without what a backlog asked for, once the past is believed.
+`up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, for `KEEP_ROOM` times that
+level; `keep_long` the largest of these in the whole window of a removal: the user's, two starts at the least, doubled by each
+order that followed a removal in the last half hour. Before it, and two horizons of demand, have been seen nothing is removed.
+While more first tokens were late by the queue than may be (`budget.py`), older answers count too, without what a backlog asked
+for, once the past is believed.
 
 Requests with a deadline (`Intake.deferred`, told apart by the caller) are none of that demand. They are worked off in what it
 leaves free; `up` and `keep` are raised only as far as their deadlines need it (`deferred.py`).
@@ -22,11 +23,10 @@ leaves free; `up` and `keep` are raised only as far as their deadlines need it (
 import math
 from dataclasses import dataclass, field, replace
 
-from headway_planner.blocking import Prefills, engines_apart, law, remembered
 from headway_planner.budget import Answer, FirstTokens, caution, spent, told
 from headway_planner.capacity import Capacity, Mix, Sums, held_tokens, mean_mix, renewed, sustained, token_ms
 from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
-from headway_planner.forecast import REPLAY_S, Ask, Past, believed_s, forecast
+from headway_planner.forecast import Ask, Past, believed_s, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
 from headway_planner.staffing import UTILIZATION, mean
@@ -40,6 +40,7 @@ ENDING = 0.5  # share of the level: where the last seconds brought less, a load 
 KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
 CAREFUL_HOLDS = 8.0  # so many times as long it waits at full caution
 KEEP_S, KEEP_HOLDS = 300.0, 5.0  # a removal looks so far ahead, at most so many of its windows
+KEEP_ROOM = 1.15  # and must leave room for so many times that level: a count near its border would come and go
 TURNS_S, MOST_TURNS = 1800.0, 3  # how long an order after a removal is remembered, and how many count
 
 
@@ -100,7 +101,6 @@ class Intake:
         done: what engines did since the intake before, for the step model.
         starts: seconds from order to service of the replicas that serve; (): measured from the counts.
         deferred: requests with a deadline, which are in none of the above but `done`; None: there are none.
-        prefills: how many requests a second had their first token of late, by how long their prefill took; (): not known.
     """
 
     at_s: float
@@ -116,7 +116,6 @@ class Intake:
     done: tuple[StepsDone, ...] = ()
     starts: tuple[float, ...] = ()
     deferred: Deferred | None = None
-    prefills: Prefills = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,6 @@ class Memory:
     starts: tuple[float, ...] = ()  # seconds from order to service, newest last
     backlog: Backlog = field(default_factory=Backlog)
     first: FirstTokens = field(default_factory=FirstTokens)  # of the last hour, older ones fading
-    prefills: Prefills = ()  # of the last minutes, older ones fading
 
 
 def assess(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
@@ -239,7 +237,6 @@ def _observed(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tupl
         sums=sums,
         newest=newest,
         first=spent(memory.first, then.first, now.first, span_s),
-        prefills=remembered(memory.prefills, intake.prefills, span_s),
         mix=mean_mix(sums, memory.mix, held_tokens(memory.mix, intake.kv_used, intake.running, span_s)),
         orders=_under_way(memory.orders[began:], intake),
         starts=(*memory.starts, *starts)[-20:],
@@ -295,8 +292,7 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
     lead_s = start_s(memory) + SETTLE_S
     due, due_longer, batch = _due(config, memory, now_s, lead_s)
     keep_s = max(2 * lead_s, min(KEEP_S, KEEP_HOLDS * config.hold_s))
-    up, down, level, apart = _forecasts(config, memory, engine, (lead_s, keep_s))
-    blocked = f", {apart} so that long prompts block few" if apart == up > max(1, reactive) else ""
+    up, down, level = _forecasts(config, memory, engine, (lead_s, keep_s))
     # Its level is still high, and a rise from there would need more: that is ordered when the demand is back.
     ends = rate < ENDING * mean(memory.work[-_level_s(memory) :]) and up > intake.serving
     up = max(max(1, intake.serving) if ends else up, due)
@@ -316,7 +312,7 @@ def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Ne
         keep=keep,
         keep_long=max(one.keep if one.at_s > since_s else one.demand for one in answers) if enough else None,
         reason=f"demand {rate:.1f} engines, backlog {backlog_s:.1f} s: {reactive} now, {up} at level {level:.1f} in "
-        f"{lead_s:.0f} s{' (it falls: no order)' if ends else ''}, {keep} for {keep_s:.0f} s{blocked}{batch}{told(care)}",
+        f"{lead_s:.0f} s{' (it falls: no order)' if ends else ''}, {keep} for {keep_s:.0f} s{batch}{told(care)}",
     )
     return needs, replace(memory, answers=answers, turns=turns)
 
@@ -369,26 +365,18 @@ def _due(config: CoordinatorConfig, memory: Memory, now_s: float, lead_s: float)
 
 def _forecasts(
     config: CoordinatorConfig, memory: Memory, engine: Capacity | None, horizons_s: tuple[float, float]
-) -> tuple[int, int, float, int]:
-    """Replicas for what may come before an order serves, and, no fewer, before a removal is undone; level and `blocking.py` of the first."""
+) -> tuple[int, int, float]:
+    """Replicas for what may come before an order serves, and, no fewer, before a removal is undone; level of the first."""
     # An hour without any demand needs no replay: a thousand idle fleets should cost nothing.
     if engine is None or not any(memory.work):
-        return config.min_replicas, config.min_replicas, 0.0, 1
+        return config.min_replicas, config.min_replicas, 0.0
     level_s = _level_s(memory)
     care = caution(memory.first, config.late_allowed)
     ask = Ask(config.ttft_target_ms, config.late_allowed, config.max_replicas + 1, config.hold_s, care)
     past = Past.of(memory.work, memory.prompts, level_s)
-    apart, kept = _apart(config, memory)
-    up, level = forecast(past, engine, ask, horizons_s[0], config.up_quantile, least=apart)
-    down, _ = forecast(past, engine, ask, horizons_s[1], config.down_quantile, least=max(up, kept))
-    return up, down, level, apart
-
-
-def _apart(config: CoordinatorConfig, memory: Memory) -> tuple[int, int]:
-    """Replicas that keep prompts from making each other late: of a quarter of an hour, calm, unless the load has ended since."""
-    mean_ms = 0.0 if memory.mix is None else _prompt_ms(model_of(config, memory), memory.mix.inputs, 0.0)
-    prompts = min(mean(memory.prompts[-REPLAY_S:]), mean(memory.prompts[-_level_s(memory) :]) / ENDING)
-    return engines_apart(law(memory.prefills, mean_ms, config.ttft_target_ms), prompts, config.max_replicas + 1)
+    up, level = forecast(past, engine, ask, horizons_s[0], config.up_quantile)
+    down, _ = forecast(past, engine, replace(ask, room=KEEP_ROOM), horizons_s[1], config.down_quantile, least=up)
+    return up, down, level
 
 
 def _level_s(memory: Memory) -> int:

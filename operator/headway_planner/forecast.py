@@ -63,7 +63,7 @@ class Past:
 class Ask:
     """What the replicas must hold: the TTFT target, the share of late requests, the most replicas, a removal's window.
 
-    `caution`: 0 to 1, see `budget.py`.
+    `caution`: 0 to 1, see `budget.py`. `room`: for so many times the level.
     """
 
     ttft_target_ms: float
@@ -71,6 +71,7 @@ class Ask:
     max_replicas: int
     hold_s: float = 60.0
     caution: float = 0.0
+    room: float = 1.0
 
 
 def believed_s(horizon_s: float) -> float:
@@ -95,6 +96,7 @@ def forecast(
     if len(levels) >= believed_s(horizon_s):
         ahead, margin = now + rise(levels, (round(horizon_s), past.level_s), share), PEAK_MARGIN
     ahead = max(now, min(ahead, margin * max(levels)))
+    ahead *= ask.room
     slack_s = SLACK * ask.ttft_target_ms / 1000
 
     # The bursts of as long as a removal waits, and some removals and starts take; after late ones those of all the past.

@@ -60,11 +60,6 @@ def above(histogram: Histogram, bound_ms: float) -> float:
     return inside + sum(histogram[whole + 1 :])
 
 
-def middle_ms(index: int) -> float:
-    """The value in the middle of a bucket."""
-    return float(FIRST_MS * GROWTH ** (index + 0.5))
-
-
 def quantile(histogram: Histogram, share: float) -> float | None:
     """The value in milliseconds that `share` (0..1) of the counted values do not exceed; None when empty."""
     total = sum(histogram)

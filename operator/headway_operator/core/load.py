@@ -13,7 +13,6 @@ from headway_operator.core.histogram import Histogram
 from headway_operator.core.objectives import ClassCounts, ClassLoad, Verdict, latency
 from headway_operator.core.observed import EngineSample
 from headway_operator.core.window import COUNTERS, HISTOGRAMS, PodWindow, answer, arrived, merged, pod_window
-from headway_planner.blocking import Prefills
 from headway_planner.model import Latency, LoadView
 from headway_planner.scale import QUEUE_SEEN_S
 
@@ -39,7 +38,6 @@ class FleetLoad:
     latest: Mapping[str, EngineSample] = field(default_factory=dict)  # of each serving pod that reports
     share: float = 1.0  # engines that each one stands for whose latencies are pooled; counts are of all
     running_batch: float = 0.0  # batch requests that run
-    prefills: Prefills = ()  # requests a second by how long their prefill took
 
 
 def fleet_load(
@@ -137,7 +135,6 @@ def _load(windows: Mapping[str, PodWindow | None], engines: _Engines, span: _Spa
         running_batch=share * sum(window.running_batch for window in found),
         latest=engines.latest,
         share=share,
-        prefills=_prefills(pooled),
     )
 
 
@@ -164,14 +161,6 @@ def _view(pooled: _Pooled, engines: _Engines, percentiles: tuple[float, float]) 
         prefill=latency(histograms["prefill"], percentiles[0]),
         itl=latency(histograms["itl"], percentiles[1]),
     )
-
-
-def _prefills(pooled: _Pooled) -> Prefills:
-    span_s = max((window.span_s for window in pooled.windows), default=0.0)
-    if span_s <= 0:
-        return ()
-    counts = enumerate(pooled.histograms["prefill"])
-    return tuple((histogram.middle_ms(index), pooled.share * count / span_s) for index, count in counts if count)
 
 
 def _seen(found: Sequence[PodWindow]) -> Sequence[PodWindow]:

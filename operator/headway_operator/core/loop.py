@@ -79,16 +79,10 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         facts.load.silent,
     )
     taken = take_in(reports, memory, facts.verdict)
-    # Long prompts of a lower class give way to the better ones, and the engines' prefill times do not tell the classes apart.
-    seen = (
-        taken.intake
-        if fleet.spec.slo is None or fleet.spec.slo.classes
-        else replace(taken.intake, prefills=facts.load.prefills)
-    )
     tune_state = tuning.policy_state(fleet, stamps)
     config = _config(facts.verdict.spec(fleet.spec))
     found, remembered = control(
-        Sight(seen, *_views(observed, fleet, facts)),
+        Sight(taken.intake, *_views(observed, fleet, facts)),
         config,
         (scaling.policy_state(fleet, observed.pods, tune_state, stamps, joined), tune_state),
         memory.control,
@@ -98,7 +92,7 @@ def decide_loop(observed: Observed, fleet: LLMDeployment, facts: Facts) -> Loope
         remembered,
         facts.revision,
         taken.engines,
-        seen.totals,
+        taken.intake.totals,
         observed.monotonic_s,
         stamps,
         taken.online,

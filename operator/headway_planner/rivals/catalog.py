@@ -106,8 +106,7 @@ def _ours(context: Context, *, demand: bool) -> Policy:
         deadline_s=context.deadline_s,
     )
     config = ControlConfig(coordinator if demand else None, scale, tune)
-    alone = len({one.rank for one in context.arrivals}) == 1
-    return ControlPolicy(bounds, config, context.setup.model.kv_tokens, alone=alone)
+    return ControlPolicy(bounds, config, context.setup.model.kv_tokens)
 
 
 CATALOG: dict[str, Entry] = {

@@ -10,7 +10,6 @@ fleet, and handed to the coordinator apart.
 
 from dataclasses import replace
 
-from headway_planner.blocking import Prefills
 from headway_planner.budget import FirstTokens
 from headway_planner.control import CONTROL_WINDOW_S, ControlConfig, ControlMemory, Sight, control
 from headway_planner.coordinator import CoordinatorConfig, Intake, Totals
@@ -26,7 +25,6 @@ from headway_planner.sim.signals import (
     Sample,
     Window,
     above,
-    middle_ms,
     quantile,
 )
 
@@ -42,12 +40,10 @@ class ControlPolicy:
     tick_s = 2.0
     lag_s = 1.0
 
-    def __init__(self, bounds: Bounds, config: ControlConfig, kv_tokens: int, *, alone: bool = True) -> None:
-        """`alone`: the requests are of one class."""
+    def __init__(self, bounds: Bounds, config: ControlConfig, kv_tokens: int) -> None:
         self._baseline = bounds.baseline
         self._config = config
         self._kv_tokens = kv_tokens
-        self._alone = alone
         self._memory = ControlMemory()
         self._done: StepsDone | None = None  # counters of the last pass
         # Of the requests with a deadline: all that were counted by the last pass, and the newest of them.
@@ -120,7 +116,6 @@ class ControlPolicy:
             done=done,
             starts=view.starts[-NEWEST:],
             deferred=self._deferred(sample, silent, view.limits.seqs),
-            prefills=_prefills(view.window(CONTROL_WINDOW_S)) if self._alone else (),
         )
 
     def _deferred(self, sample: Sample, silent: float, slots: int) -> Deferred | None:
@@ -146,13 +141,6 @@ def _first(counts: Counts, demand: CoordinatorConfig | None) -> FirstTokens:
         return FirstTokens()
     target_ms = demand.ttft_target_ms
     return FirstTokens(sum(counts.ttft), above(counts.ttft, target_ms), above(counts.queue_wait, target_ms / 2))
-
-
-def _prefills(seen: Window) -> Prefills:
-    if not seen.span_s:
-        return ()
-    counts = enumerate(seen.histogram("prefill"))
-    return tuple((middle_ms(index), count / seen.span_s) for index, count in counts if count)
 
 
 def _online(sample: Sample) -> Sample:

@@ -157,12 +157,11 @@ class _Run:
         ended = member.replica.advance(now_s)
         if member.replica.wake_s is not None:
             self._enter(member.replica.wake_s, _WAKE, member)
-        if ended:
-            self._open -= len(ended)
-            if member.phase is Phase.READY:
-                self._pool.offer(member)
-            else:
-                self._pool.settle(member, now_s)
+        self._open -= len(ended)
+        if member.phase is Phase.READY:
+            self._pool.offer(member)
+        elif ended:
+            self._pool.settle(member, now_s)
         if self._deferred:
             self._lend(member, now_s)
 

@@ -1,8 +1,12 @@
 """The replicas of a fleet: ordered, starting, serving, draining, gone; what each is charged; and who gets a request.
 
-Requests go to the replica with the fewest in flight, ties in turn; requests with a deadline, where they only fill slack, do
-not count. A drain takes no new request and cuts none. When
-replicas are removed, those go first that did not start yet (youngest first), then those with the fewest requests.
+A request goes to the replica that has the least to do, as far as a gateway knows it; ties in turn:
+
+    load = requests in flight + prompt tokens of those without a first token / REQUEST_TOKENS
+
+What is in flight alone is blind to a prompt of 39,000 tokens that all behind it wait for. Requests with a deadline do not
+count where they only fill slack. A drain takes no new request and cuts none. When replicas are removed, those go first that did
+not start yet (youngest first), then those with the fewest requests.
 """
 
 from collections import deque
@@ -45,7 +49,7 @@ class Pool:
     def __init__(self, setup: Setup, counters: Counters) -> None:
         self._setup = setup
         self._counters = counters
-        self._free: list[tuple[int, int, Member]] = []  # (in flight, turn, member), stale when the count changed
+        self._free: list[tuple[int, int, Member]] = []  # (load, turn, member), stale when the load changed
         self._turn = 0
         self._waiting: deque[Member] = deque()  # PENDING, in order
         self.members: list[Member] = []
@@ -122,19 +126,19 @@ class Pool:
                     member.replica.set_limits(limits)
 
     def offer(self, member: Member) -> None:
-        """Enter a replica into the order of the router, if its count changed."""
-        load = self._load(member)
+        """Enter a replica into the order of the router, if its load changed."""
+        load = member.replica.load
         if load != member.offered:
             member.offered = load
             self._turn += 1
             heappush(self._free, (load, self._turn, member))
 
     def choose(self) -> Member | None:
-        """The ready replica with the fewest requests; it leaves the order until it is offered again."""
+        """The ready replica with the least load; it leaves the order until it is offered again."""
         free = self._free
         while free:
-            count, _, member = heappop(free)
-            if member.phase is Phase.READY and self._load(member) == count:
+            load, _, member = heappop(free)
+            if member.phase is Phase.READY and member.replica.load == load:
                 member.offered = -1
                 return member
         return None
@@ -143,9 +147,6 @@ class Pool:
         """The ready replica with the fewest requests of those that may take one with a deadline."""
         able = [member for member in self.ready.values() if member.replica.has_slack]
         return min(able, key=lambda one: (one.replica.in_flight, one.replica.uid), default=None)
-
-    def _load(self, member: Member) -> int:
-        return member.replica.in_flight - (member.replica.lent if self._setup.batch_reserve else 0)
 
     def replica_seconds(self, end_s: float) -> float:
         """Charged time: from the order until gone; after `end_s` only while a replica has work."""

@@ -27,6 +27,7 @@ from headway_planner.sim.jobs import End, Job, Rank
 from headway_planner.sim.signals import Counters, Counts, DeferredGauges, bucket
 from headway_planner.steps import Chunks, StepModel, run_time, steps_within
 
+REQUEST_TOKENS = 200  # of a prompt without a first token weigh like one request; 50 to 500 make no difference
 MAX_RUN = 256  # decode steps of one segment: the counters of a long run must not arrive late
 _BATCH = int(Rank.BATCH)
 
@@ -37,7 +38,7 @@ class Replica:
     __slots__ = (
         "_apart", "_batch_running", "_chunks", "_context", "_counts", "_decoding", "_ended", "_ends", "_first_s", "_foreseen",
         "_growth_s", "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
-        "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "preemptions", "queued_tokens", "reserve", "uid",
+        "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "load", "preemptions", "queued_tokens", "reserve", "uid",
         "wake_s",
     )  # fmt: skip
 
@@ -71,6 +72,9 @@ class Replica:
         self.set_limits(limits)
         self.wake_s: float | None = None
         self.in_flight = 0
+        self.load = (
+            0  # what the router sees of it: `REQUEST_TOKENS` for each request, and its prompt until the first token
+        )
         self.queued_tokens = 0
         self.last_busy_s = 0.0
         self.preemptions = 0
@@ -112,6 +116,8 @@ class Replica:
         if job.deferrable:
             self.lent += 1
             self._lent_queued += job.need
+        if not (job.deferrable and self.reserve):  # what only fills slack does not count
+            self.load += REQUEST_TOKENS + job.inputs
         if self.wake_s is None:
             self._plan(now_s)
         elif self._chunks is None and self._admissible(job):
@@ -138,7 +144,7 @@ class Replica:
         for queue in self._queued:
             queue.clear()
         self._ends.clear()
-        self._chunks, self.wake_s, self.in_flight, self.queued_tokens = None, None, 0, 0
+        self._chunks, self.wake_s, self.in_flight, self.queued_tokens, self.load = None, None, 0, 0, 0
         self.lent = self._lent_decoding = self._lent_running = self._lent_queued = 0
         return sorted(held, key=lambda job: job.uid)
 
@@ -179,7 +185,7 @@ class Replica:
             self._reserved -= job.need
             first = job.first_s < 0
             if first:
-                job.first_s = now_s + self._model.front_ms(len(self._decoding)) / 1000
+                self._first_token(job, now_s)
             job.made += 1
             self._count_first(counts, job, now_s, first)
             if job.deferrable and self._apart is not None:
@@ -201,6 +207,11 @@ class Replica:
             self._order += 1
             heappush(self._ends, (job.finish_step, self._order, job))
 
+    def _first_token(self, job: Job, now_s: float) -> None:
+        job.first_s = now_s + self._model.front_ms(len(self._decoding)) / 1000
+        if not (job.deferrable and self.reserve):
+            self.load -= job.inputs
+
     @staticmethod
     def _count_first(counts: Counts, job: Job, now_s: float, first: bool) -> None:
         """A token at the end of a prefill; the first one of the request unless it was computed again."""
@@ -213,6 +224,8 @@ class Replica:
         # The front hands a last token on as late as it does a first one.
         job.close(End.FINISHED, now_s + self._model.front_ms(len(self._decoding)) / 1000)
         self.in_flight -= 1
+        if not (job.deferrable and self.reserve):
+            self.load -= REQUEST_TOKENS
         self.last_busy_s = now_s
         counts = self._counts
         counts.finished += 1

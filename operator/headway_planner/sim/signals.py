@@ -29,11 +29,6 @@ def bucket(milliseconds: float) -> int:
     return index if index < BUCKETS else BUCKETS - 1
 
 
-def middle_ms(index: int) -> float:
-    """The latency in the middle of a bucket."""
-    return math.exp((index + 0.5 - _OFFSET) / _PER_E)
-
-
 def above(counts: Sequence[int], bound_ms: float) -> int:
     """How many values of a histogram are longer than a bound; those in the bound's own bucket are not counted."""
     return sum(counts[bucket(bound_ms) + 1 :])

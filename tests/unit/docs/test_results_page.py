@@ -11,23 +11,14 @@ EXPERIMENTS = (ROOT / "docs/control-experiments.md").read_text()
 
 
 def _rows(text: str) -> list[report.Row]:
-    """Ours, first, from its own run, all others from theirs: the files that the text names before its first table.
-
-    A rival that was set anew to be as punctual as ours counts as it was set last.
-    """
+    """Ours, first, from its own run, all others from theirs: the files that the text names before its first table."""
     named = re.findall(r"control-[\w-]*\d{8}T\d{6}Z\.jsonl", text[: text.index("\n| ")])
     found: list[report.Row] = []
     for name in named:
         ours = name.startswith(("control-headway", "control-batch-headway"))
         rows = report.read([ROOT / "benchmarks/results" / name])
-        rows = [row for row in rows if (row["policy"] == report.OURS) == ours]
-        anew = {_setting(row) for row in rows}
-        found = [row for row in found if _setting(row) not in anew] + rows
+        found += [row for row in rows if (row["policy"] == report.OURS) == ours]
     return sorted(found, key=lambda row: row["policy"] != report.OURS)
-
-
-def _setting(row: report.Row) -> tuple[object, ...]:
-    return row["trace"], row["start_delay_s"], row["policy"]
 
 
 RESULTS = PAGE[PAGE.index("\n## Results") :]

@@ -280,18 +280,3 @@ def test_short_cooldown_does_not_keep_an_idle_fleet_large():
     assert desired(world) > 1
     run(traffic, 100, 0)
     assert desired(world) == 1
-
-
-def test_the_loop_remembers_how_long_prefills_take_but_not_of_several_classes():
-    world, traffic = loop(AUTO_SCALING)
-    run(traffic, 40, 4)
-    assert world.memory is not None
-    remembered = sum(count for _, count in world.memory.control.demand.prefills)
-    # Of the window's rate in each pass, so what came of late counts in part.
-    assert 0.5 < remembered / sum(sum(engine.prefill) for engine in world.engines.values()) < 1
-    world.edit(slo={**SLO, "classes": [{"workloadClass": "batch"}]})
-    run(traffic, 1, 4)
-    before = world.memory.control.demand.prefills
-    run(traffic, 10, 4)
-    after = world.memory.control.demand.prefills
-    assert sum(count for _, count in after) < sum(count for _, count in before)

@@ -93,17 +93,6 @@ def test_rates_and_gauges():
     assert load.view.active
 
 
-def test_prefill_times_are_requests_a_second_by_their_length():
-    samples = {
-        "a": (at(0, prefill=buckets(40.0)), at(10, prefill=buckets(40.0, 40.0, 900.0))),
-        "b": (at(0), at(10, prefill=buckets(40.0))),
-    }
-    found = fleet_load(["a", "b"], samples, 10, 10).prefills
-    assert [rate for _, rate in found] == [0.2, 0.1]
-    assert [length for length, _ in found] == pytest.approx([40.0, 900.0], rel=0.05)
-    assert fleet_load(["a"], {"a": (at(0),)}, 0, 10).prefills == ()
-
-
 def test_a_queue_is_gone_when_every_pod_says_so_now():
     served = {"a": (at(0), at(1, num_waiting=6), at(2)), "b": (at(0), at(1), at(2))}
     view = fleet_load(["a", "b"], served, 2, 60).view

@@ -17,7 +17,6 @@ from headway_planner.rivals.catalog import CATALOG, Context
 from headway_planner.rivals.dynamo import Dynamo
 from headway_planner.rivals.kpa import Kpa
 from headway_planner.rivals.wva import WvaSaturation, WvaTokens
-from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, Rank
 from headway_planner.sim.setup import Setup
 from headway_planner.sim.signals import BUCKETS, Bounds, Counts, FleetView, ReplicaSample, Sample, bucket, quantile
@@ -163,17 +162,3 @@ def test_no_policy_leaves_its_bounds(name: str, rows: list[tuple[list[tuple[int,
             assert 1 <= decision.limits.seqs <= 256
             assert decision.limits.tokens <= 8192
         desired = decision.replicas
-
-
-def most_replicas(last: Rank) -> int:
-    """Of two minutes of four requests a second, 8,000 prompt tokens in the mean, one in twenty 103,000; the last one of that class."""
-    arrivals = [Arrival(number / 4, 3000 if number % 20 else 103_000, 20, Rank.INTERACTIVE) for number in range(480)]
-    arrivals.append(Arrival(120.0, 100, 20, last))
-    setup = Setup(MODEL, LIMITS, initial=6, min_replicas=6, max_replicas=60, start_delay_s=20.0)
-    context = Context(setup, Bounds(6, 60, 256, 8192, LIMITS), arrivals, Rank.INTERACTIVE)
-    outcome = simulate(setup, arrivals, CATALOG["headway"].make(context, 0.0), 0)
-    return max((change.after for change in outcome.changes), default=6)
-
-
-def test_ours_keeps_more_replicas_for_uneven_prompts_where_they_are_of_one_class():
-    assert most_replicas(Rank.INTERACTIVE) > most_replicas(Rank.BATCH) + 2
