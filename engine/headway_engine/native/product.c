@@ -136,7 +136,8 @@ static void (*kernel(const Product *p))(const Product *, int, int, int) {
 void product(Pool *pool, const Product *p) {
   void (*compute)(const Product *, int, int, int) = kernel(p);
   int columns = p->matrix->outputs / TILE, blocks = (p->rows + ROW_BLOCK - 1) / ROW_BLOCK, items = columns * blocks;
-  int share = pool_share(pool, items);
+  /* Nobody fetches the first column of a share ahead, and after its last one another thread's is fetched: so few shares. */
+  int share = pool_share(pool, items) * (compute == amx_tiles ? 1 : 2);
   for (int first; (first = pool_claim(pool, share)) < items;)
     for (int item = first; item < items && item < first + share; item++) {
       int row = item / columns * ROW_BLOCK;
