@@ -45,9 +45,11 @@ def records(model: StepModel, limits: BatchLimits, schedule: Sequence[Arrival]) 
 
 
 def capacity(model: StepModel, limits: BatchLimits, schedule: Sequence[Arrival]) -> float:
-    """Requests per second that a simulated engine serves when all of them are there at once."""
+    """Requests per second that a simulated engine serves when all of them are there at once; those that wait for longer than
+    the simulation goes on do not count."""
     fates = records(model, limits, [replace(one, at_s=0.0) for one in schedule])
-    return len(fates) / max(one.last_s or _AFTER_S for one in fates)
+    ends = [one.last_s for one in fates if one.last_s is not None]
+    return len(ends) / max(ends) if ends else 0.0
 
 
 def beside(measured: Sequence[Record], simulated: Sequence[Record]) -> list[Beside]:

@@ -177,3 +177,9 @@ def test_capacity_is_where_a_queue_would_begin_to_grow() -> None:
         return sorted(one.ttft_ms or 0.0 for one in fates)[int(0.95 * len(fates))]
 
     assert p95_ms(0.7) < 500 < p95_ms(1.5)
+
+
+def test_capacity_of_a_slow_engine_does_not_grow_with_the_crowd() -> None:
+    slow, crowd = replace(MODEL, host_ms=1000.0), arrivals(Workload(rate_per_s=600.0, duration_s=1.0))
+    rate = predicted.capacity(slow, LIMITS, crowd[:300])
+    assert rate == pytest.approx(predicted.capacity(slow, LIMITS, crowd), rel=0.15)
