@@ -45,10 +45,9 @@ def records(model: StepModel, limits: BatchLimits, schedule: Sequence[Arrival]) 
 
 
 def capacity(model: StepModel, limits: BatchLimits, schedule: Sequence[Arrival]) -> float:
-    """Requests per second that a simulated engine serves when all of them are there at once; those that wait for longer than
-    the simulation goes on do not count."""
+    """Requests per second that a simulated engine serves when all of them are there at once."""
     fates = records(model, limits, [replace(one, at_s=0.0) for one in schedule])
-    ends = [one.last_s for one in fates if one.last_s is not None]
+    ends = [one.last_s for one in fates if one.last_s is not None]  # a slow engine does not get to all in `_AFTER_S`
     return len(ends) / max(ends) if ends else 0.0
 
 
