@@ -181,9 +181,10 @@ class _Outbox(EventSink):
 
     def open(self, loop: StepLoop, ready: Ready) -> None:
         """Say that the model is loaded; then send frames."""
-        self._connection.sendall(packed(ready))
-        self._thread = threading.Thread(target=self._send, args=(loop,), name="headway-send", daemon=True)
-        self._thread.start()
+        with self._news:  # a front that stops us at once is owed what it asked for before: `close` waits for the thread
+            self._connection.sendall(packed(ready))
+            self._thread = threading.Thread(target=self._send, args=(loop,), name="headway-send", daemon=True)
+            self._thread.start()
 
     def refuse(self, error: Exception) -> None:
         """Say that the model cannot be served."""

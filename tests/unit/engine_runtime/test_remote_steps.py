@@ -7,10 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fake_engine_client import eventually, read, request, submitted
@@ -240,6 +243,28 @@ def test_a_front_that_ends_with_frames_unread_ends_the_step_process(monkeypatch:
     with steps, steps.makefile("rb") as messages, pytest.raises(SystemExit) as ended:
         step_process._next(messages)
     assert ended.value.code == 0
+
+
+def test_a_stop_on_the_heels_of_ready_waits_for_what_was_asked_before_it() -> None:
+    frames: list[bytes] = []
+    at_the_end: list[int] = []
+
+    class Connection:
+        def sendall(self, frame: bytes) -> None:
+            frames.append(frame)
+            if len(frames) == 1:  # the front has Ready before anything else has happened here
+                stop.start()
+                stop.join(0.1)  # for as long as it can get on
+
+    def close() -> None:
+        outbox.close()
+        at_the_end.append(len(frames))
+
+    stop = threading.Thread(target=close)
+    outbox = step_process._Outbox(cast("Any", Connection()))
+    outbox.open(cast("Any", SimpleNamespace(state=None, trouble=lambda _now: None)), cast("Any", "ready"))
+    stop.join()
+    assert at_the_end == [2]
 
 
 def _children() -> set[int]:
