@@ -165,7 +165,7 @@ class PromptSteps:
     def _mixed(self, weight_bytes: int) -> dict[int, list[PromptGraph]]:
         small, smallest = weight_bytes <= _SMALL_MODEL_BYTES, weight_bytes <= _SMALLEST_MODEL_BYTES
         alone = _PROMPT_GRAPH_TOKENS + small * _SMALL_PROMPT_GRAPH_TOKENS + smallest * _SMALLEST_PROMPT_GRAPH_TOKENS
-        rooms = sorted({min(room, self._sizes.max_seqs) for room in _MIXED_GRAPH_DECODES})
+        rooms = cut_at(self._sizes.max_seqs, _MIXED_GRAPH_DECODES)
         graphs = {0: self._beside(0, alone)}
         for room, less in zip(rooms, (0, *rooms), strict=False):  # a step of more decodes has more tokens than those
             graphs[room] = self._beside(room, [tokens for tokens in _MIXED_GRAPH_TOKENS if tokens > less])

@@ -72,9 +72,7 @@ class Replica:
         self.set_limits(limits)
         self.wake_s: float | None = None
         self.in_flight = 0
-        self.load = (
-            0  # what the router sees of it: `REQUEST_TOKENS` for each request, and its prompt until the first token
-        )
+        self.load = 0  # that the router sees: `REQUEST_TOKENS` for each request, and its prompt until the first token
         self.queued_tokens = 0
         self.last_busy_s = 0.0
         self.preemptions = 0
