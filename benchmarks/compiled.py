@@ -24,7 +24,7 @@ _SETUP = """
 from pathlib import Path
 from mypyc.build import mypycify
 from setuptools import setup
-names = "budget capacity control coordinator deferred feedforward forecast identify model non_negative scale tune staffing steps sim/* rivals/*".split()
+names = "budget capacity control coordinator deferred feedforward forecast identify model non_negative recent scale tune staffing steps sim/* rivals/*".split()
 files = [str(file) for name in names for file in sorted(Path("headway_planner").glob(name + ".py"))]
 setup(name="simulator", ext_modules=mypycify([one for one in files if not one.endswith("__init__.py")], opt_level="3", debug_level="0"))
 """

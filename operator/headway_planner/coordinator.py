@@ -7,8 +7,8 @@ None). Every 5 s it is answered how many replicas are needed:
 
 - `forecast` (`forecast.py`): the bursts of the last minutes, at the level that the demand may reach until an ordered replica
   serves;
-- `reactive`: the demand of the last seconds plus the backlog, worked off in `DRAIN_S`. Whatever the forecast says, the fleet
-  is not smaller.
+- `reactive`: the demand of the last seconds, as far as it cannot wait (`recent.py`), plus the backlog, worked off in `DRAIN_S`.
+  Whatever the forecast says, the fleet is not smaller.
 
 `up` is the larger one. `keep` is the answer over the longer horizon of a removal and a new start, for `KEEP_ROOM` times that
 level; `keep_long` the largest of these in the whole window of a removal: the user's, two starts at the least, doubled by each
@@ -26,16 +26,16 @@ from dataclasses import dataclass, field, replace
 from headway_planner.budget import Answer, FirstTokens, caution, spent, told
 from headway_planner.capacity import Capacity, Mix, Sums, held_tokens, mean_mix, renewed, sustained, token_ms
 from headway_planner.deferred import AIM_KEEP, AIM_UP, Asked, Backlog, Deferred, engines_for, noted
-from headway_planner.forecast import Ask, Past, believed_s, forecast
+from headway_planner.forecast import LEAST_LEVEL_S, MOST_LEVEL_S, Ask, Past, believed_s, forecast
 from headway_planner.identify import Fit, LearntSteps, StepsDone, learn, learnt
 from headway_planner.model import BatchLimits, Needs
+from headway_planner.recent import DRAIN_S, recent_demand
 from headway_planner.staffing import UTILIZATION, mean
 from headway_planner.steps import StepCost
 
-HISTORY_S, REACT_S = 3600, 10
-PLAN_EVERY_S, DRAIN_S, SETTLE_S = 5.0, 30.0, 15.0
+HISTORY_S = 3600
+PLAN_EVERY_S, SETTLE_S = 5.0, 15.0
 START_PRIOR_S, START_MARGIN = 90.0, 1.3
-LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # of demand, that its level is a mean of; a start in between
 ENDING = 0.5  # share of the level: where the last seconds brought less, a load has just ended, or pauses
 KEEP_STARTS = 2.0  # a removal waits for so many starts at the least
 CAREFUL_HOLDS = 8.0  # so many times as long it waits at full caution
@@ -284,7 +284,7 @@ def _prompt_ms(model: StepCost | None, tokens: float, squares: float) -> float:
 
 def _plan(intake: Intake, config: CoordinatorConfig, memory: Memory) -> tuple[Needs | None, Memory]:
     now_s, engine = intake.at_s, _engine(config, memory)
-    rate = _rate(engine, memory)
+    rate = 0.0 if engine is None else recent_demand(engine, memory.work, memory.prompts, config.ttft_target_ms)
     backlog_s = _work(config, memory, (intake.waiting, intake.queued_tokens, 0.0, 0.0))
     if backlog_s is None:
         return None, memory
@@ -321,19 +321,6 @@ def _engine(config: CoordinatorConfig, memory: Memory) -> Capacity | None:
     """What an engine sustains of the requests of late; None while it is not known."""
     model, mix = model_of(config, memory), memory.mix
     return None if model is None or mix is None else sustained(model, mix, config.baseline, config.itl_target_ms)
-
-
-def _rate(engine: Capacity | None, memory: Memory) -> float:
-    """The demand of the last seconds, engines: of prompts as it came, of answers as slots see it.
-
-    An answer holds its slot for as long as it takes, so the slots that are taken follow the mean demand of that time: of a
-    shorter surge nothing waits. A full engine turns its batch over in batch / rate.
-    """
-    if engine is None:
-        return 0.0
-    stay_s = min(MOST_LEVEL_S, max(REACT_S, round(engine.batch / engine.rate)))
-    answers = mean(memory.work[-stay_s:]) - mean(memory.prompts[-stay_s:])
-    return mean(memory.prompts[-REACT_S:]) + answers
 
 
 def _left_ms(config: CoordinatorConfig, memory: Memory) -> float | None:

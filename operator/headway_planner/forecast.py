@@ -5,9 +5,9 @@
     ahead    = level + rise_q, at most PEAK_MARGIN times the highest level seen
     shape    = ahead + (demand - local mean) * sqrt(ahead / local mean), last REPLAY_S, at full caution all of the past
 
-`shape` is replayed twice (`staffing.py`). All work may wait for the share of the TTFT target that the queue may take, and as
+`shape` is replayed twice (`staffing.py`). All work may wait for the part of the TTFT target that the queue may take, and as
 long as the free slots of the engines take in what they do not finish: a decoding request is not late. Prompts alone may wait
-for that share of the target and no longer. The larger answer counts.
+for that part of the target and no longer. The larger answer counts. A queue that has stood for the horizon is gone.
 """
 
 import math
@@ -18,12 +18,13 @@ from headway_planner.capacity import Capacity
 from headway_planner.staffing import UTILIZATION, centred_mean, mean, needed, rise, rolling_mean
 
 REPLAY_S, REPLAY = 900, 4  # seconds at the most, horizons
+LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # that a level is a mean of; a start in between
 LEVEL_FLOOR = 0.5  # engines
 GROWTH_PRIOR = 1.2  # until the rises of the past is believed
 EVIDENCE, EVIDENCE_S = 10.0, 600.0  # horizons of demand, or seconds, before it is; three horizons at the least
 PEAK_MARGIN = 1.1
 LONG_S = 300.0  # until the past is believed, a longer horizon has a larger margin, up to the prior
-SLACK = 0.5  # share of the TTFT target that may pass in the queue
+SLACK, OWN_S = 0.5, 2.0  # share of the TTFT target that may pass in the queue; of a long one all but the seconds
 SLOTS = 0.5  # share of the free slots that a forecast may fill
 
 
@@ -44,7 +45,7 @@ class Past:
     _swings: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, work: Sequence[float], prompts: Sequence[float], level_s: int = 60) -> "Past":
+    def of(cls, work: Sequence[float], prompts: Sequence[float], level_s: int = LEAST_LEVEL_S) -> "Past":
         """With its levels, which every forecast looks at."""
         return cls(work, prompts, level_s, rolling_mean(work, level_s))
 
@@ -74,6 +75,12 @@ class Ask:
     room: float = 1.0
 
 
+def queue_slack_s(ttft_target_ms: float) -> float:
+    """How much of the TTFT target may pass in the queue, seconds; the rest is the prompt's own."""
+    target_s = ttft_target_ms / 1000
+    return max(SLACK * target_s, target_s - OWN_S)
+
+
 def believed_s(horizon_s: float) -> float:
     """How much of the past must be known before its rises within a horizon are believed."""
     return max(3 * horizon_s, min(EVIDENCE * horizon_s, EVIDENCE_S))
@@ -97,7 +104,7 @@ def forecast(
         ahead, margin = now + rise(levels, (round(horizon_s), past.level_s), share), PEAK_MARGIN
     ahead = max(now, min(ahead, margin * max(levels)))
     ahead *= ask.room
-    slack_s = SLACK * ask.ttft_target_ms / 1000
+    slack_s = queue_slack_s(ask.ttft_target_ms)
 
     # The bursts of as long as a removal waits, and some removals and starts take; after late ones those of all the past.
     recent_s = min(REPLAY_S, max(ask.hold_s, REPLAY * horizon_s))
@@ -108,9 +115,9 @@ def forecast(
 
     most, allowed = ask.max_replicas, ask.late_allowed
     all_work, of_prompts = past.swings(replay)
-    every = needed(_at_level(all_work, ahead), wait_s, allowed, most, least=least)
+    every = needed(_at_level(all_work, ahead), wait_s, allowed, (least, most), horizon_s)
     prompts = ahead / max(now, LEVEL_FLOOR) * mean(past.prompts[-past.level_s :])
-    return needed(_at_level(of_prompts, prompts), lambda _: slack_s, allowed, most, least=every), ahead
+    return needed(_at_level(of_prompts, prompts), lambda _: slack_s, allowed, (every, most), horizon_s), ahead
 
 
 def _swings(values: Sequence[float], span_s: int) -> list[float]:

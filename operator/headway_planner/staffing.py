@@ -13,18 +13,24 @@ from itertools import accumulate
 UTILIZATION = 0.95  # share of the sustained rate that is planned with
 
 
-def late_share(work: Sequence[float], replicas: float, slack_s: float, enough: float = math.inf) -> float:
+def late_share(
+    work: Sequence[float], replicas: float, slack_s: float, enough: float = math.inf, help_s: float = math.inf
+) -> float:
     """Share of the work that waits longer than `slack_s` when `replicas` serve it; `work` is one value a second.
 
-    Over `enough` it is not counted to the end.
+    Over `enough` it is not counted to the end. A queue that has stood for `help_s` is gone: what was ordered for it serves.
     """
     serves = UTILIZATION * replicas
     most = slack_s * serves
     total = sum(work)
-    backlog = late = 0.0
+    backlog = late = stood_s = 0.0
     for arrived in work:
         if not backlog and arrived <= serves:
+            stood_s = 0.0
             continue
+        stood_s += 1.0
+        if stood_s > help_s:
+            backlog = stood_s = 0.0
         # The second's own arrivals wait for each other, half of them on average.
         if (backlog + 0.5 * (arrived - serves) if arrived > serves else backlog) > most:
             late += arrived
@@ -35,16 +41,23 @@ def late_share(work: Sequence[float], replicas: float, slack_s: float, enough: f
     return late / total if total > 0 else 0.0
 
 
-def needed(work: Sequence[float], slack_s: Callable[[int], float], allowed: float, most: int, *, least: int = 1) -> int:
-    """The smallest count, `least` to `most`, with a late share of at most `allowed`; `most` when there is none.
+def needed(
+    work: Sequence[float],
+    slack_s: Callable[[int], float],
+    allowed: float,
+    bounds: tuple[int, int],
+    help_s: float = math.inf,
+) -> int:
+    """The smallest count within `bounds` with a late share of at most `allowed`; the upper bound when there is none.
 
     `slack_s`: of a count; a larger one may have no less work in the queue. Where a count serves each second in it, none waits.
     """
+    least, most = bounds
     low, high = least, max(least, min(most, math.ceil(max(work, default=0.0) / UTILIZATION)))
     # Mostly what is looked for is `least`: what something else asks for already.
     middle = low
     while low < high:
-        if late_share(work, middle, slack_s(middle), allowed) <= allowed:
+        if late_share(work, middle, slack_s(middle), allowed, help_s) <= allowed:
             high = middle
         else:
             low = middle + 1

@@ -89,6 +89,17 @@ def test_backlog_asks_for_more_than_the_arrivals_do() -> None:
     assert behind.up > calm.up
 
 
+def test_what_may_wait_needs_no_replica_and_what_lasts_does() -> None:
+    """Ten seconds of a fifth more than two engines serve: replicas come later, and nothing waits for as long as it may."""
+    patient = replace(CONFIG, ttft_target_ms=10_000)
+    calm, surge, leap = [34.0] * 300, [46.0] * 10, [120.0] * 10
+    assert known(CONFIG, calm + surge).up == 3
+    assert known(patient, calm + surge).up == 2
+    assert known(patient, calm + leap).up > 3, "that much would wait longer before anybody helps"
+    lasting = [known(config, calm + surge * 6).reason.partition(",")[0] for config in (CONFIG, patient)]
+    assert lasting[0] == lasting[1], "the same demand"
+
+
 def test_requests_that_a_full_queue_refused_are_demand() -> None:
     _, memory = play(CONFIG, Memory(prior=STEPS), [10.0] * 30)
     last = memory.last

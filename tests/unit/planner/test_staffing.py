@@ -1,7 +1,6 @@
 """Replayed demand: each short cut gives what the plain rule gives."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,32 +11,41 @@ from headway_planner.forecast import Ask, Past, forecast
 from headway_planner.staffing import UTILIZATION, centred_mean, late_share, needed, rise, rolling_mean
 
 MOST = 12
+HELP = st.sampled_from([1.0, 5.0, 30.0, math.inf])
 LATE = st.sampled_from([0.0, 0.002, 0.05, 0.5])
 DEMAND = st.lists(st.one_of(st.just(0.0), st.floats(0.0, 15.0)), max_size=80)
 
 
-def plain_share(work: list[float], replicas: int, slack_s: float) -> float:
+def plain_share(work: list[float], replicas: int, slack_s: float, help_s: float = math.inf) -> float:
     serves = UTILIZATION * replicas
-    backlog = late = total = 0.0
+    backlog = late = total = stood_s = 0.0
     for arrived in work:
         total += arrived
+        stood_s = stood_s + 1 if backlog or arrived > serves else 0.0
+        if stood_s > help_s:
+            backlog = stood_s = 0.0
         if backlog + 0.5 * max(0.0, arrived - serves) > slack_s * serves:
             late += arrived
         backlog = max(0.0, backlog + arrived - serves)
     return late / total if total > 0 else 0.0
 
 
-def plain_needed(work: list[float], slack_s: Callable[[int], float], allowed: float, least: int) -> int:
-    counts = range(least, MOST)
-    return next((count for count in counts if plain_share(work, count, slack_s(count)) <= allowed), MOST)
-
-
-@given(DEMAND, st.integers(1, MOST), st.floats(0.01, 5.0), LATE)
-def test_late_work_is_counted_until_it_is_enough(work: list[float], count: int, slack_s: float, enough: float):
-    share = plain_share(work, count, slack_s)
-    assert late_share(work, count, slack_s) == share
-    found = late_share(work, count, slack_s, enough)
+@given(DEMAND, st.integers(1, MOST), st.floats(0.01, 5.0), LATE, HELP)
+def test_late_work_is_counted_until_it_is_enough(
+    work: list[float], count: int, slack_s: float, enough: float, help_s: float
+):
+    share = plain_share(work, count, slack_s, help_s)
+    assert late_share(work, count, slack_s, help_s=help_s) == share
+    found = late_share(work, count, slack_s, enough, help_s)
     assert found == share if share <= enough else enough < found <= share
+
+
+def test_a_queue_is_helped_when_it_has_stood_for_as_long_as_a_start_takes():
+    # 0.1 too much each second: after 60 s what comes waits 6 s, and nothing does that is helped after 50.
+    work = [UTILIZATION + 0.1] * 60
+    assert late_share(work, 1, 5.0) > 0
+    assert late_share(work, 1, 5.0, help_s=50) > 0
+    assert late_share(work, 1, 5.0, help_s=40) == 0
 
 
 @given(DEMAND, st.floats(0.01, 5.0), st.floats(0.0, 3.0), LATE, st.integers(1, MOST))
@@ -47,7 +55,8 @@ def test_the_count_is_the_first_that_suffices(
     def wait_s(count: int) -> float:
         return slack_s + slots_s * (1 - 1 / count)
 
-    assert needed(work, wait_s, allowed, MOST, least=least) == plain_needed(work, wait_s, allowed, least)
+    sufficing = (count for count in range(least, MOST) if plain_share(work, count, wait_s(count)) <= allowed)
+    assert needed(work, wait_s, allowed, (least, MOST)) == next(sufficing, MOST)
 
 
 @given(st.lists(st.floats(0.0, 20.0), max_size=700), st.integers(1, 60), st.sampled_from([0.0, 0.5, 0.8, 0.98]))

@@ -4,7 +4,7 @@ import pytest
 
 from headway_cli.simulate import engines
 from headway_planner.capacity import Mix, sustained
-from headway_planner.forecast import Ask, Past, forecast
+from headway_planner.forecast import Ask, Past, forecast, queue_slack_s
 from headway_planner.model import BatchLimits
 
 MODEL = engines.load(engines.BUILT_IN)
@@ -30,6 +30,17 @@ def test_a_burst_that_fits_into_free_slots_needs_no_replica_and_one_of_prompts_d
 def test_a_stricter_target_needs_more():
     uneven = [4.0 + 3.0 * (second % 10 == 0) for second in range(1200)]
     assert count(uneven, 0.9, Ask(100.0, 0.002, 50)) > count(uneven, 0.9)
+
+
+def test_of_a_long_target_all_but_two_seconds_may_pass_in_the_queue():
+    assert [queue_slack_s(target_ms) for target_ms in (400.0, 1500.0, 10_000.0)] == [0.2, 0.75, 8.0]
+
+
+@pytest.mark.parametrize("prompt_share", [0.5, 1.0])
+def test_a_little_too_much_for_as_long_as_a_start_takes_is_worth_a_replica_only_if_nobody_may_wait(prompt_share: float):
+    # Five engines are planned with at 4.75: after 120 s what comes waits 6.3 s, and a sixth serves if it was ordered then.
+    assert count([5.0] * 1200, prompt_share) == 6
+    assert count([5.0] * 1200, prompt_share, Ask(10_000.0, 0.002, 50)) == 5
 
 
 def test_bursts_that_return_are_prepared_for_while_it_is_quiet():

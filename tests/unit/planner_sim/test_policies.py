@@ -114,9 +114,9 @@ def test_the_clairvoyant_schedule_bridges_valleys_shorter_than_a_start():
 
 def test_replayed_demand_needs_the_fewest_replicas_that_leave_little_late():
     steady = [3.0] * 100
-    assert needed(steady, lambda _: 0.75, 0.002, 20) == 4
+    assert needed(steady, lambda _: 0.75, 0.002, (1, 20)) == 4
     burst = [*steady, *[9.0] * 5, *steady]
-    assert needed(burst, lambda _: 0.75, 0.002, 20) > 4
+    assert needed(burst, lambda _: 0.75, 0.002, (1, 20)) > 4
     assert late_share(burst, 4, 0.75) > 0.002
 
 
