@@ -1,4 +1,8 @@
-"""The gateway's process: `headway gateway serve` or `python -m headway_gateway`."""
+"""The gateway's process: `headway gateway serve` or `python -m headway_gateway`.
+
+After SIGTERM it serves on (`app`). It listens until `--drain-delay-seconds` are over, which proxies need to notice, and ends
+when nothing is in flight, or `--drain-timeout-seconds` later.
+"""
 
 import asyncio
 import logging
@@ -19,7 +23,7 @@ IDLE_TIMEOUT_S = 75.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight."""
+    """Serve until SIGTERM or SIGINT, and what arrives until the end."""
     settings = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
@@ -57,7 +61,10 @@ async def serve(settings: Settings) -> None:
                 raise SystemExit(f"headway gateway serve: --port {settings.port}: {error.strerror}") from None
             logging.getLogger(__name__).info("listening on port %d", runner.addresses[0][1])
             await stop.wait()
-            await gateway.drain()
+            gateway.begin_drain()
+            await asyncio.sleep(settings.drain_delay_s)
+            await site.stop()
+            await gateway.finished()
         finally:
             await runner.cleanup()
 

@@ -6,15 +6,20 @@ status. What goes wrong later comes as an event with an `error`, after which the
 A client that goes away cancels its handler (`handler_cancellation`), which closes the engine's stream and so ends the
 request there. Each answer waits for its own reader only: gRPC holds back what nobody reads, and an answer has at most
 `max_tokens` of it.
+
+A gateway that goes away refuses nobody. It has no state, so it serves what still arrives, and its answers close their
+connections: the client's next one leads to another gateway. An answer whose head was sent before cannot say so. It leaves
+its connection open, and its client a second to ask once more.
 """
 
 import asyncio
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 
 from aiohttp import web
 
@@ -31,6 +36,8 @@ from headway_rpc.client import Message
 
 log = logging.getLogger(__name__)
 
+LINGER_S = 1.0  # from an answer to the end: a client that asks again and again does it within this time
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -44,11 +51,13 @@ class Gateway:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._answered_s = -math.inf
         self._draining = False
 
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(client_max_size=self._settings.max_body_bytes, middlewares=[self._guard])
+        app.on_response_prepare.append(self._send_away)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completion)
         app.router.add_get("/v1/models", self._models)
@@ -58,14 +67,24 @@ class Gateway:
         app.router.add_get("/metrics", self._render_metrics)
         return app
 
-    async def drain(self) -> None:
-        """Take no new requests and wait for the answers in flight, as long as the settings allow."""
+    def begin_drain(self) -> None:
+        """Be not ready, and answer from now on so that clients go elsewhere."""
         self._draining = True
-        try:
+
+    async def finished(self) -> None:
+        """Wait until nothing is in flight and no client may be about to ask again, as long as the settings allow."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_timeout_s):
                 await self._idle.wait()
-        except TimeoutError:
-            return
+                while (left_s := self._answered_s + LINGER_S - time.monotonic()) > 0:
+                    await asyncio.sleep(left_s)
+                    await self._idle.wait()
+
+    async def _send_away(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._draining:
+            # aiohttp has settled the header fields by now, so the word and the deed are two things.
+            response.headers["Connection"] = "close"
+            response.force_close()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -86,6 +105,7 @@ class Gateway:
             answer = web.json_response(bug.body(), status=bug.status)
         route = request.match_info.route.resource
         self._metrics.requests.labels(route.canonical if route else "none", answer.status).inc()
+        self._answered_s = time.monotonic()
         return answer
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -98,8 +118,6 @@ class Gateway:
         self, request: web.Request, kind: type[ChatRequest] | type[CompletionRequest]
     ) -> web.StreamResponse:
         arrived_s = time.monotonic()
-        if self._draining:
-            raise errors.unavailable("the gateway is going away; nothing was started")
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         self._idle.clear()

@@ -8,6 +8,7 @@ MOST_PORT = 65_535
 _BOUNDS = {
     "port": (0, MOST_PORT),
     "request_timeout_seconds": (1, 86_400),
+    "drain_delay_seconds": (0, 86_400),
     "drain_timeout_seconds": (0, 86_400),
     "max_body_bytes": (1, 1 << 30),
 }
@@ -22,7 +23,8 @@ class Settings:
         host: address to listen on.
         port: of HTTP; 0 is any free one.
         request_timeout_s: deadline of every answer.
-        drain_timeout_s: after SIGTERM, how long answers in flight may go on.
+        drain_delay_s: after SIGTERM, how long new connections are taken.
+        drain_timeout_s: after that, how long answers in flight may go on.
         max_body_bytes: longest request body.
     """
 
@@ -30,6 +32,7 @@ class Settings:
     host: str
     port: int
     request_timeout_s: float
+    drain_delay_s: float
     drain_timeout_s: float
     max_body_bytes: int
 
@@ -51,11 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--request-timeout-seconds", type=float, default=300.0, metavar="S", help="deadline of an answer (default: 300)"
     )
     parser.add_argument(
+        "--drain-delay-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="after SIGTERM: how long new connections are taken, as proxies send some until they have noticed (default: 0)",
+    )
+    parser.add_argument(
         "--drain-timeout-seconds",
         type=float,
         default=300.0,
         metavar="S",
-        help="after SIGTERM: how long answers in flight may go on (default: 300)",
+        help="after that: how long answers in flight may go on (default: 300)",
     )
     parser.add_argument(
         "--max-body-bytes", type=int, default=1 << 20, metavar="N", help="longest request body (default: 1048576)"
@@ -80,6 +90,7 @@ def parse(argv: Sequence[str] | None) -> Settings:
         host=options.host,
         port=options.port,
         request_timeout_s=options.request_timeout_seconds,
+        drain_delay_s=options.drain_delay_seconds,
         drain_timeout_s=options.drain_timeout_seconds,
         max_body_bytes=options.max_body_bytes,
     )

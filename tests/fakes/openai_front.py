@@ -30,10 +30,16 @@ async def front(*engines: FakeAsyncEngine) -> AsyncIterator[tuple[openai.AsyncOp
     """A client, and the address behind it."""
     async with AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(served(engine)) for engine in engines]
-        settings = Settings(tuple(addresses), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+        settings = Settings(tuple(addresses), "127.0.0.1", 0, 60.0, 0.0, 60.0, 1 << 16)
         pool = await stack.enter_async_context(Engines(settings.engines))
         server = TestServer(Gateway(settings, pool).application(), handler_cancellation=True)
         await stack.enter_async_context(server)
         url = str(server.make_url("/"))
         client = openai.AsyncOpenAI(base_url=f"{url}v1", api_key="none", max_retries=0)
         yield await stack.enter_async_context(client), url
+
+
+async def first_step(engine: FakeAsyncEngine) -> None:
+    """One step, as soon as a request is there."""
+    await engine.until(lambda: engine.open)
+    engine.step()

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
@@ -15,7 +13,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from fake_async_engine import FakeAsyncEngine
 from loopback import served
-from openai_front import HELLO, ChattyEngine, front
+from openai_front import HELLO, ChattyEngine, first_step, front
 
 from headway_engine.core.request import FinishReason, Priority
 from headway_gateway import engines as engines_module
@@ -144,14 +142,14 @@ async def test_engines_come_and_go_with_the_addresses_of_a_name_and_a_gone_one_f
             assert address == "fleet:50051"
             return frozenset(behind)
 
-        settings = Settings(("fleet:50051",), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+        settings = Settings(("fleet:50051",), "127.0.0.1", 0, 60.0, 0.0, 60.0, 1 << 16)
         async with (
             Engines(settings.engines, resolve) as pool,
             TestServer((gateway := Gateway(settings, pool)).application()) as server,
             openai.AsyncOpenAI(base_url=str(server.make_url("v1")), api_key="none", max_retries=0) as client,
         ):
             stream, _ = await asyncio.gather(
-                client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(old)
+                client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), first_step(old)
             )
             behind = {new_address}
             await pool.refresh()
@@ -161,7 +159,7 @@ async def test_engines_come_and_go_with_the_addresses_of_a_name_and_a_gone_one_f
             old.step()
             old.step()
             assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
-            await gateway.drain()  # the client may have read the end before the gateway has let go of the engine
+            await gateway.finished()  # the client may have read the end before the gateway has let go of the engine
             await pool.refresh()
             assert pool._leaving == []
 
@@ -214,17 +212,12 @@ async def test_a_client_that_goes_away_ends_its_request() -> None:
         stream = await asyncio.gather(
             client.completions.create(model="fake", prompt="x", max_tokens=100, stream=True),
             engine.until(lambda: engine.open),
-            _first_step(engine),
+            first_step(engine),
         )
         assert engine.open
         await stream[0].close()
         await engine.until(lambda: not engine.open)
         assert engine.streams[0].cancelled
-
-
-async def _first_step(engine: FakeAsyncEngine) -> None:
-    await engine.until(lambda: engine.open)
-    engine.step()
 
 
 async def test_a_client_that_goes_away_before_the_first_token_ends_its_request_too() -> None:
@@ -241,7 +234,7 @@ async def test_an_engine_that_fails_in_the_middle_is_told_in_the_stream() -> Non
     engine = FakeAsyncEngine()
     async with front(engine) as (client, _):
         stream, _ = await asyncio.gather(
-            client.completions.create(model="fake", prompt="x", max_tokens=100, stream=True), _first_step(engine)
+            client.completions.create(model="fake", prompt="x", max_tokens=100, stream=True), first_step(engine)
         )
         (name,) = engine.open
         engine.abort(name)
@@ -266,7 +259,7 @@ async def test_metrics_count_requests_and_what_is_in_flight() -> None:
 
 
 async def test_without_engines_it_is_alive_and_not_ready() -> None:
-    settings = Settings(("127.0.0.1:1",), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+    settings = Settings(("127.0.0.1:1",), "127.0.0.1", 0, 60.0, 0.0, 60.0, 1 << 16)
     async with Engines(settings.engines) as pool, TestServer(Gateway(settings, pool).application()) as server:
         async with aiohttp.ClientSession() as session:
             for path, status in (("healthz", 200), ("readyz", 503)):
@@ -276,80 +269,6 @@ async def test_without_engines_it_is_alive_and_not_ready() -> None:
         async with client:
             with pytest.raises(openai.InternalServerError, match="no engine answers"):
                 await client.completions.create(model="fake", prompt="x")
-
-
-@asynccontextmanager
-async def process(*flags: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """The gateway as a process, and its port."""
-    command = [
-        sys.executable,
-        "-m",
-        "headway_cli.main",
-        "gateway",
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        *flags,
-    ]
-    running = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    assert running.stderr is not None
-    port = 0
-    while not port:
-        line = (await running.stderr.readline()).decode()
-        assert line, "the gateway ended"
-        port = int(line.rsplit(" ", 1)[1]) if "listening on port" in line else 0
-    try:
-        yield running, port
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.communicate()
-
-
-def client_of(port: int) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-
-
-async def test_sigterm_finishes_what_is_in_flight_refuses_the_rest_and_exits_0() -> None:
-    engine = FakeAsyncEngine()
-    async with (
-        served(engine) as address,
-        process("--engine", address) as (gateway, port),
-        client_of(port) as client,
-        aiohttp.ClientSession() as session,
-    ):
-        stream, _ = await asyncio.gather(
-            client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(engine)
-        )
-        gateway.send_signal(signal.SIGTERM)
-        ready = 200
-        while ready != 503:
-            async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
-                ready = answer.status
-        with pytest.raises(openai.InternalServerError, match="nothing was started"):
-            await client.completions.create(model="fake", prompt="y")
-        engine.step()
-        engine.step()
-        assert "".join([piece.choices[0].text async for piece in stream]) == "t1 t2 t3 "
-        assert await gateway.wait() == 0
-
-
-@pytest.mark.timeout(55)  # aiohttp alone would wait for a minute
-async def test_a_drain_that_runs_out_ends_with_what_is_left_and_not_much_later() -> None:
-    engine = FakeAsyncEngine()
-    async with (
-        served(engine) as address,
-        process("--engine", address, "--drain-timeout-seconds", "0.1") as (gateway, port),
-        client_of(port) as client,
-    ):
-        await asyncio.gather(
-            client.completions.create(model="fake", prompt="x", max_tokens=3, stream=True), _first_step(engine)
-        )
-        gateway.send_signal(signal.SIGTERM)
-        assert await gateway.wait() == 0
-        await engine.until(lambda: not engine.open)
 
 
 async def test_a_port_in_use_is_one_line() -> None:

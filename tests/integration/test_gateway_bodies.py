@@ -33,7 +33,7 @@ async def test_a_body_that_is_not_what_its_headers_say_is_400() -> None:
 
 
 async def test_a_body_that_never_ends_is_408() -> None:
-    settings = Settings(("127.0.0.1:1",), "127.0.0.1", 0, 0.01, 60.0, 1 << 16)
+    settings = Settings(("127.0.0.1:1",), "127.0.0.1", 0, 0.01, 0.0, 60.0, 1 << 16)
     async with Engines(settings.engines) as pool, TestServer(Gateway(settings, pool).application()) as server:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")

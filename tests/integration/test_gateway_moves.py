@@ -89,7 +89,7 @@ class Fleet:
         async def resolve(_: str) -> frozenset[str]:
             return frozenset(self.behind)
 
-        settings = Settings(("fleet:50051",), "127.0.0.1", 0, 60.0, 60.0, 1 << 16)
+        settings = Settings(("fleet:50051",), "127.0.0.1", 0, 60.0, 0.0, 60.0, 1 << 16)
         pool = await self.stack.enter_async_context(Engines(settings.engines, resolve))
         gateway = Gateway(settings, pool)
         server = TestServer(gateway.application(), handler_cancellation=True)
@@ -235,14 +235,15 @@ async def test_a_queue_that_is_full_refuses_naming_its_bound_and_when_to_come_ag
 
 async def test_a_gateway_that_goes_away_finishes_what_waits(fleet: Fleet) -> None:
     old, door, asked = await heap(fleet)
-    draining = asyncio.create_task(door.gateway.drain())
+    door.gateway.begin_drain()
+    finished = asyncio.create_task(door.gateway.finished())
     new = await fleet.replica()
     await door.pool.refresh()
     await eventually(lambda: new.load == (2, 0))
     new.executor.let_go.set()
     old.executor.let_go.set()
     assert await asyncio.gather(*asked) == ["stop"] * 6
-    await draining
+    await finished
 
 
 async def test_an_engine_that_drains_hands_over_what_waits_in_it(fleet: Fleet) -> None:

@@ -60,7 +60,7 @@ async def test_a_conversation_finds_what_its_engine_has_computed() -> None:
         engines = [AsyncEngine.embed(config(), loaded(QuickExecutor(), max_model_len=1500)) for _ in range(3)]
         addresses = [await stack.enter_async_context(served(engine)) for engine in engines]
         pool = await stack.enter_async_context(Engines(addresses))
-        gateway = Gateway(Settings(tuple(addresses), "127.0.0.1", 0, 60.0, 60.0, 1 << 16), pool)
+        gateway = Gateway(Settings(tuple(addresses), "127.0.0.1", 0, 60.0, 0.0, 60.0, 1 << 16), pool)
         server = await stack.enter_async_context(TestServer(gateway.application()))
         session = await stack.enter_async_context(aiohttp.ClientSession())
 

@@ -15,6 +15,10 @@ from headway_gateway.settings import parse
             ["--engine", "e:1", "--request-timeout-seconds", "nan"],
             "--request-timeout-seconds must be 1 to 86400, got nan",
         ),
+        (
+            ["--engine", "e:1", "--drain-delay-seconds", "86401"],
+            "--drain-delay-seconds must be 0 to 86400, got 86401.0",
+        ),
         (["--engine", "e:1", "--drain-timeout-seconds", "-1"], "--drain-timeout-seconds must be 0 to 86400, got -1"),
         (["--engine", "e:1", "--max-body-bytes", "0"], "--max-body-bytes must be 1 to 1073741824, got 0"),
     ],
