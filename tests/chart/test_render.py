@@ -178,16 +178,15 @@ def test_a_gateway_appears_only_in_front_of_engines() -> None:
 def test_the_gateway_understands_its_flags_and_is_given_the_time_that_its_drain_takes() -> None:
     from headway_gateway.settings import parse
 
-    pod = gateway_objects("--set=gateway.requestTimeoutSeconds=86400,gateway.drainTimeoutSeconds=40")["Deployment"]
-    pod = pod["spec"]["template"]["spec"]
+    times = "gateway.requestTimeoutSeconds=86400,gateway.drainDelaySeconds=20,gateway.drainTimeoutSeconds=40"
+    pod = gateway_objects(f"--set={times}")["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     settings = parse(container["args"])
     assert settings.engines == ("chat-engines.demo.svc:50051", "code-engines.demo.svc:50051")
-    assert (settings.request_timeout_s, settings.drain_timeout_s) == (86400, 40)
+    assert (settings.request_timeout_s, settings.drain_delay_s, settings.drain_timeout_s) == (86400, 20, 40)
     assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
     assert container["image"] == "registry.headway.local/headway-operator:0.1.0"
-    (delay,) = re.findall(r"time.sleep\((\d+)\)", container["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout_s + int(delay)
+    assert pod["terminationGracePeriodSeconds"] == 20 + 40 + 10
 
 
 def test_the_gateway_meets_the_restricted_profile_and_has_no_rights() -> None:
