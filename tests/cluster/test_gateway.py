@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import Any
 
 import openai
@@ -12,10 +14,12 @@ import steps
 import yaml
 from fleets import SERVES_S, SOON_S, apply, manifest
 from load_client import ANSWER_S, endpoints
+from openai.types import Completion
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 NAME = "smollm2"
+LONG = 512  # tokens of an answer that outlasts a rollout of the gateway
 CLIENTS = 40  # each asks one at a time: at most the capacity of 16 run in the pod that serves, the others wait
 PAGE = steps.ROOT / "docs/how-to/use-an-openai-client.md"
 
@@ -39,6 +43,43 @@ def gateway(namespace: str, *flags: str) -> str:
     steps.run(rollout, timeout_s=SERVES_S + 30)
     [pod] = steps.get("pods", "-n", namespace, "-l", "app=openai")["items"]
     return f"http://{pod['status']['podIP']}:8000"
+
+
+def gateways() -> list[str]:
+    """URLs of the pods of the chart's gateway."""
+    pods = steps.get("pods", "-n", steps.SYSTEM_NAMESPACE, "-l", "app.kubernetes.io/name=headway-gateway")["items"]
+    return [f"http://{pod['status'].get('podIP')}:8000" for pod in pods]
+
+
+def chart_gateway() -> str:
+    """URL of the chart's gateway, once it answers for the fleet.
+
+    Its pods are ready before: a fleet may come after them, and kube-proxy writes the rules of a Service a moment after its
+    pods are ready. Until then somebody else may answer for its address, where there is a way out of the cluster.
+    """
+    service = steps.get("service", "headway-gateway", "-n", steps.SYSTEM_NAMESPACE)
+    url = f"http://{service['spec']['clusterIP']}"
+    steps.wait_until("the gateways", lambda: all(models(one) == [NAME] for one in gateways()), timeout_s=SOON_S)
+    steps.wait_until("their Service", lambda: models(url) == [NAME], timeout_s=SOON_S)
+    return url
+
+
+def models(url: str) -> list[str]:
+    """What is served there; nothing where nobody answers, or somebody else."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=SOON_S) as answer:
+            return [model["id"] for model in json.load(answer)["data"]]
+    except (OSError, ValueError):
+        return []
+
+
+def ready(url: str) -> bool:
+    """Whether a gateway says so. One that drains does not, and does not listen for ever."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=SOON_S):
+            return True
+    except OSError:
+        return False
 
 
 def metric(url: str, name: str) -> float:
@@ -77,39 +118,80 @@ def test_the_charts_gateway_answers_while_its_pods_are_replaced(served: tuple[st
     engines = f"gateway.engines={{{name}-engines.{namespace}.svc:50051}}"
     steps.run([*chart, "--set", engines], timeout_s=SERVES_S + 30)
     try:
-        service = steps.get("service", "headway-gateway", "-n", steps.SYSTEM_NAMESPACE)
-        url = f"http://{service['spec']['clusterIP']}/v1"
-        assert "Paris" in asyncio.run(_ask(url))
-        answers = asyncio.run(_asked_all_along(url, ["rollout", "restart", "deployment/headway-gateway"]))
-        assert set(answers) == {8}
+        url = chart_gateway()
+        assert "Paris" in asyncio.run(_ask(f"{url}/v1"))
+        asyncio.run(_asked_all_along(url, ["rollout", "restart", "deployment/headway-gateway"]))
     finally:
         steps.run([*chart, "--set", "gateway.engines=null"], timeout_s=SERVES_S + 30)
 
 
-async def _asked_all_along(url: str, change: list[str]) -> list[int]:
-    """Lengths of the answers to clients that ask, each time on a connection of its own, until a change is through."""
+async def _asked_all_along(url: str, change: list[str]) -> None:
+    """Every answer is whole while a change goes through: long ones that began before, and those to clients that go on asking.
+
+    One of these keeps its connection. The long answers keep the old pods there, so it meets them while they go away.
+    """
     over = asyncio.Event()
+    lengths: dict[str, list[int]] = {"new": [], "kept": []}
+    asking: list[asyncio.Task[None]] = []
 
-    async def client() -> list[int]:
-        lengths = []
+    async def client(connection: str, connected: Callable[[], AbstractAsyncContextManager[openai.AsyncOpenAI]]) -> None:
         while not over.is_set():
-            async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=ANSWER_S) as api:
-                lengths.append(await _length(api, "Once", 8))
-        return lengths
+            async with connected() as api:
+                lengths[connection].append(await _length(api, "Once", 8))
 
-    def two_are_left() -> bool:
-        label = "app.kubernetes.io/name=headway-gateway"
-        return len(steps.get("pods", "-n", steps.SYSTEM_NAMESPACE, "-l", label)["items"]) == 2
+    async def answers(what: str) -> None:
+        """Three more to each client; where one has failed nothing else will come of it."""
+        wanted = {connection: len(those) + 3 for connection, those in lengths.items()}
+
+        def there() -> bool:
+            return any(one.done() for one in asking) or all(len(lengths[one]) >= wanted[one] for one in lengths)
+
+        await asyncio.to_thread(steps.wait_until, what, there, timeout_s=SERVES_S)
 
     kubectl = ["kubectl", "-n", steps.SYSTEM_NAMESPACE]
     status = [*kubectl, "rollout", "status", change[-1], f"--timeout={SERVES_S:.0f}s"]
-    async with asyncio.TaskGroup() as group:
-        clients = [group.create_task(client()) for _ in range(2)]
-        await asyncio.to_thread(steps.run, [*kubectl, *change])
-        await asyncio.to_thread(steps.run, status, timeout_s=SERVES_S + 30)
-        await asyncio.to_thread(steps.wait_until, "the old pods gone", two_are_left, timeout_s=SERVES_S)
-        over.set()
-    return [length for one in clients for length in one.result()]
+    old = await asyncio.to_thread(gateways)
+    async with AsyncExitStack() as stack:
+        kept, *others = [await stack.enter_async_context(_client(one)) for one in (url, *old)]
+        async with asyncio.TaskGroup() as group:
+            long = [group.create_task(_rest(await _begun(one))) for one in others]
+            asking.append(group.create_task(client("new", lambda: _client(url))))
+            asking.append(group.create_task(client("kept", lambda: nullcontext(kept))))
+            await answers("answers before")
+            await asyncio.to_thread(steps.run, [*kubectl, *change])
+            await asyncio.to_thread(steps.run, status, timeout_s=SERVES_S + 30)
+            await asyncio.to_thread(
+                steps.wait_until, "the old ones to go", lambda: not any(map(ready, old)), timeout_s=SOON_S
+            )
+            await answers("answers afterwards")
+            over.set()
+    assert [one.result() for one in long] == [LONG] * len(old)
+    assert set(lengths["new"] + lengths["kept"]) == {8}
+    gone = "the old pods gone"  # when nothing is in flight there any more
+    await asyncio.to_thread(steps.wait_until, gone, lambda: not set(old) & set(gateways()), timeout_s=SERVES_S)
+
+
+def _client(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=ANSWER_S)
+
+
+async def _begun(api: openai.AsyncOpenAI) -> "openai.AsyncStream[Completion]":
+    """A long answer, from its first token on."""
+    return await api.completions.create(
+        model=NAME,
+        prompt="Once upon a time",
+        max_tokens=LONG,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+
+
+async def _rest(answer: "openai.AsyncStream[Completion]") -> int:
+    """Its tokens, when it has ended."""
+    *_, last = [piece async for piece in answer]
+    assert last.usage is not None
+    return last.usage.completion_tokens
 
 
 async def _heap(url: str) -> int:
