@@ -65,6 +65,8 @@ def restricted() -> Iterator[str]:
         "-",
         stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
     )
+    # A controller makes it; the API server looks for it for a second or two, and then refuses a pod.
+    kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=240s")
     yield name
     kubectl("delete", "namespace", name, "--timeout=240s")
 
