@@ -90,8 +90,13 @@ def paired(by: dict[str, Figures], name: str) -> Pair | None:
 
 
 def best_rival(by: dict[str, Figures]) -> tuple[str, Pair] | None:
-    """The cheapest rival beside ours of those that keep at least our attainment and deadlines; None: there is none."""
-    pairs = [(name, pair) for name in by if _is_rival(name) and (pair := paired(by, name))]
+    """The cheapest rival set in hindsight beside ours, of those that are as punctual; None: there is none."""
+    return cheapest(by, filter(hindsight, by))
+
+
+def cheapest(by: dict[str, Figures], names: Iterable[str]) -> tuple[str, Pair] | None:
+    """The cheapest policy beside ours of those that keep at least our attainment and deadlines; None: there is none."""
+    pairs = [(name, pair) for name in names if (pair := paired(by, name))]
     able = [(name, pair) for name, pair in pairs if _as_punctual(pair)]
     return max(able, key=lambda found: _ratio(found[1]), default=None)
 
@@ -177,7 +182,7 @@ def _panel(axes: Axes, by: dict[str, Figures], styles: Mapping[str, tuple[str, s
             axes.axvline(one.hours, color="0.6", linestyle=":", linewidth=1)
             continue
         colour, marker = styles[_family(name)]
-        full = name in (OURS, BOUND) or _is_rival(name)
+        full = name in (OURS, BOUND) or hindsight(name)
         face, size, order = (colour, 110 if name == OURS else 32, 3) if full else ("none", 20, 2)
         late = max(1e-5, 1 - one.attainment)
         axes.scatter(one.hours, late, edgecolor=colour, facecolor=face, s=size, marker=marker, zorder=order)
@@ -195,7 +200,8 @@ def _family(name: str) -> str:
     return name.removesuffix("-tuned").removesuffix("-matched")
 
 
-def _is_rival(name: str) -> bool:
+def hindsight(name: str) -> bool:
+    """Whether it is a rival with a target that was found in hindsight."""
     return name.endswith(("-tuned", "-matched"))
 
 
