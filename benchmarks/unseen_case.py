@@ -23,7 +23,8 @@ from headway_planner.rivals.catalog import CATALOG
 _HERE = Path(__file__).parent
 TUNED = ("hpa", "aibrix", "dynamo")
 AT_DEFAULTS = tuple(name for name, entry in CATALOG.items() if entry.rival and name not in ("static", *TUNED))
-_HEADS = ("trace", OURS, "cheapest at defaults as punctual", "cheapest in hindsight as punctual", BOUND)
+_PUNCTUAL = ("cheapest at defaults as punctual", "ours over it", "cheapest in hindsight as punctual", "ours over it")
+_HEADS = ("trace", OURS, *_PUNCTUAL, BOUND)
 
 
 def table(rows: list[Row], delay_s: float) -> str:
@@ -35,7 +36,7 @@ def table(rows: list[Row], delay_s: float) -> str:
         rivals = [name for name in by if name not in (OURS, BOUND, WORK)]
         defaults = [name for name in rivals if not hindsight(name)]
         tuned = [name for name in rivals if hindsight(name)]
-        cells = (trace, by[OURS].cell(), _cheapest(by, defaults), _cheapest(by, tuned), by[BOUND].cell())
+        cells = (trace, by[OURS].cell(), *_cheapest(by, defaults), *_cheapest(by, tuned), by[BOUND].cell())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -45,13 +46,14 @@ def _order(trace: str) -> tuple[int, int]:
     return list(made_traces.FORMS).index(form), int(draw)
 
 
-def _cheapest(by: dict[str, Figures], names: list[str]) -> str:
-    """The cheapest that is as punctual as ours; else the most punctual, in brackets."""
+def _cheapest(by: dict[str, Figures], names: list[str]) -> tuple[str, str]:
+    """The cheapest that is as punctual as ours, and our hours over its; else the most punctual, in brackets."""
     found = cheapest(by, names)
     if found is not None:
-        return f"{found[0]} {found[1][1].cell()}"
+        name, (ours, rival) = found
+        return f"{name} {rival.cell()}", f"{ours.hours / rival.hours:.2f}"
     best = max(names, key=lambda name: by[name].attainment)
-    return f"none ({best} {by[best].cell()})"
+    return f"none ({best} {by[best].cell()})", "-"
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import control_report as report
+import unseen_case
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/control.md").read_text()
@@ -22,6 +23,7 @@ def _rows(text: str) -> list[report.Row]:
 
 
 RESULTS = PAGE[PAGE.index("\n## Results") :]
+UNSEEN = EXPERIMENTS[EXPERIMENTS.index("\n## Traces that nobody tuned to") :]
 BATCH = EXPERIMENTS[EXPERIMENTS.index("\n## 40 % batch work") :]
 
 
@@ -39,3 +41,11 @@ def test_the_table_of_all_policies_is_what_the_results_say_without_matched_rival
 
 def test_the_table_of_batch_work_is_what_the_results_say() -> None:
     assert report.table(_rows(BATCH)) in BATCH
+
+
+def test_the_tables_of_traces_that_nobody_tuned_to_are_what_the_results_say() -> None:
+    named = re.findall(r"control-unseen-\d{8}T\d{6}Z\.jsonl", UNSEEN)
+    rows = report.read(ROOT / "benchmarks/results" / name for name in named)
+
+    assert unseen_case.table(rows, 5.0) in UNSEEN
+    assert unseen_case.table(rows, 100.0) in UNSEEN

@@ -26,13 +26,15 @@ BOTH = [*ROWS, *BESIDE, row("hpa-tuned", 0.6, 5.0, "flash-1"), row("clairvoyant"
 
 def test_a_line_has_the_cheapest_as_punctual_at_defaults_and_in_hindsight():
     line = unseen_case.table(ROWS, 100.0).splitlines()[-1]
-    cells = "90.00 / 2.00 / 1.0 | keda 91.00 / 2.50 / 1.0 | hpa-matched 90.00 / 1.90 / 1.0 | 100.00 / 0.50 / 1.0"
-    assert line == f"| sine-0 | {cells} |"
+    assert line == (
+        "| sine-0 | 90.00 / 2.00 / 1.0 | keda 91.00 / 2.50 / 1.0 | 0.80 | hpa-matched 90.00 / 1.90 / 1.0 | 1.05 |"
+        " 100.00 / 0.50 / 1.0 |"
+    )
 
 
 def test_where_nobody_is_as_punctual_the_most_punctual_stands_in_brackets():
     line = unseen_case.table(BOTH, 100.0).splitlines()[-1]
-    assert "| none (keda 80.00 / 9.50 / 1.0) | none (hpa-tuned 60.00 / 5.00 / 1.0) |" in line
+    assert "| none (keda 80.00 / 9.50 / 1.0) | - | none (hpa-tuned 60.00 / 5.00 / 1.0) | - |" in line
 
 
 def test_lines_are_in_the_order_of_the_forms_then_the_draws():
