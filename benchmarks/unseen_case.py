@@ -3,7 +3,7 @@
 The traces are made by `made_traces.py`; a draw that nobody has run yet has been seen by nobody. All rivals run at their defaults, and
 HPA, AIBrix and Dynamo at their best targets for the very trace in hindsight too. Writes JSON lines, and prints a table a start delay
 (5 and 100 s): percent of the requests inside their target / GPU-hours / reversals per hour. Other flags are those of
-`headway simulate bench`. An hour and more of one core.
+`headway simulate bench`. An hour of one core.
 """
 
 import argparse
