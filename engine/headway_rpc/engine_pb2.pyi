@@ -1200,6 +1200,8 @@ class Limits(_message.Message):
     BATCH_DEADLINE_MS_FIELD_NUMBER: _builtins.int
     INTERACTIVE_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     BATCH_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
+    TTFT_TARGET_MS_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_TTFT_TARGET_MS_FIELD_NUMBER: _builtins.int
     max_num_seqs: _builtins.int
     """running sequences"""
     max_num_batched_tokens: _builtins.int
@@ -1234,6 +1236,12 @@ class Limits(_message.Message):
     """of interactive streams; 0: itl_target_ms"""
     batch_itl_target_ms: _builtins.int
     """of batch streams, under PROFILE_LOW_TAIL only; 0: there is none"""
+    ttft_target_ms: _builtins.int
+    """From its arrival, when a request's first token is due: of realtime requests, and of interactive ones unless theirs is
+    set. Who will miss it lets those of its class go first who can still keep theirs; 0: first come, first served.
+    """
+    interactive_ttft_target_ms: _builtins.int
+    """of interactive requests; 0: ttft_target_ms"""
     def __init__(
         self,
         *,
@@ -1250,10 +1258,12 @@ class Limits(_message.Message):
         batch_deadline_ms: _builtins.int | None = ...,
         interactive_itl_target_ms: _builtins.int | None = ...,
         batch_itl_target_ms: _builtins.int | None = ...,
+        ttft_target_ms: _builtins.int | None = ...,
+        interactive_ttft_target_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_itl_target_ms", b"_batch_itl_target_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_interactive_itl_target_ms", b"_interactive_itl_target_ms", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_itl_target_ms", b"_batch_itl_target_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_interactive_itl_target_ms", b"_interactive_itl_target_ms", "_interactive_ttft_target_ms", b"_interactive_ttft_target_ms", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "_ttft_target_ms", b"_ttft_target_ms", "batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "interactive_itl_target_ms", b"interactive_itl_target_ms", "interactive_ttft_target_ms", b"interactive_ttft_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent", "ttft_target_ms", b"ttft_target_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_itl_target_ms", b"_batch_itl_target_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_interactive_itl_target_ms", b"_interactive_itl_target_ms", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms", "_batch_itl_target_ms", b"_batch_itl_target_ms", "_batch_wait_ms", b"_batch_wait_ms", "_batching_mode", b"_batching_mode", "_default_class", b"_default_class", "_interactive_itl_target_ms", b"_interactive_itl_target_ms", "_interactive_ttft_target_ms", b"_interactive_ttft_target_ms", "_itl_target_ms", b"_itl_target_ms", "_max_num_batched_tokens", b"_max_num_batched_tokens", "_max_num_seqs", b"_max_num_seqs", "_max_queued_batch_requests", b"_max_queued_batch_requests", "_max_queued_requests", b"_max_queued_requests", "_profile", b"_profile", "_reserved_percent", b"_reserved_percent", "_ttft_target_ms", b"_ttft_target_ms", "batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "batching_mode", b"batching_mode", "default_class", b"default_class", "interactive_itl_target_ms", b"interactive_itl_target_ms", "interactive_ttft_target_ms", b"interactive_ttft_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "profile", b"profile", "reserved_percent", b"reserved_percent", "ttft_target_ms", b"ttft_target_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_deadline_ms: _TypeAlias = _typing.Literal["batch_deadline_ms"]  # noqa: Y015
     _WhichOneofArgType__batch_deadline_ms: _TypeAlias = _typing.Literal["_batch_deadline_ms", b"_batch_deadline_ms"]  # noqa: Y015
@@ -1267,6 +1277,8 @@ class Limits(_message.Message):
     _WhichOneofArgType__default_class: _TypeAlias = _typing.Literal["_default_class", b"_default_class"]  # noqa: Y015
     _WhichOneofReturnType__interactive_itl_target_ms: _TypeAlias = _typing.Literal["interactive_itl_target_ms"]  # noqa: Y015
     _WhichOneofArgType__interactive_itl_target_ms: _TypeAlias = _typing.Literal["_interactive_itl_target_ms", b"_interactive_itl_target_ms"]  # noqa: Y015
+    _WhichOneofReturnType__interactive_ttft_target_ms: _TypeAlias = _typing.Literal["interactive_ttft_target_ms"]  # noqa: Y015
+    _WhichOneofArgType__interactive_ttft_target_ms: _TypeAlias = _typing.Literal["_interactive_ttft_target_ms", b"_interactive_ttft_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__itl_target_ms: _TypeAlias = _typing.Literal["itl_target_ms"]  # noqa: Y015
     _WhichOneofArgType__itl_target_ms: _TypeAlias = _typing.Literal["_itl_target_ms", b"_itl_target_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_num_batched_tokens: _TypeAlias = _typing.Literal["max_num_batched_tokens"]  # noqa: Y015
@@ -1281,6 +1293,8 @@ class Limits(_message.Message):
     _WhichOneofArgType__profile: _TypeAlias = _typing.Literal["_profile", b"_profile"]  # noqa: Y015
     _WhichOneofReturnType__reserved_percent: _TypeAlias = _typing.Literal["reserved_percent"]  # noqa: Y015
     _WhichOneofArgType__reserved_percent: _TypeAlias = _typing.Literal["_reserved_percent", b"_reserved_percent"]  # noqa: Y015
+    _WhichOneofReturnType__ttft_target_ms: _TypeAlias = _typing.Literal["ttft_target_ms"]  # noqa: Y015
+    _WhichOneofArgType__ttft_target_ms: _TypeAlias = _typing.Literal["_ttft_target_ms", b"_ttft_target_ms"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_deadline_ms) -> _WhichOneofReturnType__batch_deadline_ms | None: ...
     @_typing.overload
@@ -1293,6 +1307,8 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_class) -> _WhichOneofReturnType__default_class | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__interactive_itl_target_ms) -> _WhichOneofReturnType__interactive_itl_target_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interactive_ttft_target_ms) -> _WhichOneofReturnType__interactive_ttft_target_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__itl_target_ms) -> _WhichOneofReturnType__itl_target_ms | None: ...
     @_typing.overload
@@ -1307,6 +1323,8 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__profile) -> _WhichOneofReturnType__profile | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reserved_percent) -> _WhichOneofReturnType__reserved_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_target_ms) -> _WhichOneofReturnType__ttft_target_ms | None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
@@ -1348,6 +1366,8 @@ class Envelope(_message.Message):
     BATCH_DEADLINE_MS_FIELD_NUMBER: _builtins.int
     INTERACTIVE_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
     BATCH_ITL_TARGET_MS_FIELD_NUMBER: _builtins.int
+    TTFT_TARGET_MS_FIELD_NUMBER: _builtins.int
+    INTERACTIVE_TTFT_TARGET_MS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_num_seqs(self) -> Global___Bounds: ...
     @_builtins.property
@@ -1368,6 +1388,10 @@ class Envelope(_message.Message):
     def interactive_itl_target_ms(self) -> Global___Bounds: ...
     @_builtins.property
     def batch_itl_target_ms(self) -> Global___Bounds: ...
+    @_builtins.property
+    def ttft_target_ms(self) -> Global___Bounds: ...
+    @_builtins.property
+    def interactive_ttft_target_ms(self) -> Global___Bounds: ...
     def __init__(
         self,
         *,
@@ -1381,10 +1405,12 @@ class Envelope(_message.Message):
         batch_deadline_ms: Global___Bounds | None = ...,
         interactive_itl_target_ms: Global___Bounds | None = ...,
         batch_itl_target_ms: Global___Bounds | None = ...,
+        ttft_target_ms: Global___Bounds | None = ...,
+        interactive_ttft_target_ms: Global___Bounds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "interactive_itl_target_ms", b"interactive_itl_target_ms", "interactive_ttft_target_ms", b"interactive_ttft_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent", "ttft_target_ms", b"ttft_target_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "interactive_itl_target_ms", b"interactive_itl_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_deadline_ms", b"batch_deadline_ms", "batch_itl_target_ms", b"batch_itl_target_ms", "batch_wait_ms", b"batch_wait_ms", "interactive_itl_target_ms", b"interactive_itl_target_ms", "interactive_ttft_target_ms", b"interactive_ttft_target_ms", "itl_target_ms", b"itl_target_ms", "max_num_batched_tokens", b"max_num_batched_tokens", "max_num_seqs", b"max_num_seqs", "max_queued_batch_requests", b"max_queued_batch_requests", "max_queued_requests", b"max_queued_requests", "reserved_percent", b"reserved_percent", "ttft_target_ms", b"ttft_target_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
