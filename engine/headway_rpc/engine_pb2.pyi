@@ -1238,7 +1238,8 @@ class Limits(_message.Message):
     """of batch streams, under PROFILE_LOW_TAIL only; 0: there is none"""
     ttft_target_ms: _builtins.int
     """From its arrival, when a request's first token is due: of realtime requests, and of interactive ones unless theirs is
-    set. Who will miss it lets those of its class go first who can still keep theirs; 0: first come, first served.
+    set. Who has waited for three quarters of it lets those of its class go first who have not, but for one in four that are
+    served; 0: first come, first served.
     """
     interactive_ttft_target_ms: _builtins.int
     """of interactive requests; 0: ttft_target_ms"""

@@ -86,9 +86,14 @@ async def test_default_class_reserve_and_queue_of_batch_work_change_live(served:
     assert changed == (pb.PRIORITY_BATCH, 20, 900)
     assert after.effective.batch_deadline_ms == 900_000
     assert after.effective.max_num_seqs == before.effective.max_num_seqs
-    own = pb.Limits(interactive_itl_target_ms=100, batch_itl_target_ms=500)
+    own = pb.Limits(
+        interactive_itl_target_ms=100, batch_itl_target_ms=500, ttft_target_ms=500, interactive_ttft_target_ms=1500
+    )
     last = await served.control.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=own))
     assert (last.effective.interactive_itl_target_ms, last.effective.batch_itl_target_ms) == (100, 500)
+    assert (last.effective.ttft_target_ms, last.effective.interactive_ttft_target_ms) == (500, 1500)
+    assert (before.effective.ttft_target_ms, last.envelope.ttft_target_ms.max) == (0, 86_400_000)
+    assert last.envelope.interactive_ttft_target_ms.max == 86_400_000
     assert last.effective.itl_target_ms == before.effective.itl_target_ms == 50
     assert (last.envelope.interactive_itl_target_ms.max, last.envelope.batch_itl_target_ms.min) == (60_000, 0)
     assert (after.envelope.reserved_percent.max, after.envelope.max_queued_batch_requests.max) == (90, 1024)
@@ -135,6 +140,10 @@ async def test_batch_requests_that_end_after_their_deadline_are_counted_and_answ
         (
             pb.Limits(interactive_itl_target_ms=60_001),
             "limits.interactive_itl_target_ms is 60001, the envelope allows 0 to 60000",
+        ),
+        (
+            pb.Limits(interactive_ttft_target_ms=86_400_001),
+            "limits.interactive_ttft_target_ms is 86400001, the envelope allows 0 to 86400000",
         ),
         (
             pb.Limits(batch_itl_target_ms=60_001),

@@ -1,13 +1,14 @@
 """The scheduler under any sequence of arrivals, aborts, deadlines, limit changes, steps and failed steps.
 
-After every rule: blocks are conserved and their holders counted, the counters equal what they count, and within a class nobody runs
-while an earlier arrival waits. Every batch keeps the budget and reads only what its own sequence wrote. At the end every
+After every rule: blocks are conserved and their holders counted, the counters equal what they count, and within a class, the late
+apart, nobody runs while an earlier arrival waits. Every batch keeps the budget and reads only what its own sequence wrote. At the end every
 request ends by itself within a bounded number of steps, exactly once, and nothing is left.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ BLOCK_SIZE = 4
 MAX_MODEL_LEN = 40
 MAX_STEPS_TO_END = 20_000
 RESERVED = [0, 0, 25, 90]  # percent that batch work leaves free
+DUE_MS = [(0, 0), (20, 0), (100, 3000)]  # targets of first tokens, realtime and interactive
 
 
 @dataclass
@@ -64,9 +66,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         profile=st.sampled_from(Profile),
         reserved=st.sampled_from(RESERVED),
         tokens_ahead=st.integers(0, 1),
+        due_ms=st.sampled_from(DUE_MS),
     )
     def boot(
-        self, sizes: tuple[int, int, int], mode: BatchingMode, profile: Profile, reserved: int, tokens_ahead: int
+        self,
+        sizes: tuple[int, int, int],
+        mode: BatchingMode,
+        profile: Profile,
+        reserved: int,
+        tokens_ahead: int,
+        due_ms: tuple[int, int],
     ) -> None:
         num_blocks, seqs, budget = sizes
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
@@ -81,6 +90,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             reserved_percent=reserved,
             interactive_itl_target_ms=30,
             batch_itl_target_ms=60,
+            ttft_target_ms=due_ms[0],
+            interactive_ttft_target_ms=due_ms[1],
         )
         self.scheduler = Scheduler(self.pool, limits, MAX_MODEL_LEN, frozenset([EOS]), tokens_ahead)
         self.tokens_ahead = tokens_ahead
@@ -249,12 +260,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert scheduler.backlog.batch == sum(sequence.backlog for sequence in batch)
 
     @invariant()
-    def within_a_class_nobody_runs_before_an_earlier_arrival(self) -> None:
-        for priority in Priority:
-            assert self.ids(self.scheduler.waiting(), priority) == sorted(self.ids(self.scheduler.waiting(), priority))
-            # One that moved up meets others of its new class that began before it came.
-            running = self.ids([s for s in self.scheduler.running() if not moved_up(s)], priority)
-            waiting = self.ids([s for s in self.scheduler.waiting() if not moved_up(s)], priority)
+    def within_a_class_nobody_runs_before_an_earlier_arrival_that_is_late_as_he_is_or_not(self) -> None:
+        for priority, late in product(Priority, (False, True)):
+            queue = [s for s in self.scheduler.waiting() if s.late is late]
+            assert self.ids(queue, priority) == sorted(self.ids(queue, priority))
+            # One that moved up meets others of its new class that began before it came; one that is late, those that were not.
+            running = self.ids([s for s in self.scheduler.running() if s.late is late and not moved_up(s)], priority)
+            waiting = self.ids([s for s in queue if not moved_up(s)], priority)
             assert max(running, default=-1) < min(waiting, default=self.added)
 
     def teardown(self) -> None:

@@ -8,6 +8,7 @@
 moves its end. A state is frozen: the step thread holds the current one, and any thread may read it.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
@@ -51,6 +52,9 @@ class Limits:
         itl_target_ms: the longest gap between two tokens of a stream that LOW_TAIL and batch work keep to.
         interactive_itl_target_ms: the same of interactive streams; 0 is itl_target_ms.
         batch_itl_target_ms: the same of batch streams, under LOW_TAIL only; 0: there is none.
+        ttft_target_ms: from its arrival, when the first token of a realtime request is due; who will miss that lets those
+            of its class go first who will not (`waiting`); 0: first come, first served.
+        interactive_ttft_target_ms: the same of interactive requests; 0 is ttft_target_ms.
         reserved_percent: slots and blocks that batch work leaves free for better classes; 0 turns `slack` off.
         default_class: the class of requests that name none.
         max_queued_batch_requests: waiting requests in all beyond which batch ones are refused; 0 is max_queued_requests.
@@ -70,6 +74,13 @@ class Limits:
     batch_deadline_ms: int = 0
     interactive_itl_target_ms: int = 0
     batch_itl_target_ms: int = 0
+    ttft_target_ms: int = 0
+    interactive_ttft_target_ms: int = 0
+
+    def due_ms(self, kind: Priority) -> float:
+        """From its arrival, when the first token of a request of this class is due; infinite where it may wait."""
+        own = self.interactive_ttft_target_ms if kind is Priority.INTERACTIVE else 0
+        return math.inf if kind is Priority.BATCH else own or self.ttft_target_ms or math.inf
 
     def gap_ms(self, kind: Priority) -> int | None:
         """The longest gap between two tokens of a stream of this class that a step may make; None: any."""
@@ -97,6 +108,8 @@ class LimitsPatch:
     batch_deadline_ms: int | None = None
     interactive_itl_target_ms: int | None = None
     batch_itl_target_ms: int | None = None
+    ttft_target_ms: int | None = None
+    interactive_ttft_target_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,7 @@ class Bounds:
 
 ITL_TARGET_BOUNDS = Bounds(1, 60_000)
 CLASS_ITL_TARGET_BOUNDS = Bounds(0, 60_000)
+TTFT_TARGET_BOUNDS = Bounds(0, 86_400_000)  # a day
 BATCH_DEADLINE_BOUNDS = Bounds(0, 86_400_000)  # a day
 RESERVED_BOUNDS = Bounds(0, 90)  # batch work always keeps a slot: floor(0.9 N) < N
 
@@ -127,6 +141,8 @@ class Envelope:
     batch_deadline_ms: Bounds = BATCH_DEADLINE_BOUNDS
     interactive_itl_target_ms: Bounds = CLASS_ITL_TARGET_BOUNDS
     batch_itl_target_ms: Bounds = CLASS_ITL_TARGET_BOUNDS
+    ttft_target_ms: Bounds = TTFT_TARGET_BOUNDS
+    interactive_ttft_target_ms: Bounds = TTFT_TARGET_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)

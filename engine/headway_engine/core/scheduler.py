@@ -3,9 +3,9 @@
 The caller loops `batch = schedule(now)`, `tokens = executor.run(batch)`, `events = commit(batch, tokens, now)`; between two
 steps it adds, aborts, expires and sets limits. One step mixes decodes and prefill chunks under one token budget:
 
-1. Waiting sequences are admitted when the mode dispatches them (`batching`), best class first and in order of arrival, while
-   there is a slot, the budget leaves them a token, and their blocks fit above a watermark. A better class may take the
-   place of a worse one that runs, and batch work may have to wait for the slack of better ones (`slack`).
+1. Waiting sequences are admitted when the mode dispatches them (`batching`), in the order of `waiting`, while there is a
+   slot, the budget leaves them a token, and their blocks fit above a watermark. A better class may take the place of a worse
+   one that runs, and batch work may have to wait for the slack of better ones (`slack`).
 2. Each decoding sequence gets room for its next token. When the pool is empty, the running sequence that is last in rank
    (lowest class, then latest arrival) gives its blocks back and waits again; it keeps its tokens and recomputes them.
 3. Chunks are cut: decodes first, then prefills in the order of the profile, until the budget is used up.
@@ -169,6 +169,7 @@ class Scheduler:
         if self._in_flight:
             raise RuntimeError("schedule was called before commit")
         self._waiting.age(now, slack.to_age(self.limits, self._running.values(), self._waiting, now))
+        self._waiting.part(now, self.limits)
         self._group = batching.group(self.limits, self._queue(now), self._group)
         if not self._running and not self._group:
             return None
@@ -264,7 +265,7 @@ class Scheduler:
             if over_budget or not in_turn or not self._take_room(head, growing):
                 self._blocked = True
                 return over_budget
-            self._waiting.remove(head)
+            self._waiting.serve(head)
             self._group -= 1
             head.phase = Phase.RUNNING
             self._running[head.sequence_id] = head

@@ -48,6 +48,7 @@ class Sequence:
         workload_class: the request's own, or the default one.
         priority: the class that it is served as: its own, or a better one after a long wait.
         class_since_s: when it came into that class.
+        late: its first token will not be in time, so others of its class go first.
         num_computed: tokens whose keys and values are in the cache.
         cached_tokens: prompt tokens that were in the prefix cache when it was first admitted.
         prefix: what stands for its registered blocks in the prefix cache.
@@ -78,6 +79,7 @@ class Sequence:
     started_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float = 0.0
+    late: bool = False
     _table: tuple[int, ...] = ()
 
     @classmethod

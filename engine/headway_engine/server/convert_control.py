@@ -103,6 +103,7 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
         return _unknown("default_class", limits.default_class, (kind.name.lower() for kind in Priority))
     batch = limits.max_queued_batch_requests if limits.HasField("max_queued_batch_requests") else None
     interactive_itl = limits.interactive_itl_target_ms if limits.HasField("interactive_itl_target_ms") else None
+    interactive_ttft = limits.interactive_ttft_target_ms if limits.HasField("interactive_ttft_target_ms") else None
     return LimitsPatch(
         max_num_seqs=limits.max_num_seqs if limits.HasField("max_num_seqs") else None,
         max_num_batched_tokens=limits.max_num_batched_tokens if limits.HasField("max_num_batched_tokens") else None,
@@ -117,6 +118,8 @@ def to_patch(limits: pb.Limits) -> LimitsPatch | Rejected:
         batch_deadline_ms=limits.batch_deadline_ms if limits.HasField("batch_deadline_ms") else None,
         interactive_itl_target_ms=interactive_itl,
         batch_itl_target_ms=limits.batch_itl_target_ms if limits.HasField("batch_itl_target_ms") else None,
+        ttft_target_ms=limits.ttft_target_ms if limits.HasField("ttft_target_ms") else None,
+        interactive_ttft_target_ms=interactive_ttft,
     )
 
 
@@ -139,6 +142,8 @@ def _to_limits(limits: Limits) -> pb.Limits:
         batch_deadline_ms=limits.batch_deadline_ms,
         interactive_itl_target_ms=limits.interactive_itl_target_ms,
         batch_itl_target_ms=limits.batch_itl_target_ms,
+        ttft_target_ms=limits.ttft_target_ms,
+        interactive_ttft_target_ms=limits.interactive_ttft_target_ms,
     )
 
 
@@ -154,6 +159,8 @@ def _to_envelope(envelope: Envelope) -> pb.Envelope:
         batch_deadline_ms=_to_bounds(envelope.batch_deadline_ms),
         interactive_itl_target_ms=_to_bounds(envelope.interactive_itl_target_ms),
         batch_itl_target_ms=_to_bounds(envelope.batch_itl_target_ms),
+        ttft_target_ms=_to_bounds(envelope.ttft_target_ms),
+        interactive_ttft_target_ms=_to_bounds(envelope.interactive_ttft_target_ms),
     )
 
 

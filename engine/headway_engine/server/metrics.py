@@ -161,6 +161,16 @@ def _limits(config: RuntimeConfigState) -> Iterator[Metric]:
             limits.batch_itl_target_ms,
         )
         yield _gauge(
+            f"{kind}_ttft_target_ms",
+            f"{shown} limit: when a first token is due; who is late lets others go first; 0: first come, first served",
+            limits.ttft_target_ms,
+        )
+        yield _gauge(
+            f"{kind}_interactive_ttft_target_ms",
+            f"{shown} limit: the same for interactive requests; 0: as ttft_target_ms",
+            limits.interactive_ttft_target_ms,
+        )
+        yield _gauge(
             f"{kind}_max_queued_batch_requests",
             f"{shown} limit: waiting requests at which batch work is refused; 0: as max_queued_requests",
             limits.max_queued_batch_requests,
