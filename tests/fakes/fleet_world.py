@@ -229,6 +229,8 @@ class World:
             batch_deadline_ms=0,  # no flags: these are only told live
             interactive_itl_target_ms=0,
             batch_itl_target_ms=0,
+            ttft_target_ms=0,
+            interactive_ttft_target_ms=0,
         )
         pod.view = replace(pod.view, phase="Running", ip="10.0.0.1")
         self.serial += 1

@@ -159,6 +159,14 @@ class LimitValues(ApiModel):
     batch_itl_target_milliseconds: int = Field(
         default=0, description="Gap between two tokens of batch streams under profile LowTail; 0: it has no bound."
     )
+    ttft_target_milliseconds: int = Field(
+        default=0,
+        description="In which a request's first token is due, from its arrival. Who will miss it lets those of its class "
+        "go first who can still keep theirs; 0: first come, first served.",
+    )
+    interactive_ttft_target_milliseconds: int = Field(
+        default=0, description="In which the first token of interactive requests is due; 0: as ttftTargetMilliseconds."
+    )
 
 
 class TuningChange(ApiModel):

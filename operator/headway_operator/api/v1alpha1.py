@@ -130,7 +130,6 @@ __all__ = [
     "WorkloadClass",
     "baseline_limits",
     "itl_target_ms",
-    "strictest_itl_target_ms",
     "ttft_target_ms",
     "tuning_bounds",
 ]
@@ -319,20 +318,16 @@ def itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
     return spec.slo.inter_token_latency_target.target_milliseconds if spec.slo else None
 
 
-def strictest_itl_target_ms(spec: LLMDeploymentSpec) -> int | None:
-    """The shortest target for the time between tokens of all classes that share the fleet, and so its steps."""
-    slo = spec.slo
-    return min(one.inter_token_latency_target.target_milliseconds for one in slo.objectives) if slo else None
-
-
 def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
     """The live limits that the spec asks for, the class's defaults filled in: what an engine starts with and falls back to."""
     engine, limits, defaults = spec.engine, spec.engine.limits, _class_defaults(spec)
     wait, profile = limits.batch_wait_milliseconds, limits.profile or defaults.profile
-    itl_ms = strictest_itl_target_ms(spec) or DEFAULT_ITL_TARGET_MS
-    interactive_ms, batch_ms = (
-        _class_itl_ms(spec.slo, kind) for kind in (WorkloadClass.INTERACTIVE, WorkloadClass.BATCH)
-    )
+    served = {one.workload_class: one for one in spec.slo.objectives} if spec.slo else {}
+    itl = {kind: one.inter_token_latency_target.target_milliseconds for kind, one in served.items()}
+    ttft = {
+        kind: one.ttft_target.target_milliseconds for kind, one in served.items() if kind is not WorkloadClass.BATCH
+    }
+    itl_ms, ttft_ms = min(itl.values(), default=DEFAULT_ITL_TARGET_MS), min(ttft.values(), default=0)
     return LimitValues(
         max_num_seqs=class_defaults.starting_seqs(engine, spec.tuning, defaults),
         max_num_batched_tokens=class_defaults.starting_tokens(engine, spec.tuning, defaults),
@@ -346,8 +341,10 @@ def baseline_limits(spec: LLMDeploymentSpec) -> LimitValues:
         max_queued_batch_requests=class_defaults.queued_batch_requests(engine, spec.slo),
         batch_deadline_seconds=(spec.slo.batch_deadline_seconds or 0) if spec.slo else 0,
         # 0 where it says no more than `itl_target_milliseconds`: an engine of an older version keeps to that alone.
-        interactive_itl_target_milliseconds=interactive_ms if interactive_ms != itl_ms else 0,
-        batch_itl_target_milliseconds=batch_ms if profile is Profile.LOW_TAIL else 0,
+        interactive_itl_target_milliseconds=_other_than(itl_ms, itl.get(WorkloadClass.INTERACTIVE, 0)),
+        batch_itl_target_milliseconds=itl.get(WorkloadClass.BATCH, 0) if profile is Profile.LOW_TAIL else 0,
+        ttft_target_milliseconds=ttft_ms,
+        interactive_ttft_target_milliseconds=_other_than(ttft_ms, ttft.get(WorkloadClass.INTERACTIVE, 0)),
     )
 
 
@@ -360,10 +357,9 @@ def tuning_bounds(spec: LLMDeploymentSpec) -> tuple[Range, Range]:
     )
 
 
-def _class_itl_ms(slo: Slo | None, kind: WorkloadClass) -> int:
-    """Target for the time between tokens of a class that the fleet serves; 0 for others."""
-    served = slo.objectives if slo else ()
-    return sum(one.inter_token_latency_target.target_milliseconds for one in served if one.workload_class is kind)
+def _other_than(shared_ms: int, own_ms: int) -> int:
+    """A class's own target; 0 where `shared_ms` says it already."""
+    return own_ms if own_ms != shared_ms else 0
 
 
 def _class_defaults(spec: LLMDeploymentSpec) -> class_defaults.ClassDefaults:

@@ -32,6 +32,8 @@ class LimitsPatch:
     batch_deadline_ms: int | None = None
     interactive_itl_target_ms: int | None = None
     batch_itl_target_ms: int | None = None
+    ttft_target_ms: int | None = None
+    interactive_ttft_target_ms: int | None = None
 
     def agrees(self, other: "LimitsPatch") -> bool:
         """Whether no limit that both name differs: an engine of an older version does not know them all."""

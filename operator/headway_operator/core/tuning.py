@@ -227,6 +227,8 @@ def patch(limits: LimitValues) -> LimitsPatch:
         batch_deadline_ms=1000 * limits.batch_deadline_seconds,
         interactive_itl_target_ms=limits.interactive_itl_target_milliseconds,
         batch_itl_target_ms=limits.batch_itl_target_milliseconds,
+        ttft_target_ms=limits.ttft_target_milliseconds,
+        interactive_ttft_target_ms=limits.interactive_ttft_target_milliseconds,
     )
     return shared(asked)
 

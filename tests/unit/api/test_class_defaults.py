@@ -96,6 +96,36 @@ def test_each_class_of_a_shared_fleet_brings_the_gap_that_its_own_streams_keep_t
     assert itl_targets(baseline_limits(spec(None, low_tail))) == (50, 0, 0)
 
 
+def ttft_targets(limits: LimitValues) -> tuple[int, int]:
+    return limits.ttft_target_milliseconds, limits.interactive_ttft_target_milliseconds
+
+
+@pytest.mark.parametrize(("kind", "target"), [("realtime", 400), ("interactive", 1500), ("batch", 0), (None, 0)])
+def test_engines_are_told_when_the_first_tokens_of_a_class_with_a_reader_are_due(kind: str | None, target: int) -> None:
+    assert ttft_targets(baseline_limits(spec(kind))) == (target, 0)
+
+
+def test_each_class_of_a_shared_fleet_brings_when_its_own_first_tokens_are_due() -> None:
+    assert ttft_targets(pooled("realtime", "interactive", "batch")) == (400, 1500)
+    assert ttft_targets(pooled("interactive", "realtime")) == (400, 1500)
+    assert ttft_targets(pooled("batch", "realtime")) == (400, 0), "it serves no interactive requests"
+    assert ttft_targets(pooled("batch", "interactive")) == (1500, 0), "theirs is the shortest of those with a reader"
+
+
+def test_a_written_target_for_the_first_token_is_the_one_that_engines_are_told() -> None:
+    def written(kind: str, target: int, *classes: dict[str, Any]) -> tuple[int, int]:
+        slo = {"workloadClass": kind, "ttft": {"targetMilliseconds": target}, "classes": classes}
+        return ttft_targets(baseline_limits(spec(None, spec__slo=slo)))
+
+    interactive = {"workloadClass": "interactive", "ttft": {"targetMilliseconds": 700}}
+    assert written("realtime", 250) == (250, 0)
+    assert written("realtime", 250, interactive) == (250, 700)
+    assert written("batch", 3000) == (0, 0)
+    assert written("batch", 3000, interactive) == (700, 0)
+    deferred = {"workloadClass": "interactive", "classes": [{"workloadClass": "batch", "deadlineSeconds": 900}]}
+    assert ttft_targets(baseline_limits(spec(None, spec__slo=deferred))) == (1500, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "seqs", "tokens"),
     [

@@ -72,6 +72,8 @@ def test_baseline_is_the_capacity_until_limits_say_less() -> None:
         "batchDeadlineSeconds": 0,
         "interactiveItlTargetMilliseconds": 0,
         "batchItlTargetMilliseconds": 0,
+        "ttftTargetMilliseconds": 0,
+        "interactiveTtftTargetMilliseconds": 0,
     }
 
 

@@ -115,6 +115,22 @@ def test_another_class_changes_running_engines_and_no_pod():
     assert world.manifest["status"]["tuning"]["effective"]["profile"] == "LowTail"
 
 
+@pytest.mark.parametrize("mode", ["Off", "Advisory", "Auto"])
+def test_another_target_for_the_first_token_changes_running_engines_and_no_pod(mode: str):
+    def due(target: int) -> dict[str, object]:
+        return {"workloadClass": "interactive", "ttft": {"targetMilliseconds": target}}
+
+    world = World(spec(slo=due(1500), engine=CLASS_ENGINE, tuning={"mode": mode}))
+    world.settle()
+    pods, (engine,) = dict(world.pods), world.engines.values()
+    assert (engine.effective.ttft_target_ms, engine.baseline.ttft_target_ms) == (1500, 1500), "no flag tells it"
+    world.edit(slo=due(800))
+    world.settle()
+    assert world.pods == pods
+    assert (engine.effective.ttft_target_ms, engine.baseline.ttft_target_ms) == (800, 800)
+    assert world.manifest["status"]["tuning"]["effective"]["ttftTargetMilliseconds"] == 800
+
+
 def test_unreadable_status_of_another_version_counts_as_none():
     world = World(spec())
     world.manifest["status"] = {"conditions": "new format"}
@@ -153,6 +169,7 @@ def test_scale_down_drains_the_idle_pod_and_keeps_the_busy_one():
     world = settled(replicas=2)
     first, second = world.ready()
     world.engines[second].running = 3
+    world.writes.clear()
     world.edit(replicas=1)
     world.settle()
     assert world.ready() == [second]

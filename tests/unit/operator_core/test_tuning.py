@@ -32,6 +32,15 @@ def test_an_engine_that_does_not_know_modes_is_not_told_again_and_again() -> Non
     assert len(calls(adaptive, sample(baseline=LimitsPatch(3, 64, 0, 256)))) == 1
 
 
+def test_an_engine_is_told_once_when_first_tokens_are_due() -> None:
+    due = SPEC.model_copy(update={"ttft_target_milliseconds": 400, "interactive_ttft_target_milliseconds": 1500})
+    started = replace(LIMITS, ttft_target_ms=0, interactive_ttft_target_ms=0)
+    (call,) = calls(due, sample(effective=started, baseline=started))
+    assert (call.limits.ttft_target_ms, call.limits.interactive_ttft_target_ms, call.lease_s) == (400, 1500, 0)
+    assert calls(due, sample(effective=call.limits, baseline=call.limits)) == []
+    assert calls(due, sample()) == [], "an engine that does not know these targets"
+
+
 def test_an_engine_that_started_with_tuned_limits_learns_the_spec_s_and_is_lent_the_tuned_ones_again_at_once() -> None:
     tuned = SPEC.model_copy(update={"max_num_seqs": 9})
     started = sample(effective=replace(LIMITS, max_num_seqs=9), baseline=replace(LIMITS, max_num_seqs=9), revision=3)

@@ -155,9 +155,22 @@ def test_the_targets_of_classes_go_to_an_engine_and_come_back() -> None:
     assert older.agrees(replace(sent, itl_target_ms=50)), "it keeps to the strictest one"
 
 
+def test_when_first_tokens_are_due_goes_to_an_engine_and_comes_back() -> None:
+    sent = LimitsPatch(ttft_target_ms=400, interactive_ttft_target_ms=1500)
+    assert limits_of(limits_message(sent)) == sent
+    none = LimitsPatch(ttft_target_ms=0, interactive_ttft_target_ms=0)
+    assert limits_of(limits_message(none)) == none, "0 takes back what an engine was told before"
+    assert not none.agrees(sent)
+    older = limits_of(pb.Limits(itl_target_ms=50))
+    assert (older.ttft_target_ms, older.interactive_ttft_target_ms) == (None, None)
+    assert older.agrees(replace(sent, itl_target_ms=50)), (
+        "it serves in order of arrival, and is not told again and again"
+    )
+
+
 def test_every_limit_of_the_wire_has_its_name_in_the_core_and_comes_back() -> None:
     assert {one.name for one in fields(LimitsPatch)} == {one.name for one in pb.Limits.DESCRIPTOR.fields}
-    every = LimitsPatch(8, 64, 5, 9, "dynamic", "low-tail", 50, "batch", 20, 7, 1000, 100, 200)
+    every = LimitsPatch(8, 64, 5, 9, "dynamic", "low-tail", 50, "batch", 20, 7, 1000, 100, 200, 400, 1500)
     assert None not in astuple(every)
     assert limits_of(limits_message(every)) == every
 
