@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from headway_cli.cluster import Json
 from headway_operator.api import class_defaults
 from headway_operator.api.parse import parse
-from headway_operator.api.v1alpha1 import ClassObjective, LLMDeployment, LLMDeploymentSpec, baseline_limits
+from headway_operator.api.v1alpha1 import LLMDeployment, LLMDeploymentSpec, Slo, baseline_limits
 from headway_operator.core.schedule import overlay
 
 
@@ -27,22 +27,28 @@ def lines(manifest: Json) -> Iterator[str]:
         yield f"  from {source}: {', '.join(limits)}"
 
 
-def _itl_fields(objective: ClassObjective) -> tuple[str, str]:
-    """Limits that a class's target for the time between tokens may be in."""
-    return "itlTargetMilliseconds", f"{objective.workload_class.value}ItlTargetMilliseconds"
+def _written_target(slo: Slo, field: str, value: object) -> str | None:
+    """The part of the slo that a limit is a target of; None for other limits and where the class brings the target."""
+    for one in slo.objectives:
+        for name, part, target in (
+            ("ItlTargetMilliseconds", "slo.interTokenLatency", one.inter_token_latency),
+            ("TtftTargetMilliseconds", "slo.ttft", one.ttft),
+        ):
+            fields = f"{name[0].lower()}{name[1:]}", f"{one.workload_class.value}{name}"
+            if field in fields and target is not None and target.target_milliseconds == value:
+                return part
+    return None
 
 
-def origin(spec: LLMDeploymentSpec, field: str, value: Json) -> str:
+def origin(spec: LLMDeploymentSpec, field: str, value: object) -> str:
     """What a baseline limit follows from; `field` and `value` as they are written in `status.tuning.effective`."""
     slo = spec.slo
     kinds = [one.workload_class.value for one in slo.objectives] if slo else []
     named = "the defaults without an slo"
     if kinds:
         named = f"class {kinds[0]}" if len(kinds) == 1 else f"classes {', '.join(kinds)}"
-    if field.lower().endswith("itltargetmilliseconds") and value:
-        objectives = slo.objectives if slo else ()
-        given = any(one.inter_token_latency is not None for one in objectives if field in _itl_fields(one))
-        return "slo.interTokenLatency" if given else named
+    if slo is not None and (part := _written_target(slo, field, value)) is not None:
+        return part
     if field == "batchDeadlineSeconds" and slo is not None and slo.batch_deadline_seconds is not None:
         return "slo.deadlineSeconds"
     if field == "defaultClass" and slo is not None:

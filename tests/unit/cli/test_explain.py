@@ -150,7 +150,26 @@ def test_each_limit_says_where_it_comes_from() -> None:
         "classes": [{"workloadClass": "interactive", "interTokenLatency": {"targetMilliseconds": 80}}],
     }
     found = text({**one, "status": {"conditions": [condition("Ready", "True")]}})
-    assert "  from slo.interTokenLatency: itlTargetMilliseconds 50, interactiveItlTargetMilliseconds 80\n" in found
+    assert "  from slo.interTokenLatency: interactiveItlTargetMilliseconds 80\n" in found
+    assert "itlTargetMilliseconds 50, " in found[found.index("  from classes realtime, interactive: ") :]
+
+
+def test_when_first_tokens_are_due_says_where_it_comes_from() -> None:
+    def found(**slo: object) -> list[str]:
+        one = changed({"metadata.namespace": "demo", "spec.slo": slo})
+        lines = text({**one, "status": {"conditions": [condition("Ready", "True")]}}).splitlines()
+        return [line for line in lines if "tftTargetMilliseconds" in line]
+
+    written = {"targetMilliseconds": 800}
+    (alone,) = found(workloadClass="realtime")
+    assert alone.startswith("  from class realtime: ")
+    assert alone.endswith("ttftTargetMilliseconds 400, interactiveTtftTargetMilliseconds 0")
+    assert "  from slo.ttft: ttftTargetMilliseconds 800" in found(workloadClass="interactive", ttft=written)
+    shared = found(workloadClass="realtime", classes=[{"workloadClass": "interactive", "ttft": written}])
+    assert "  from slo.ttft: interactiveTtftTargetMilliseconds 800" in shared
+    assert any(line.startswith("  from classes realtime, interactive: ") for line in shared), "nobody wrote 400"
+    (batch,) = found(workloadClass="batch", ttft={"targetMilliseconds": 3000})
+    assert batch.startswith("  from class batch: "), "its target orders no queue"
 
 
 def test_open_windows_are_named_with_what_they_set_and_limits_have_them_as_their_source() -> None:
