@@ -3,6 +3,7 @@
 The scheduler is the real one, told or not that its executor runs ahead; the executor is a clock.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from headway_planner.model import BatchLimits
 from headway_planner.rivals.static import Static
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, Rank
-from headway_planner.sim.setup import Setup
+from headway_planner.sim.setup import NEVER_DUE, Setup
 from headway_planner.sim.signals import Bounds
 from headway_planner.steps import Chunks, StepModel
 
@@ -29,16 +30,18 @@ SEQS, TOKENS = 6, 256
 Times = dict[int, tuple[float, float]]  # first token and end of each request, seconds
 
 
-def simulated(model: StepModel, arrivals: Sequence[Arrival]) -> Times:
+def simulated(model: StepModel, arrivals: Sequence[Arrival], due_ms: int) -> Times:
     limits = BatchLimits(SEQS, TOKENS)
-    setup = Setup(model, limits, initial=1, max_replicas=1)
+    due_s = (due_ms / 1000, due_ms / 1000, math.inf) if due_ms else NEVER_DUE
+    setup = Setup(model, limits, initial=1, max_replicas=1, due_s=due_s)
     jobs = simulate(setup, arrivals, Static(Bounds(1, 1, SEQS, TOKENS, limits), 1), 0).jobs
     return {number: (job.first_s, job.end_s) for number, job in enumerate(jobs)}
 
 
-def scheduled(model: StepModel, arrivals: Sequence[Arrival]) -> Times:
+def scheduled(model: StepModel, arrivals: Sequence[Arrival], due_ms: int) -> Times:
     pool = BlockPool(model.kv_tokens // 16, 16, caching=False)
-    scheduler = Scheduler(pool, Limits(SEQS, TOKENS, 0, 1000), 100_000, frozenset(), int(model.ahead))
+    limits = Limits(SEQS, TOKENS, 0, 1000, ttft_target_ms=due_ms)
+    scheduler = Scheduler(pool, limits, 100_000, frozenset(), int(model.ahead))
     first: dict[int, float] = {}
     end: dict[int, float] = {}
     coming, now, before = list(enumerate(arrivals)), 0.0, None
@@ -77,13 +80,27 @@ def took_s(model: StepModel, batch: Batch, *, apart: bool) -> float:
 @given(
     st.lists(st.tuples(st.floats(0.0003, 0.2), st.integers(1, 900), st.integers(1, 60)), min_size=1, max_size=25),
     st.booleans(),
+    st.sampled_from([0, 50, 500]),
 )
-def test_every_request_has_the_same_first_token_and_end(lines: list[tuple[float, int, int]], ahead: bool) -> None:
+def test_every_request_has_the_same_first_token_and_end(
+    lines: list[tuple[float, int, int]], ahead: bool, due_ms: int
+) -> None:
     arrivals, at_s = [], 0.0
     for gap_s, inputs, outputs in lines:
         at_s += gap_s
         arrivals.append(Arrival(at_s, inputs, outputs, Rank.INTERACTIVE))
     model = replace(MODEL, ahead=ahead)
-    found, wanted = simulated(model, arrivals), scheduled(model, arrivals)
+    found, wanted = simulated(model, arrivals, due_ms), scheduled(model, arrivals, due_ms)
+    for number, times in wanted.items():
+        assert found[number] == pytest.approx(times, abs=1e-6)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_in_an_overload_those_that_are_late_have_the_same_turns(ahead: bool) -> None:
+    arrivals = [Arrival(0.004 * n, 40 + 37 * n % 300, 1 + n % 7, Rank.INTERACTIVE) for n in range(400)]
+    model = replace(MODEL, ahead=ahead)
+    found, wanted = simulated(model, arrivals, 200), scheduled(model, arrivals, 200)
+    waited_s = [wanted[number][0] - one.at_s for number, one in enumerate(arrivals)]
+    assert 0.2 < sum(one > 0.2 for one in waited_s) / len(waited_s) < 0.8
     for number, times in wanted.items():
         assert found[number] == pytest.approx(times, abs=1e-6)

@@ -62,6 +62,7 @@ class Options:
     batch_share: float = 0.0
     batch_deadline_s: float | None = None
     batch_fleet: str = "both"
+    late_last: bool = False
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +139,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         choices=FLEETS,
         help="rivals serve requests with a deadline in the same fleet (default of one run), separate, or both (of bench)",
     )
+    parser.add_argument(
+        "--late-last",
+        action="store_true",
+        help="engines know the TTFT targets and let those go first who can still be in time (default: first come first served)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, one line a run")
 
 
@@ -189,6 +195,7 @@ def parse(given: argparse.Namespace) -> Options:
         batch_share=given.batch_share,
         batch_deadline_s=given.batch_deadline,
         batch_fleet=given.batch_fleet or ("both" if bench else "pooled"),
+        late_last=given.late_last,
     )
 
 

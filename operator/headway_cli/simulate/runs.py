@@ -20,7 +20,7 @@ from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import TTFT_TARGET_MS, Arrival, End, Rank
 from headway_planner.sim.outcome import Outcome, joined
-from headway_planner.sim.setup import Setup
+from headway_planner.sim.setup import NEVER_DUE, Setup
 from headway_planner.sim.signals import Bounds
 from headway_planner.steps import StepModel
 
@@ -29,6 +29,7 @@ _SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scale
 _BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
 MOST_REQUESTS = 20_000_000  # of one run: 12 GB at the 0.6 kB each that 200,000 took
 MOST_REPLICAS = 10_000  # that a run begins with
+_DUE_S = (TTFT_TARGET_MS[Rank.REALTIME] / 1000, TTFT_TARGET_MS[Rank.INTERACTIVE] / 1000, math.inf)
 SEPARATE = "-separate"  # ends the name of a policy whose batch work has a fleet of its own
 
 Row = dict[str, object]
@@ -113,6 +114,7 @@ class CaseMaker:
             noise=options.noise,
             scrape_loss=options.scrape_loss,
             batch_reserve=batch_reserve,
+            due_s=_DUE_S if options.late_last else NEVER_DUE,
         )
         bounds = Bounds(setup.min_replicas, setup.max_replicas, options.seqs, options.tokens_max, limits)
         strictest = min((one.rank for one in arrivals), default=Rank.INTERACTIVE)
@@ -210,6 +212,7 @@ def _head(case: Case, label: str) -> Row:
         "start_delay_s": setup.start_delay_s,
         "scale": case.scale,
         "engine": setup.model.name,
+        **({} if setup.due_s == NEVER_DUE else {"late_last": True}),
         "requests": len(case.context.arrivals),
     }
 

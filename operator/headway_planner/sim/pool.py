@@ -65,7 +65,7 @@ class Pool:
     def order(self, now_s: float) -> Member:
         """One more replica; it starts when `next_start` hands it out."""
         uid = len(self.members)
-        replica = Replica(uid, self._setup.model, self.limits, self._counters, self._setup.max_run)
+        replica = Replica(uid, self._setup.model, self.limits, self._counters, self._setup.max_run, self._setup.due_s)
         replica.reserve = self._setup.batch_reserve
         replica.set_limits(self.limits)
         member = Member(replica, now_s)

@@ -4,7 +4,7 @@ Time passes in segments. A segment is one step that prefills, or a run of identi
 can change the batch: a sequence ends, the KV cache fills, or a request arrives that can be admitted (then the run is
 cut at the end of the step under way). Sequences that decode are never touched one by one: each knows the step of its end.
 
-Admission is first come, first served inside a class, higher classes first, one partial prompt per class. Batch sequences
+Admission goes by class, inside a class by `waiting.py`, one partial prompt per class. Batch sequences
 give way, by recompute, to a higher class that finds no slot or no KV; out of KV, the youngest of the lowest class does.
 Requests with a deadline are admitted only into slack: they leave a share of the slots and of the KV cache free (`lend`).
 
@@ -18,13 +18,14 @@ one on its device already:
 In both cases a token is seen at the end of its step, since the host waits for step n while step n + 1 runs.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from headway_planner.model import BatchLimits
 from headway_planner.sim.jobs import End, Job, Rank
+from headway_planner.sim.setup import NEVER_DUE
 from headway_planner.sim.signals import Counters, Counts, DeferredGauges, bucket
+from headway_planner.sim.waiting import Line
 from headway_planner.steps import Chunks, StepModel, run_time, steps_within
 
 REQUEST_TOKENS = 200  # of a prompt without a first token weigh like one request; 50 to 500 make no difference
@@ -37,13 +38,19 @@ class Replica:
 
     __slots__ = (
         "_apart", "_batch_running", "_chunks", "_context", "_counts", "_decoding", "_ended", "_ends", "_first_s", "_foreseen",
-        "_growth_s", "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_max_run", "_model", "_order", "_partials", "_queued", "_reserved", "_seqs", "_seqs_slack", "_step_no",
+        "_growth_s", "_kv_limit", "_kv_slack", "_lent_decoding", "_lent_queued", "_lent_running", "_lines", "_max_run", "_model", "_order", "_partials", "_reserved", "_seqs", "_seqs_slack", "_step_no",
         "_steps", "_t0", "_tokens", "in_flight", "last_busy_s", "lent", "load", "preemptions", "queued_tokens", "reserve", "uid",
         "wake_s",
     )  # fmt: skip
 
     def __init__(
-        self, uid: int, model: StepModel, limits: BatchLimits, counters: Counters, max_run: int = MAX_RUN
+        self,
+        uid: int,
+        model: StepModel,
+        limits: BatchLimits,
+        counters: Counters,
+        max_run: int = MAX_RUN,
+        due_s: Sequence[float] = NEVER_DUE,
     ) -> None:
         self.uid = uid
         self._model = model
@@ -51,7 +58,7 @@ class Replica:
         self._apart = counters.deferred
         self._kv_limit = model.kv_tokens
         self._max_run = max_run
-        self._queued: tuple[deque[Job], deque[Job], deque[Job]] = (deque(), deque(), deque())
+        self._lines = tuple([Line(one) for one in due_s])
         self._decoding: dict[int, Job] = {}
         self._ends: list[tuple[int, int, Job]] = []  # (step, order, job), stale when the job says another step
         self._order = 0
@@ -102,13 +109,13 @@ class Replica:
     @property
     def has_slack(self) -> bool:
         """Whether one more request with a deadline may be sent here: none waits, and there is a slot for it."""
-        return not self._queued[_BATCH] and self.running < self._seqs_slack
+        return not len(self._lines[_BATCH]) and self.running < self._seqs_slack
 
     def submit(self, job: Job, now_s: float) -> bool:
         """Queue a request. False: it can never fit into the KV cache."""
         if job.inputs + job.outputs > self._kv_limit:
             return False
-        self._queued[job.rank].append(job)
+        self._lines[job.rank].push(job)
         self.in_flight += 1
         self.queued_tokens += job.need
         if job.deferrable:
@@ -137,10 +144,8 @@ class Replica:
 
     def evict_all(self) -> list[Job]:
         """The replica dies: every request that it held, oldest first."""
-        held = [*self._decoding.values(), *(job for queue in self._queued for job in queue)]
+        held = [*self._decoding.values(), *(job for line in self._lines for job in line.clear())]
         self._decoding.clear()
-        for queue in self._queued:
-            queue.clear()
         self._ends.clear()
         self._chunks, self.wake_s, self.in_flight, self.queued_tokens, self.load = None, None, 0, 0, 0
         self.lent = self._lent_decoding = self._lent_running = self._lent_queued = 0
@@ -178,7 +183,7 @@ class Replica:
                 self._lent_queued -= chunk
             if job.done < job.need:
                 continue
-            self._queued[job.rank].popleft()
+            self._lines[job.rank].begun.remove(job)
             self._partials -= 1
             self._reserved -= job.need
             first = job.first_s < 0
@@ -240,9 +245,10 @@ class Replica:
         self._t0 = now_s
         self._chunks = None
         self._keep_kv()
-        if self._queued[0] or self._queued[1] or self._queued[2]:
-            foreseen, ahead = self._foreseen, self._model.ahead
-            chunks = foreseen or self._take(len(self._decoding), ())
+        if any(map(len, self._lines)):
+            foreseen, ahead, decodes = self._foreseen, self._model.ahead, len(self._decoding)
+            self._let_in((self._tokens - decodes) * (1 + ahead), now_s)
+            chunks = foreseen or self._take(decodes, ())
             if chunks:
                 self._chunks = chunks
                 self._foreseen = self._take_next(chunks) if ahead and self._left(chunks) else []
@@ -303,7 +309,7 @@ class Replica:
     def _left(self, chunks: list[tuple[Job, int]]) -> bool:
         """Whether anybody waits for prompt tokens beside these chunks."""
         job, chunk = chunks[-1]
-        return job.done + chunk < job.need or len(chunks) < sum(map(len, self._queued))
+        return job.done + chunk < job.need or len(chunks) < sum(map(len, self._lines))
 
     def _take_next(self, chunks: list[tuple[Job, int]]) -> list[tuple[Job, int]]:
         """Chunks of the step after one with these, beside those who go on decoding and those whose prompt ends in it."""
@@ -312,24 +318,27 @@ class Replica:
         decodes += sum(job.done + chunk == job.need and job.made + 1 < job.outputs for job, chunk in chunks)
         return self._take(decodes, chunks)
 
+    def _let_in(self, most: int, now_s: float) -> None:
+        """Those begin that may, until so many prompt tokens are to be computed: those of all steps that are decided now."""
+        wanted = 0
+        for line in self._lines:
+            line.part(now_s)
+            wanted += sum([job.need - job.done for job in line.begun])
+            while wanted < most and (head := line.head()) is not None and self._admit(head):
+                line.begin(head)
+                wanted += head.need
+
     def _take(self, decodes: int, before: Sequence[tuple[Job, int]]) -> list[tuple[Job, int]]:
         """Chunks of a step beside so many decodes, in order of class and arrival, after the chunks of the step before it."""
         chunks: list[tuple[Job, int]] = []
         room = self._tokens - decodes
-        taken = {job.uid: chunk for job, chunk in before} if before else None
-        for queue in self._queued:
-            position = 0
-            while room > 0 and position < len(queue):
-                job = queue[position]
-                position += 1
-                left = job.need - job.done
-                if taken and not (left := left - taken.get(job.uid, 0)):
-                    continue
-                if not job.holds_slot and not self._admit(job):
-                    break
-                chunk = min(room, left)
-                chunks.append((job, chunk))
-                room -= chunk
+        taken = {job.uid: chunk for job, chunk in before}
+        for line in self._lines:
+            for job in line.begun:
+                chunk = min(room, job.need - job.done - taken.get(job.uid, 0))
+                if chunk > 0:
+                    chunks.append((job, chunk))
+                    room -= chunk
         return chunks
 
     def _admit(self, job: Job) -> bool:
@@ -381,7 +390,5 @@ class Replica:
             self._lent_running -= 1
             self._lent_decoding -= 1
             self._lent_queued += victim.need
-        queue = self._queued[victim.rank]
-        # Behind the prompts under way, which stay the first of their class until they are through.
-        queue.insert(next((place for place, job in enumerate(queue) if not job.holds_slot), len(queue)), victim)
+        self._lines[victim.rank].put_back(victim)
         return True

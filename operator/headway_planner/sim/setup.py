@@ -1,9 +1,12 @@
 """What is simulated: the engine, the cluster around it, and how the metrics travel."""
 
+import math
 from dataclasses import dataclass
 
 from headway_planner.model import BatchLimits
 from headway_planner.steps import StepModel
+
+NEVER_DUE = (math.inf, math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Setup:
         max_run: most decode steps computed at once; 1 is step by step.
         batch_reserve: above 0, requests with a deadline wait at the gateway until an engine has slack, and leave this share
             of its slots and of its KV cache free for the others; 0: they are requests like all others.
+        due_s: by class, when first tokens are due after the arrival, as the engines know it; infinite: they serve in order
+            of arrival.
     """
 
     model: StepModel
@@ -46,3 +51,4 @@ class Setup:
     patience_s: float = 3600.0
     max_run: int = 256
     batch_reserve: float = 0.0
+    due_s: tuple[float, float, float] = NEVER_DUE

@@ -1,5 +1,6 @@
 """The simulator: every request ends once, a seed is a run, closed forms equal single steps, and Little's law holds."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, End, Rank
 from headway_planner.sim.outcome import joined
 from headway_planner.sim.policy import Decision
-from headway_planner.sim.setup import Setup
+from headway_planner.sim.setup import NEVER_DUE, Setup
 from headway_planner.sim.signals import Bounds, FleetView, Sample
 from headway_planner.steps import run_time, steps_within
 
@@ -42,9 +43,10 @@ def arrivals(count: int, gap_s: float, inputs: int = 500, outputs: int = 50, ran
     return [Arrival(index * gap_s, inputs, outputs, rank) for index in range(count)]
 
 
-def test_every_request_of_a_real_trace_ends_once_while_replicas_come_go_and_fail():
+@pytest.mark.parametrize("due_s", [NEVER_DUE, (0.4, 0.5, math.inf)])
+def test_every_request_of_a_real_trace_ends_once_while_replicas_come_go_and_fail(due_s: tuple[float, float, float]):
     found = scaled(traces.read(EXCERPT, Rank.INTERACTIVE), 4, 20, Chance(1))
-    setup = replace(SETUP, mtbf_s=120, noise=0.1, scrape_loss=0.1, model=replace(MODEL, kv_tokens=30_000))
+    setup = replace(SETUP, mtbf_s=120, noise=0.1, scrape_loss=0.1, model=replace(MODEL, kv_tokens=30_000), due_s=due_s)
     outcome = simulate(setup, found, Swinging(), seed=3)
     assert Counter(job.end for job in outcome.jobs).total() == len(found)
     assert all(job.end is not None for job in outcome.jobs)
@@ -187,6 +189,22 @@ def test_the_gateway_tells_requests_with_a_deadline_apart_and_the_sums_fit():
     assert made.arrivals == 1500
     assert 0 < made.finished <= sum(made.ttft) <= sum(made.queue_wait) <= 1500
     assert sum(made.itl) + sum(made.ttft) == made.output_tokens
+
+
+def test_in_an_overload_a_class_with_a_target_has_most_of_what_is_served_in_time_and_batch_is_as_it_was():
+    crowd = [*arrivals(1500, 0.02, 1000, 10), *arrivals(300, 0.1, 200, 10, Rank.BATCH)]
+    crowd.sort(key=lambda one: one.at_s)
+    kept = []
+    for due_s in (NEVER_DUE, (0.4, 1.5, math.inf)):
+        outcome = simulate(replace(SETUP, due_s=due_s), crowd, Static(BOUNDS, 1), 0)
+        kept.append(outcome.class_attainment(Rank.INTERACTIVE))
+        begun = [job.uid for job in sorted(outcome.jobs, key=lambda job: job.first_s) if job.rank == Rank.BATCH]
+        assert begun == sorted(begun)
+    in_order, parted = kept
+    assert in_order is not None
+    assert parted is not None
+    assert in_order < 0.3
+    assert parted > 2 * in_order
 
 
 def test_work_with_a_deadline_survives_replicas_that_fail_and_ends_once():
