@@ -49,3 +49,20 @@ def test_the_tables_of_traces_that_nobody_tuned_to_are_what_the_results_say() ->
 
     assert unseen_case.table(rows, 5.0) in UNSEEN
     assert unseen_case.table(rows, 100.0) in UNSEEN
+
+
+def test_the_table_of_the_order_in_an_overload_is_what_the_results_say() -> None:
+    section = (
+        EXPERIMENTS[EXPERIMENTS.index("\n## The order of an overload") :].partition("\n## ")[2].partition("\n## ")[0]
+    )
+    [name] = re.findall(r"control-late-\d{8}T\d{6}Z\.jsonl", section)
+    kept = re.findall(r"control-headway-(?:unseen-)?\d{8}T\d{6}Z\.jsonl", RESULTS + UNSEEN)
+    late, in_order = (
+        report.grouped(report.read(ROOT / "benchmarks/results" / one for one in names)) for names in ([name], kept)
+    )
+    lines = re.findall(r"^\| ([\w-]+), (\d+) s \| (.+?) \| .+? \| (.+?) \| .+? \|$", section, re.MULTILINE)
+    assert len(lines) == 31
+    for trace, start, before, after in lines:
+        key = trace, float(start)
+        now = late[key][report.OURS]
+        assert (before, after) == (in_order[key][report.OURS].over(now.seeds).cell(), now.cell())
