@@ -148,6 +148,8 @@ class Replica:
         self._decoding.clear()
         self._ends.clear()
         self._chunks, self.wake_s, self.in_flight, self.queued_tokens, self.load = None, None, 0, 0, 0
+        self._context = self._reserved = self._partials = self._batch_running = 0
+        self._foreseen = []
         self.lent = self._lent_decoding = self._lent_running = self._lent_queued = 0
         return sorted(held, key=lambda job: job.uid)
 

@@ -84,6 +84,22 @@ def test_the_load_is_that_of_the_requests_that_are_there_and_nothing_leaks(
     assert replica.load == 0
 
 
+def test_a_replica_that_died_holds_nothing():
+    replica = Replica(0, replace(MODEL, kv_tokens=9000), LIMITS, Counters(apart=False))
+    for uid, (inputs, outputs) in enumerate(((100, 50), (4000, 50), (4000, 50))):
+        replica.submit(Job(uid, Arrival(0.0, inputs, outputs, Rank.BATCH)), 0.0)
+    for _ in range(3):
+        assert replica.wake_s is not None
+        replica.advance(replica.wake_s)
+    assert replica.running == 3
+    assert len(replica.evict_all()) == 3
+    assert (replica.running, replica.kv_usage, replica.wake_s) == (0, 0.0, None)
+    replica.submit(Job(3, Arrival(1.0, 8000, 1, Rank.REALTIME)), 1.0)
+    while replica.wake_s is not None:
+        ended = replica.advance(replica.wake_s)
+    assert [job.uid for job in ended] == [3]
+
+
 @pytest.mark.parametrize(("reserve", "behind"), [(0.0, True), (0.2, False)])
 def test_work_that_only_fills_slack_sends_nobody_elsewhere(reserve: float, behind: bool):
     replica = Replica(0, MODEL, LIMITS, Counters(apart=reserve > 0))
