@@ -13,8 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 _OPERATOR = Path(__file__).parents[1] / "operator"
 _PARTS = ("headway_planner", "headway_cli")
@@ -46,6 +48,17 @@ def cached() -> Path | None:
     for old in sorted(home.glob("simulator-*"), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
         shutil.rmtree(old)
     return folder
+
+
+def bench(flags: Sequence[str], lines: IO[str]) -> None:
+    """`headway simulate bench --json` of the copy, or of the sources where there is none, into a file.
+
+    Raises:
+        subprocess.CalledProcessError: it failed, and said why.
+    """
+    environment = os.environ | {"PYTHONPATH": str(cached() or _OPERATOR)}
+    command = [sys.executable, "-m", "headway_cli.main", "simulate", "bench", *flags, "--json"]
+    subprocess.run(command, env=environment, stdout=lines, check=True)  # noqa: S603
 
 
 def _digest() -> str:

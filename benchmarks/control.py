@@ -6,7 +6,6 @@ the trace in hindsight. `--seeds 0-9 --start-delay 5,30,100,240 --duration 4000`
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,10 +31,8 @@ def main() -> int:
     result = _HERE / "results" / f"control-{stamp}.jsonl"
     names = ("trace", "seeds", "start_delay", "duration", "policies", "jobs")
     flags = [part for name in names for part in (f"--{name.replace('_', '-')}", *_values(getattr(given, name)))]
-    environment = os.environ | {"PYTHONPATH": str(compiled.cached() or _HERE.parent / "operator")}
-    command = [sys.executable, "-m", "headway_cli.main", "simulate", "bench", *flags, *more, "--tuned", "--json"]
     with result.open("w", encoding="utf-8") as lines:
-        subprocess.run(command, env=environment, stdout=lines, check=True)  # noqa: S603
+        compiled.bench([*flags, *more, "--tuned"], lines)
     rows = control_report.read([result])
     print(control_report.cells(rows), control_report.table(rows), sep="\n\n")
     images = _HERE / "results" / "plots"

@@ -8,7 +8,6 @@ HPA, AIBrix and Dynamo at their best targets for the very trace in hindsight too
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -65,13 +64,11 @@ def main() -> int:
     parser.add_argument("--jobs", default=str(os.cpu_count() or 1))
     given, more = parser.parse_known_args()
     result = _HERE / "results" / time.strftime("control-unseen-%Y%m%dT%H%M%SZ.jsonl", time.gmtime())
-    environment = os.environ | {"PYTHONPATH": str(compiled.cached() or _HERE.parent / "operator")}
     with tempfile.TemporaryDirectory() as folder, result.open("w", encoding="utf-8") as lines:
         traces = [str(made_traces.write(Path(folder), name, draw)) for name in given.forms for draw in given.draws]
-        flags = ["--scale", "1", "--start-delay", given.start_delay, "--jobs", given.jobs, *more, "--json"]
+        flags = ["--scale", "1", "--start-delay", given.start_delay, "--jobs", given.jobs, *more]
         for names, also in (((OURS, *TUNED, BOUND), ["--tuned"]), (AT_DEFAULTS, [])):
-            command = ["headway_cli.main", "simulate", "bench", "--trace", *traces, "--policies", ",".join(names)]
-            subprocess.run([sys.executable, "-m", *command, *flags, *also], env=environment, stdout=lines, check=True)  # noqa: S603
+            compiled.bench(["--trace", *traces, "--policies", ",".join(names), *flags, *also], lines)
     rows = read([result])
     for delay_s in map(float, given.start_delay.split(",")):
         print(f"starts of {delay_s:g} s\n\n{table(rows, delay_s)}\n")

@@ -89,18 +89,21 @@ def test_every_request_has_the_same_first_token_and_end(
     for gap_s, inputs, outputs in lines:
         at_s += gap_s
         arrivals.append(Arrival(at_s, inputs, outputs, Rank.INTERACTIVE))
-    model = replace(MODEL, ahead=ahead)
-    found, wanted = simulated(model, arrivals, due_ms), scheduled(model, arrivals, due_ms)
-    for number, times in wanted.items():
-        assert found[number] == pytest.approx(times, abs=1e-6)
+    same_times(arrivals, ahead, due_ms)
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_in_an_overload_those_that_are_late_have_the_same_turns(ahead: bool) -> None:
     arrivals = [Arrival(0.004 * n, 40 + 37 * n % 300, 1 + n % 7, Rank.INTERACTIVE) for n in range(400)]
-    model = replace(MODEL, ahead=ahead)
-    found, wanted = simulated(model, arrivals, 200), scheduled(model, arrivals, 200)
-    waited_s = [wanted[number][0] - one.at_s for number, one in enumerate(arrivals)]
+    times = same_times(arrivals, ahead, 200)
+    waited_s = [times[number][0] - one.at_s for number, one in enumerate(arrivals)]
     assert 0.2 < sum(one > 0.2 for one in waited_s) / len(waited_s) < 0.8
+
+
+def same_times(arrivals: Sequence[Arrival], ahead: bool, due_ms: int) -> Times:
+    """Those of the scheduler, which are those of the simulated replica."""
+    model = replace(MODEL, ahead=ahead)
+    found, wanted = simulated(model, arrivals, due_ms), scheduled(model, arrivals, due_ms)
     for number, times in wanted.items():
         assert found[number] == pytest.approx(times, abs=1e-6)
+    return wanted

@@ -173,7 +173,7 @@ class _Run:
                 job.close(End.CUT, now_s)
                 self._open -= 1
                 continue
-            job.done, job.holds_slot, job.admitted_s = 0, False, -1.0
+            job.done, job.admitted_s = 0, -1.0
             if job.deferrable and self._pools:
                 self._deferred.appendleft(job)
                 self._deferred_tokens += job.need

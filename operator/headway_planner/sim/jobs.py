@@ -50,7 +50,7 @@ class Job:
     """
 
     __slots__ = (
-        "admitted_s", "arrival_s", "deadline_s", "deferrable", "done", "end", "end_s", "finish_step", "first_s", "holds_slot",
+        "admitted_s", "arrival_s", "deadline_s", "deferrable", "done", "end", "end_s", "finish_step", "first_s",
         "inputs", "joined_step", "made", "need", "outputs", "rank", "uid",
     )  # fmt: skip
 
@@ -64,7 +64,6 @@ class Job:
         self.deferrable = arrival.deferrable
         self.need = arrival.inputs  # tokens to prefill; after a preemption the produced ones as well
         self.done = 0  # of them prefilled
-        self.holds_slot = False  # of a replica: not while it waits, also not after a preemption
         self.made = 0
         self.joined_step = 0
         self.finish_step = -1

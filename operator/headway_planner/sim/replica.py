@@ -349,7 +349,6 @@ class Replica:
         while self.running >= self._seqs or not self._fits(job):
             if job.rank == _BATCH or not self._evict(_BATCH):
                 return False
-        job.holds_slot = True
         self._partials += 1
         self._reserved += job.need
         if job.rank == _BATCH:
@@ -383,7 +382,7 @@ class Replica:
         produced = victim.made + self._step_no - victim.joined_step
         self._context -= victim.inputs + produced
         victim.made, victim.finish_step = produced, -1
-        victim.need, victim.done, victim.holds_slot = victim.inputs + produced, 0, False
+        victim.need, victim.done = victim.inputs + produced, 0
         self.queued_tokens += victim.need
         self.preemptions += 1
         if victim.rank == _BATCH:

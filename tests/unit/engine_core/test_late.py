@@ -15,11 +15,9 @@ TARGET_MS = 500
 ONE = Limits(1, 4096, 0, 1000, ttft_target_ms=TARGET_MS)
 
 
-def crowd(
-    bench: Simulation, rate: float, seconds: float, kind: Priority = INTERACTIVE
-) -> list[tuple[float, Callable[[], object]]]:
+def crowd(bench: Simulation, rate: float, seconds: float) -> list[tuple[float, Callable[[], object]]]:
     """Requests at a rate, of a hundred prompt tokens and ten of answer."""
-    return [(n / rate, lambda n=n: bench.add(f"r{n}", 100, 10, kind)) for n in range(round(rate * seconds))]
+    return [(n / rate, lambda n=n: bench.add(f"r{n}", 100, 10)) for n in range(round(rate * seconds))]
 
 
 def in_time(bench: Simulation) -> float:
@@ -61,7 +59,7 @@ def test_without_targets_the_order_is_that_of_arrival() -> None:
 
 
 def test_each_class_has_its_own_target_and_batch_work_none() -> None:
-    bench = Simulation(replace(ONE, max_num_seqs=1, ttft_target_ms=100, interactive_ttft_target_ms=1000))
+    bench = Simulation(replace(ONE, ttft_target_ms=100, interactive_ttft_target_ms=1000))
     bench.add("runs", 100, 1000, REALTIME)
     bench.step()
     for kind in Priority:

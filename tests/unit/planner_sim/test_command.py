@@ -210,22 +210,10 @@ def test_a_deadline_column_is_taken_and_is_for_batch(tmp_path: Path, capsys: pyt
 
 
 def test_engines_that_let_the_late_wait_keep_more_in_time_and_the_row_says_so(capsys: pytest.CaptureFixture[str]):
-    command = [
-        "simulate",
-        EXCERPT,
-        "--policy",
-        "static",
-        "--target",
-        "1",
-        "--scale",
-        "12",
-        "--duration",
-        "60",
-        "--json",
-    ]
+    flags = ["--policy", "static", "--target", "1", "--scale", "12", "--duration", "60", "--json"]
     rows = []
-    for flags in ([], ["--late-last"]):
-        cli.run([*command, *flags])
+    for also in ([], ["--late-last"]):
+        cli.run(["simulate", EXCERPT, *flags, *also])
         rows.append(json.loads(capsys.readouterr().out))
     assert "late_last" not in rows[0]
     assert rows[1]["late_last"] is True
