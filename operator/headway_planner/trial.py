@@ -102,7 +102,15 @@ def poisson(demand: Demand, seed: int, requests: int = REQUESTS) -> list[Arrival
 def trial(model: StepModel, replicas: int, demand: Demand, arrivals: Sequence[Arrival], seed: int) -> Trial:
     """Run the arrivals through the fleet; targets are those of the demand."""
     reserve = BATCH_RESERVE if demand.waiting and demand.online else 0.0
-    setup = Setup(model, LIMITS, initial=replicas, min_replicas=replicas, max_replicas=replicas, batch_reserve=reserve)
+    setup = Setup(
+        model,
+        LIMITS,
+        initial=replicas,
+        min_replicas=replicas,
+        max_replicas=replicas,
+        batch_reserve=reserve,
+        due_s=_due_s(demand),
+    )
     fixed = _Fixed(replicas)
     outcome = simulate(setup, arrivals, fixed, seed)
     by_rank: dict[int, list[Job]] = {}
@@ -120,6 +128,13 @@ def trial(model: StepModel, replicas: int, demand: Demand, arrivals: Sequence[Ar
         confirmed=all(_kept(seen, aim) for seen, aim in targets),
         classes=classes,
     )
+
+
+def _due_s(demand: Demand) -> tuple[float, float, float]:
+    """The targets that the operator tells the engines; class batch has none there."""
+    told = {one.name: one.ttft_ms / 1000 for one in demand.classes if one.name != Rank.BATCH.name.lower()}
+    realtime, interactive, batch = (told.get(rank.name.lower(), math.inf) for rank in Rank)
+    return realtime, interactive, batch
 
 
 def enough(model: StepModel, first: Trial, demand: Demand, arrivals: Sequence[Arrival], seed: int) -> Trial | None:

@@ -30,6 +30,7 @@ _BOUNDS = {
     "target": (ABOVE_0, 1_000_000_000),
 }
 FLEETS = ("pooled", "separate", "both")
+LATE_LAST, FIRST_COME = "late-last", "first-come"  # the order in which an engine begins requests
 DEADLINE_S = 900.0  # of batch work that is added
 MOST_START_DELAY_S = 86_400
 
@@ -62,7 +63,7 @@ class Options:
     batch_share: float = 0.0
     batch_deadline_s: float | None = None
     batch_fleet: str = "both"
-    late_last: bool = False
+    order: str = LATE_LAST
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--policies", metavar="A,B", help=f"all (default), or some of: {', '.join(POLICIES)}")
     many.add_argument("--seeds", metavar="A-B", help="first and last seed (default: 0-0)")
     many.add_argument(
-        "--tuned", action="store_true", help="also each rival at the best target for the trace, found by sweep"
+        "--tuned", action="store_true", help="also each rival at the best target for the trace, found in hindsight"
     )
     many.add_argument("--jobs", type=int, metavar="N", help="processes; more than one print at the end (default: 1)")
     one = parser.add_argument_group("one run")
@@ -140,9 +141,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="rivals serve requests with a deadline in the same fleet (default of one run), separate, or both (of bench)",
     )
     parser.add_argument(
-        "--late-last",
-        action="store_true",
-        help="engines know the TTFT targets and let those go first who can still be in time (default: first come first served)",
+        "--order",
+        choices=(LATE_LAST, FIRST_COME),
+        default=LATE_LAST,
+        help="who begins first in an engine: who can still be inside the TTFT target, as in ours (default), or who came first",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one line a run")
 
@@ -195,7 +197,7 @@ def parse(given: argparse.Namespace) -> Options:
         batch_share=given.batch_share,
         batch_deadline_s=given.batch_deadline,
         batch_fleet=given.batch_fleet or ("both" if bench else "pooled"),
-        late_last=given.late_last,
+        order=given.order,
     )
 
 

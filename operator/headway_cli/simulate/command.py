@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from headway_cli.simulate import arguments, bench
+from headway_cli.simulate.bench import Place
 from headway_cli.simulate.runs import Row
+from headway_planner.rivals.catalog import OURS
 
 # What is printed for people: field, heading, width; with the policy's name 80 columns.
 _COLUMNS = (
@@ -41,12 +43,32 @@ def command(given: argparse.Namespace) -> int:
 
 
 def _rows(options: arguments.Options) -> Iterator[Row]:
-    """Every trace and start delay is one part; parts run beside each other when there are several processes."""
-    parts = [(path, delay_s, options) for path in options.traces for delay_s in options.start_delays_s]
-    if options.jobs == 1 or len(parts) == 1:
-        for part in parts:
-            yield from bench.rows(part)
+    """Each policy at each trace and start delay is a task; with several processes tasks run beside each other."""
+    places = [Place(path, delay_s, options) for path in options.traces for delay_s in options.start_delays_s]
+    others = [policy for policy in options.policies if policy != OURS]
+    if options.jobs == 1:
+        for place in places:
+            ours: list[Row] = []
+            for row in bench.ours(place):
+                ours.append(row)
+                yield row
+            for policy in others:
+                yield from bench.rows(place, policy, ours)
         return
     with ProcessPoolExecutor(options.jobs) as pool:
-        for found in pool.map(bench.all_rows, parts):
-            yield from found
+        first = [pool.submit(_all_ours, place) for place in places]
+        later = [
+            [pool.submit(_all, place, policy, mine.result()) for policy in others]
+            for place, mine in zip(places, first, strict=True)
+        ]
+        for mine, rest in zip(first, later, strict=True):
+            for task in (mine, *rest):
+                yield from task.result()
+
+
+def _all_ours(place: Place) -> list[Row]:
+    return list(bench.ours(place))
+
+
+def _all(place: Place, policy: str, ours: list[Row]) -> list[Row]:
+    return list(bench.rows(place, policy, ours))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headway_cli.errors import CliError
 from headway_cli.simulate import batch, engines, traces
-from headway_cli.simulate.arguments import DEADLINE_S, Options
+from headway_cli.simulate.arguments import DEADLINE_S, FIRST_COME, LATE_LAST, Options
 from headway_planner.model import BatchLimits
 from headway_planner.rivals.bounds import BIN_S, work_bins, work_s
 from headway_planner.rivals.catalog import CATALOG, WORK_BOUND, Context
@@ -114,7 +114,7 @@ class CaseMaker:
             noise=options.noise,
             scrape_loss=options.scrape_loss,
             batch_reserve=batch_reserve,
-            due_s=_DUE_S if options.late_last else NEVER_DUE,
+            due_s=_DUE_S if options.order == LATE_LAST else NEVER_DUE,
         )
         bounds = Bounds(setup.min_replicas, setup.max_replicas, options.seqs, options.tokens_max, limits)
         strictest = min((one.rank for one in arrivals), default=Rank.INTERACTIVE)
@@ -212,7 +212,7 @@ def _head(case: Case, label: str) -> Row:
         "start_delay_s": setup.start_delay_s,
         "scale": case.scale,
         "engine": setup.model.name,
-        **({} if setup.due_s == NEVER_DUE else {"late_last": True}),
+        "order": FIRST_COME if setup.due_s == NEVER_DUE else LATE_LAST,
         "requests": len(case.context.arrivals),
     }
 

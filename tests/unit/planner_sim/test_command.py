@@ -3,12 +3,14 @@
 import gzip
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from headway_cli import main as cli
 from headway_cli.simulate import arguments, runs, targets
+from headway_planner.rivals.catalog import CATALOG
 
 EXCERPT = str(Path(__file__).parents[3] / "benchmarks" / "traces" / "azure2023_code_excerpt.csv.gz")
 FIELDS = {
@@ -23,7 +25,7 @@ def test_bench_prints_one_line_per_policy_and_seed(capsys: pytest.CaptureFixture
     assert cli.run(["simulate", "bench", "--trace", EXCERPT, "--seeds", "3-4", "--policies", policies, *flags]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["policy"], row["seed"]) for row in rows] == [
-        (policy, seed) for seed in (3, 4) for policy in policies.split(",")
+        (policy, seed) for policy in policies.split(",") for seed in (3, 4)
     ]
     assert all(row.keys() >= FIELDS for row in rows)
     assert all(row["cut_streams"] == 0 and row["attainment_by_class"].keys() == {"realtime"} for row in rows)
@@ -139,28 +141,61 @@ def test_bench_runs_every_start_delay_and_tunes_each_rival_once_for_it(capsys: p
         assert len(targets) == 1
 
 
+def _judged(monkeypatch: pytest.MonkeyPatch, judge: Callable[[int, float], runs.Row], seeds: int) -> list[runs.Case]:
+    """Cases of which a policy's rows are `judge(seed, target)`."""
+    monkeypatch.setattr(runs, "run", lambda case, _policy, target: judge(case.seed, target))
+    options = arguments.parse(cli.build_parser().parse_args(["simulate", EXCERPT]))
+    maker = runs.cases(Path(EXCERPT), options)
+    return [maker.case(seed, 100.0) for seed in range(seeds)]
+
+
+def _row(attainment: float, hours: float, deadlines: float | None = None) -> runs.Row:
+    shares = {"interactive": attainment}
+    kept = {} if deadlines is None else {"deadlines_met": deadlines}
+    feasible = {"feasible_by_class": {"interactive": 1.0}}
+    return {"attainment": attainment, "attainment_by_class": shares, **feasible, "gpu_hours": hours, **kept}
+
+
 @pytest.mark.parametrize(
     ("least", "best"), [(18.0, 16.0), (0.3, 0.25), (300.0, 324.0), (1000.0, 1093.5), (0.001, 0.0625)]
 )
 def test_a_sweep_goes_on_past_an_end_that_is_the_best(monkeypatch: pytest.MonkeyPatch, least: float, best: float):
-    def run(_case: runs.Case, _policy: str, target: float) -> runs.Row:
-        hours = abs(math.log(target / least))
-        shares = {"interactive": 1.0}
-        return {"attainment_by_class": shares, "feasible_by_class": shares, "gpu_hours": hours}
+    cases = _judged(monkeypatch, lambda _, target: _row(1.0, abs(math.log(target / least))), 1)
+    assert targets.best(targets.sweep(cases, "hpa")) == best
 
-    monkeypatch.setattr(runs, "run", run)
-    options = arguments.parse(cli.build_parser().parse_args(["simulate", EXCERPT]))
-    case = runs.cases(Path(EXCERPT), options).case(0, 100.0)
-    assert targets.best(targets.sweep(case, "hpa")) == best
+
+def test_a_target_is_as_good_as_it_is_in_the_mean_of_the_seeds(monkeypatch: pytest.MonkeyPatch):
+    """At seed 0 a target of 40 meets the goal, at the others one of 20 does; each is cheaper the larger it is."""
+    cases = _judged(
+        monkeypatch, lambda seed, target: _row(1.0 if target <= (20 if seed else 40) else 0.9, 100 / target), 3
+    )
+    assert targets.of(cases[:1], "hpa", ()) == {"tuned": pytest.approx(40, rel=0.1)}
+    assert targets.of(cases, "hpa", ()) == {"tuned": pytest.approx(20, rel=0.15)}
+
+
+def test_between_a_target_and_its_cheaper_neighbour_two_more_are_tried(monkeypatch: pytest.MonkeyPatch):
+    tried: list[float] = []
+
+    def judge(_seed: int, target: float) -> runs.Row:
+        tried.append(target)
+        return _row(1.0 if target <= 30 else 0.95 if target <= 39 else 0.5, 100 / target)
+
+    found = targets.of(_judged(monkeypatch, judge, 1), "hpa", [_row(0.95, 3.0)])
+    # The sweep has 24, 32 and 48: 30 is looked for between the first two, 39 between the others.
+    assert found == {"tuned": pytest.approx(29.78, abs=0.01), "matched": pytest.approx(35.41, abs=0.01)}
+    added = set(tried) - set(CATALOG["hpa"].sweep)
+    assert sorted(added) == pytest.approx([27.71, 29.78, 35.41, 39.19], abs=0.01)
 
 
 def test_a_rival_is_matched_where_it_is_cheapest_of_those_as_punctual_as_ours():
-    def row(attainment: float, deadlines: float, hours: float) -> runs.Row:
-        return {"attainment": attainment, "deadlines_met": deadlines, "gpu_hours": hours}
-
-    rows = {4.0: row(0.99, 1.0, 9.0), 8.0: row(0.9, 1.0, 5.0), 16.0: row(0.8999, 1.0, 4.0), 24.0: row(0.9, 0.9, 3.0)}
-    assert targets.matching(rows, row(0.9, 1.0, 2.0)) == 16.0
-    assert targets.matching(rows, row(1.0, 1.0, 2.0)) is None
+    rows = {
+        4.0: _row(0.99, 9.0, 1.0),
+        8.0: _row(0.9, 5.0, 1.0),
+        16.0: _row(0.8999, 4.0, 1.0),
+        24.0: _row(0.9, 3.0, 0.9),
+    }
+    assert targets.matching(rows, _row(0.9, 2.0, 1.0)) == 16.0
+    assert targets.matching(rows, _row(1.0, 2.0, 1.0)) is None
 
 
 BATCH = ["--batch-share", "0.4", "--batch-deadline", "300"]
@@ -212,11 +247,10 @@ def test_a_deadline_column_is_taken_and_is_for_batch(tmp_path: Path, capsys: pyt
 def test_engines_that_let_the_late_wait_keep_more_in_time_and_the_row_says_so(capsys: pytest.CaptureFixture[str]):
     flags = ["--policy", "static", "--target", "1", "--scale", "12", "--duration", "60", "--json"]
     rows = []
-    for also in ([], ["--late-last"]):
+    for also in (["--order", "first-come"], []):
         cli.run(["simulate", EXCERPT, *flags, *also])
         rows.append(json.loads(capsys.readouterr().out))
-    assert "late_last" not in rows[0]
-    assert rows[1]["late_last"] is True
+    assert [row["order"] for row in rows] == ["first-come", "late-last"]
     assert rows[1]["attainment"] > rows[0]["attainment"] + 0.03
 
 
