@@ -31,19 +31,25 @@ LATENCIES = {"TTFT": "ttft_ms", "TPOT": "tpot_ms", "gap": "gap_ms", "send lag": 
 
 def main(argv: list[str]) -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description="Measure the online case.")
-    parser.add_argument("folder", type=Path, help="for the results")
-    parser.add_argument("shape")
-    parser.add_argument("--rates", type=float, nargs="+", default=[], metavar="R", help="requests/s, ascending")
-    parser.add_argument("--mux", action="store_true", help="one GenerateMux stream per client")
-    parser.add_argument("--max-seqs", type=int, default=256, metavar="N", help="running sequences (256)")
-    parser.add_argument("--max-tokens", type=int, default=2048, metavar="N", help="tokens of a step (2048)")
-    parser.add_argument("--profile", default="throughput", help="of the steps: throughput or low-tail (throughput)")
-    parser.add_argument("--itl-target", type=int, default=50, metavar="MS", help="that low-tail aims at (50)")
-    parser.add_argument("--duration", type=float, default=25.0, metavar="S", help="seconds of arrivals (25)")
-    parser.add_argument("--device", default="cuda", help="where the model runs (cuda)")
-    parser.add_argument("--port", type=int, default=50051, metavar="N", help="of the engine (50051)")
-    measure(parser.parse_args(argv))
+    measure(parser("Measure the online case.").parse_args(argv))
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags of an engine under online traffic."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("folder", type=Path, help="for the results")
+    found.add_argument("shape")
+    found.add_argument("--rates", type=float, nargs="+", default=[], metavar="R", help="requests/s, ascending")
+    found.add_argument("--mux", action="store_true", help="one GenerateMux stream per client")
+    found.add_argument("--max-seqs", type=int, default=256, metavar="N", help="running sequences (256)")
+    found.add_argument("--max-tokens", type=int, default=2048, metavar="N", help="tokens of a step (2048)")
+    found.add_argument("--profile", default="throughput", help="of the steps: throughput or low-tail (throughput)")
+    found.add_argument("--itl-target", type=int, default=50, metavar="MS", help="that low-tail aims at (50)")
+    found.add_argument("--duration", type=float, default=25.0, metavar="S", help="seconds of arrivals (25)")
+    found.add_argument("--device", default="cuda", help="where the model runs (cuda)")
+    found.add_argument("--port", type=int, default=50051, metavar="N", help="of the engine (50051)")
+    found.add_argument("--control-port", type=int, default=50052, metavar="N", help="of its control (50052)")
+    return found
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -87,18 +93,19 @@ def measure(options: argparse.Namespace) -> None:
 
 def flags(options: argparse.Namespace) -> list[str]:
     """The engine's own."""
-    found = ["--port", str(options.port), "--host", "127.0.0.1", "--control-port", "0", "--http-port", "0"]
+    found = ["--port", str(options.port), "--host", "127.0.0.1", "--http-port", "0"]
+    found += ["--control-port", str(options.control_port)]
     found += ["--prefix-cache", "off", "--profile", options.profile, "--itl-target-ms", str(options.itl_target)]
     found += ["--capacity-max-num-seqs", str(options.max_seqs)]
     found += ["--capacity-max-num-batched-tokens", str(options.max_tokens)]
     return [*found, "--capacity-max-queued-requests", str(QUEUE), "--max-queued-requests", str(QUEUE)]
 
 
-def online(rate: float, options: argparse.Namespace) -> dict[str, Any]:
-    """What `headway bench online --json` prints."""
+def online(rate: float, options: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """What `headway bench online --json` prints. `more`: flags of it."""
     command = [sys.executable, "-c", "from headway_cli.main import main; main()", "bench", "online", "--json"]
     command += ["--address", f"127.0.0.1:{options.port}", "--rate", str(rate), "--duration", str(options.duration)]
-    command += ["--clients", str(CLIENTS), "--warmup", "8", *(["--mux"] if options.mux else [])]
+    command += ["--clients", str(CLIENTS), "--warmup", "8", *(["--mux"] if options.mux else []), *more]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603 - our own command
     found: dict[str, Any] = json.loads(done.stdout)
     return found
