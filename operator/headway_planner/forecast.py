@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headway_planner.capacity import Capacity
-from headway_planner.staffing import UTILIZATION, centred_mean, mean, needed, rise, rolling_mean
+from headway_planner.staffing import PATIENCE, UTILIZATION, centred_mean, mean, needed, rise, rolling_mean
 
 REPLAY_S, REPLAY = 900, 4  # seconds at the most, horizons
 LEAST_LEVEL_S, MOST_LEVEL_S = 60, 90  # that a level is a mean of; a start in between
@@ -24,7 +24,7 @@ GROWTH_PRIOR = 1.2  # until the rises of the past is believed
 EVIDENCE, EVIDENCE_S = 10.0, 600.0  # horizons of demand, or seconds, before it is; three horizons at the least
 PEAK_MARGIN = 1.1
 LONG_S = 300.0  # until the past is believed, a longer horizon has a larger margin, up to the prior
-SLACK, OWN_S = 0.5, 2.0  # share of the TTFT target that may pass in the queue; of a long one all but the seconds
+OWN_S = 2.0  # of a long TTFT target all but these seconds may pass in the queue, of others what engines call patience
 SLOTS = 0.5  # share of the free slots that a forecast may fill
 
 
@@ -78,7 +78,7 @@ class Ask:
 def queue_slack_s(ttft_target_ms: float) -> float:
     """How much of the TTFT target may pass in the queue, seconds; the rest is the prompt's own."""
     target_s = ttft_target_ms / 1000
-    return max(SLACK * target_s, target_s - OWN_S)
+    return max(PATIENCE * target_s, target_s - OWN_S)
 
 
 def believed_s(horizon_s: float) -> float:

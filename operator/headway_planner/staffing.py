@@ -2,8 +2,9 @@
 
 Demand is work per second in engines: 1.0 keeps one engine busy at the rate that it sustains. A candidate count is tried on
 the seconds of the past: work that arrives queues behind what is there, the count works it off, and what waits longer than
-the slack is late. The answer is the smallest count that leaves no more late work than allowed. No distribution is assumed:
-bursts count as long and as high as they were.
+the slack is late. As in the engines, what is late lets the rest go first, but for its turn: so what is too much is late, and
+not all that comes meanwhile. The answer is the smallest count that leaves no more late work than allowed. No distribution is
+assumed: bursts count as long and as high as they were.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 UTILIZATION = 0.95  # share of the sustained rate that is planned with
+PATIENCE, LATE_TURN = 0.75, 4  # of engines: share of the TTFT target after which a request is late; one in so many is
 
 
 def late_share(
@@ -23,21 +25,27 @@ def late_share(
     serves = UTILIZATION * replicas
     most = slack_s * serves
     total = sum(work)
-    backlog = late = stood_s = 0.0
+    timely = behind = late = stood_s = 0.0
     for arrived in work:
-        if not backlog and arrived <= serves:
+        if not timely and not behind and arrived <= serves:
             stood_s = 0.0
             continue
         stood_s += 1.0
         if stood_s > help_s:
-            backlog = stood_s = 0.0
-        # The second's own arrivals wait for each other, half of them on average.
-        if (backlog + 0.5 * (arrived - serves) if arrived > serves else backlog) > most:
-            late += arrived
+            timely = behind = stood_s = 0.0
+        turn = serves / LATE_TURN
+        turn = behind if behind < turn else turn  # noqa: FURB136 - an hour of seconds for each count, and `min` is slow
+        left = timely + arrived - (serves - turn)
+        if left < 0.0:  # the late have the rest
+            timely, behind = 0.0, max(0.0, behind - turn + left)
+            continue
+        timely, behind = left, behind - turn
+        if left > most:
+            late += left - most
+            behind += left - most
+            timely = most
             if late > enough * total:
                 break
-        left = backlog + arrived - serves
-        backlog = left if left > 0.0 else 0.0  # noqa: FURB136 - an hour of seconds for each count, and `max` is slow
     return late / total if total > 0 else 0.0
 
 

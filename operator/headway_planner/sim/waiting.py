@@ -8,8 +8,7 @@ import math
 from collections import deque
 
 from headway_planner.sim.jobs import Job
-
-PATIENCE, LATE_TURN = 0.75, 4
+from headway_planner.staffing import LATE_TURN, PATIENCE
 
 
 class Line:

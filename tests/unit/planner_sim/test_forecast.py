@@ -22,7 +22,7 @@ def test_steady_demand_needs_little_more_than_itself():
 
 
 def test_a_burst_that_fits_into_free_slots_needs_no_replica_and_one_of_prompts_does():
-    burst = [*[4.0] * 900, *[7.0] * 3, *[4.0] * 200]
+    burst = [*[4.0] * 900, *[7.0] * 5, *[4.0] * 200]
     assert count(burst, prompt_share=0.1) == 5
     assert count(burst, prompt_share=1.0) > 5
 
@@ -33,7 +33,7 @@ def test_a_stricter_target_needs_more():
 
 
 def test_of_a_long_target_all_but_two_seconds_may_pass_in_the_queue():
-    assert [queue_slack_s(target_ms) for target_ms in (400.0, 1500.0, 10_000.0)] == [0.2, 0.75, 8.0]
+    assert [queue_slack_s(target_ms) for target_ms in (400.0, 1500.0, 10_000.0)] == pytest.approx([0.3, 1.125, 8.0])
 
 
 @pytest.mark.parametrize("prompt_share", [0.5, 1.0])
