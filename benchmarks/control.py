@@ -1,6 +1,6 @@
 """`make bench-control`: every policy on the traces of this folder, as a table, JSON lines and plots.
 
-The short form: the first 25 minutes, two seeds, a start delay of 100 s; each rival at its defaults and at its best target for
+The short form: the first 15 minutes, two seeds, a start delay of 100 s; each rival at its defaults and at its best target for
 the trace in hindsight. `--seeds 0-9 --start-delay 5,30,100,240 --duration 4000` is the long form, some hours.
 """
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--trace", nargs="+", default=[str(_HERE / "traces" / f"{name}.csv.gz") for name in TRACES])
     parser.add_argument("--seeds", default="0-1")
     parser.add_argument("--start-delay", default="100")
-    parser.add_argument("--duration", default="1500")
+    parser.add_argument("--duration", default="900")
     parser.add_argument("--policies", default="all")
     parser.add_argument("--jobs", default=str(os.cpu_count() or 1))
     given, more = parser.parse_known_args()
