@@ -50,14 +50,14 @@ def ours(place: Place) -> Iterator[Row]:
         yield from _plain(place, OURS)
 
 
-def rows(place: Place, policy: str, ours: list[Row]) -> Iterator[Row]:
-    """The results of another policy. `ours`: our rows of the same place, to be matched; may be none."""
+def rows(place: Place, policy: str, mine: list[Row]) -> Iterator[Row]:
+    """The results of another policy. `mine`: our rows of the same place, to be matched; may be none."""
     if policy == CLAIRVOYANT and place.options.target is None:
         yield from _bound(place)
     elif policy == WORK_BOUND or not CATALOG[policy].rival:
         yield from _plain(place, policy)
     else:
-        yield from _rival(place, policy, ours)
+        yield from _rival(place, policy, mine)
 
 
 def _plain(place: Place, policy: str) -> Iterator[Row]:
@@ -65,12 +65,12 @@ def _plain(place: Place, policy: str) -> Iterator[Row]:
         yield runs.run(place.case(seed), policy, place.options.target)
 
 
-def _rival(place: Place, policy: str, ours: list[Row]) -> Iterator[Row]:
+def _rival(place: Place, policy: str, mine: list[Row]) -> Iterator[Row]:
     options = place.options
     parts = place.case(options.seeds[0]).apart is not None
     tuned = options.tuned and bool(CATALOG[policy].sweep)
     if not parts or options.batch_fleet != "separate":
-        labels = targets.of(place.searched(), policy, ours[:SEARCHED]) if tuned else {}
+        labels = targets.of(place.searched(), policy, mine[:SEARCHED]) if tuned else {}
         for seed in options.seeds:
             yield runs.run(place.case(seed), policy, options.target)
             for label, target in labels.items():
