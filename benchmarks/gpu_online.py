@@ -62,22 +62,7 @@ def measure(options: argparse.Namespace) -> None:
         asyncio.run(served.ready(f"127.0.0.1:{options.port}", engine))
         for rate in options.rates:
             found = online(rate, options)
-            values = {
-                "good": ("%", found["good_share"] * 100),
-                "output": ("tok/s", found["output_tokens_per_s"]),
-                "failed": ("requests", found["failed"]),
-            }
-            for label, key in LATENCIES.items():
-                values |= {f"{label} {share}": ("ms", value) for share, value in found[key].items()}
-            name = f"{prefix} r={rate:g}"
-            figures += [report.Figure(f"{name} {label}", unit, v, (v,)) for label, (unit, v) in values.items()]
-            print(
-                name,
-                found["statuses"],
-                found["errors"],
-                {label: round(v, 2) for label, (_, v) in values.items()},
-                flush=True,
-            )
+            figures += told(f"{prefix} r={rate:g}", found)
             if found["good_share"] < GOOD_SHARE:
                 break
             capacity = rate
@@ -89,6 +74,20 @@ def measure(options: argparse.Namespace) -> None:
     result = report.Report(f"online-{options.shape}", settings, tuple(figures))
     now = datetime.now(UTC)
     report.save(report.as_lines(result, report.environment(), now), result, now, options.folder)
+
+
+def told(name: str, found: dict[str, Any]) -> list[report.Figure]:
+    """The figures of a run, printed on a line."""
+    values = {
+        "good": ("%", found["good_share"] * 100),
+        "output": ("tok/s", found["output_tokens_per_s"]),
+        "failed": ("requests", found["failed"]),
+    }
+    for label, key in LATENCIES.items():
+        values |= {f"{label} {share}": ("ms", value) for share, value in found[key].items()}
+    rounded = {label: round(value, 2) for label, (_, value) in values.items()}
+    print(name, found["statuses"], found["errors"], rounded, flush=True)
+    return [report.Figure(f"{name} {label}", unit, value, (value,)) for label, (unit, value) in values.items()]
 
 
 def flags(options: argparse.Namespace) -> list[str]:

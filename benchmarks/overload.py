@@ -7,16 +7,15 @@ as the operator does. Prints a line a run and saves all.
     good    share of the requests with TTFT inside the target and TPOT <= 50 ms
 """
 
-import argparse
 import asyncio
 from datetime import UTC, datetime
 
 import gpu_online
-import grpc
 import served
 
 from headway_engine.bench import report
 from headway_rpc import EngineControlStub, pb
+from headway_rpc.client import open_channel
 
 
 def main() -> None:
@@ -35,7 +34,11 @@ def main() -> None:
             for turn in range(options.turns):
                 for target_ms in (0, options.ttft_target):
                     asyncio.run(order(options.control_port, target_ms))
-                    figures += run(rate, turn, target_ms, options)
+                    found = gpu_online.online(rate, options, "--slo-ttft-ms", str(options.ttft_target))
+                    name = (
+                        f"{options.shape} overload r={rate:g} {'late last' if target_ms else 'first come'} turn {turn}"
+                    )
+                    figures += gpu_online.told(name, found)
     finally:
         served.stop(engine)
     names = ("shape", "mux", "duration", "max_seqs", "max_tokens", "rates", "turns", "ttft_target")
@@ -47,24 +50,9 @@ def main() -> None:
 
 async def order(port: int, target_ms: int) -> None:
     """Set the TTFT target of the engine; 0: first come, first served."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with open_channel(f"127.0.0.1:{port}") as channel:
         limits = pb.Limits(ttft_target_ms=target_ms)
         await EngineControlStub(channel).UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(limits=limits))
-
-
-def run(rate: float, turn: int, target_ms: int, options: argparse.Namespace) -> list[report.Figure]:
-    """One run, printed."""
-    found = gpu_online.online(rate, options, "--slo-ttft-ms", str(options.ttft_target))
-    name = f"{options.shape} overload r={rate:g} {'late last' if target_ms else 'first come'} turn {turn}"
-    values = {
-        "good": ("%", found["good_share"] * 100),
-        "output": ("tok/s", found["output_tokens_per_s"]),
-        "failed": ("requests", float(found["failed"])),
-        **{f"TTFT {share}": ("ms", value) for share, value in found["ttft_ms"].items()},
-        **{f"TPOT {share}": ("ms", value) for share, value in found["tpot_ms"].items()},
-    }
-    print(name, {label: round(value, 2) for label, (_, value) in values.items()}, flush=True)
-    return [report.Figure(f"{name} {label}", unit, value, (value,)) for label, (unit, value) in values.items()]
 
 
 if __name__ == "__main__":

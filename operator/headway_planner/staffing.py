@@ -23,7 +23,7 @@ def late_share(
     Over `enough` it is not counted to the end. A queue that has stood for `help_s` is gone: what was ordered for it serves.
     """
     serves = UTILIZATION * replicas
-    most = slack_s * serves
+    most, full_turn = slack_s * serves, serves / LATE_TURN
     total = sum(work)
     timely = behind = late = stood_s = 0.0
     for arrived in work:
@@ -33,8 +33,7 @@ def late_share(
         stood_s += 1.0
         if stood_s > help_s:
             timely = behind = stood_s = 0.0
-        turn = serves / LATE_TURN
-        turn = behind if behind < turn else turn  # noqa: FURB136 - an hour of seconds for each count, and `min` is slow
+        turn = behind if behind < full_turn else full_turn  # noqa: FURB136 - an hour of seconds for each count, and `min` is slow
         left = timely + arrived - (serves - turn)
         if left < 0.0:  # the late have the rest
             timely, behind = 0.0, max(0.0, behind - turn + left)

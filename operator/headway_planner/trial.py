@@ -20,7 +20,7 @@ from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, End, Job, Rank
 from headway_planner.sim.outcome import ttft_ms
 from headway_planner.sim.policy import Decision
-from headway_planner.sim.setup import Setup
+from headway_planner.sim.setup import Setup, told
 from headway_planner.sim.signals import FleetView, quantile
 from headway_planner.steps import StepModel
 
@@ -131,10 +131,9 @@ def trial(model: StepModel, replicas: int, demand: Demand, arrivals: Sequence[Ar
 
 
 def _due_s(demand: Demand) -> tuple[float, float, float]:
-    """The targets that the operator tells the engines; class batch has none there."""
-    told = {one.name: one.ttft_ms / 1000 for one in demand.classes if one.name != Rank.BATCH.name.lower()}
-    realtime, interactive, batch = (told.get(rank.name.lower(), math.inf) for rank in Rank)
-    return realtime, interactive, batch
+    """What the engines know of the targets of the demand."""
+    targets_ms = {one.name: one.ttft_ms for one in demand.classes}
+    return told(targets_ms.get("realtime", math.inf), targets_ms.get("interactive", math.inf))
 
 
 def enough(model: StepModel, first: Trial, demand: Demand, arrivals: Sequence[Arrival], seed: int) -> Trial | None:

@@ -3,7 +3,6 @@
 The scheduler is the real one, told or not that its executor runs ahead; the executor is a clock.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,21 +20,25 @@ from headway_planner.model import BatchLimits
 from headway_planner.rivals.static import Static
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import Arrival, Rank
-from headway_planner.sim.setup import NEVER_DUE, Setup
+from headway_planner.sim.setup import NEVER_DUE, Setup, told
 from headway_planner.sim.signals import Bounds
 from headway_planner.steps import Chunks, StepModel
 
 MODEL = replace(engines.load(engines.BUILT_IN), first_token_ms=0.0, kv_tokens=200_000)
 SEQS, TOKENS = 6, 256
-Times = dict[int, tuple[float, float]]  # first token and end of each request, seconds
+Times = dict[tuple[int, str], float]  # "first" token and "end" of each request, seconds
 
 
 def simulated(model: StepModel, arrivals: Sequence[Arrival], due_ms: int) -> Times:
     limits = BatchLimits(SEQS, TOKENS)
-    due_s = (due_ms / 1000, due_ms / 1000, math.inf) if due_ms else NEVER_DUE
+    due_s = told(due_ms, due_ms) if due_ms else NEVER_DUE
     setup = Setup(model, limits, initial=1, max_replicas=1, due_s=due_s)
     jobs = simulate(setup, arrivals, Static(Bounds(1, 1, SEQS, TOKENS, limits), 1), 0).jobs
-    return {number: (job.first_s, job.end_s) for number, job in enumerate(jobs)}
+    return {
+        (number, name): at_s
+        for number, job in enumerate(jobs)
+        for name, at_s in (("first", job.first_s), ("end", job.end_s))
+    }
 
 
 def scheduled(model: StepModel, arrivals: Sequence[Arrival], due_ms: int) -> Times:
@@ -61,7 +64,7 @@ def scheduled(model: StepModel, arrivals: Sequence[Arrival], due_ms: int) -> Tim
             first.setdefault(int(event.request_id), now)
             if event.finished:
                 end[int(event.request_id)] = now
-    return {number: (first[number], end[number]) for number in range(len(arrivals))}
+    return {(number, name): times[number] for name, times in (("first", first), ("end", end)) for number in times}
 
 
 def took_s(model: StepModel, batch: Batch, *, apart: bool) -> float:
@@ -89,21 +92,20 @@ def test_every_request_has_the_same_first_token_and_end(
     for gap_s, inputs, outputs in lines:
         at_s += gap_s
         arrivals.append(Arrival(at_s, inputs, outputs, Rank.INTERACTIVE))
-    same_times(arrivals, ahead, due_ms)
+    found, wanted = both(arrivals, ahead, due_ms)
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_in_an_overload_those_that_are_late_have_the_same_turns(ahead: bool) -> None:
     arrivals = [Arrival(0.004 * n, 40 + 37 * n % 300, 1 + n % 7, Rank.INTERACTIVE) for n in range(400)]
-    times = same_times(arrivals, ahead, 200)
-    waited_s = [times[number][0] - one.at_s for number, one in enumerate(arrivals)]
+    found, wanted = both(arrivals, ahead, 200)
+    waited_s = [wanted[number, "first"] - one.at_s for number, one in enumerate(arrivals)]
     assert 0.2 < sum(one > 0.2 for one in waited_s) / len(waited_s) < 0.8
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
-def same_times(arrivals: Sequence[Arrival], ahead: bool, due_ms: int) -> Times:
-    """Those of the scheduler, which are those of the simulated replica."""
+def both(arrivals: Sequence[Arrival], ahead: bool, due_ms: int) -> tuple[Times, Times]:
+    """The times of the simulated replica, and those of the scheduler."""
     model = replace(MODEL, ahead=ahead)
-    found, wanted = simulated(model, arrivals, due_ms), scheduled(model, arrivals, due_ms)
-    for number, times in wanted.items():
-        assert found[number] == pytest.approx(times, abs=1e-6)
-    return wanted
+    return simulated(model, arrivals, due_ms), scheduled(model, arrivals, due_ms)

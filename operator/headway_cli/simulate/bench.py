@@ -72,16 +72,18 @@ def _rival(place: Place, policy: str, mine: list[Row]) -> Iterator[Row]:
     if not parts or options.batch_fleet != "separate":
         labels = targets.of(place.searched(), policy, mine[:SEARCHED]) if tuned else {}
         for seed in options.seeds:
-            yield runs.run(place.case(seed), policy, options.target)
+            case = place.case(seed)
+            yield runs.run(case, policy, options.target)
             for label, target in labels.items():
-                yield runs.run(place.case(seed), policy, target, f"{policy}-{label}")
+                yield runs.run(case, policy, target, f"{policy}-{label}")
     if parts and options.batch_fleet != "pooled":
         given = None if options.target is None else (options.target, options.target)
         best = targets.best_apart(place.searched(), policy) if tuned else None
         for seed in options.seeds:
-            yield runs.run_apart(place.case(seed), policy, given)
+            case = place.case(seed)
+            yield runs.run_apart(case, policy, given)
             if best is not None:
-                yield runs.run_apart(place.case(seed), policy, best, f"{policy}{runs.SEPARATE}-{targets.TUNED}")
+                yield runs.run_apart(case, policy, best, f"{policy}{runs.SEPARATE}-{targets.TUNED}")
 
 
 def _bound(place: Place) -> Iterator[Row]:

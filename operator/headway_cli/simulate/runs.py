@@ -20,7 +20,7 @@ from headway_planner.sim.chance import Chance
 from headway_planner.sim.fleet import simulate
 from headway_planner.sim.jobs import TTFT_TARGET_MS, Arrival, End, Rank
 from headway_planner.sim.outcome import Outcome, joined
-from headway_planner.sim.setup import NEVER_DUE, Setup
+from headway_planner.sim.setup import NEVER_DUE, Setup, told
 from headway_planner.sim.signals import Bounds
 from headway_planner.steps import StepModel
 
@@ -29,7 +29,7 @@ _SPLIT_COPIES, _SPLIT_BATCH = 10, 11  # streams of randomness: copies of a scale
 _BATCH_RESERVE = 0.2  # the operator's default where batch work runs beside better classes
 MOST_REQUESTS = 20_000_000  # of one run: 12 GB at the 0.6 kB each that 200,000 took
 MOST_REPLICAS = 10_000  # that a run begins with
-_DUE_S = (TTFT_TARGET_MS[Rank.REALTIME] / 1000, TTFT_TARGET_MS[Rank.INTERACTIVE] / 1000, math.inf)
+_DUE_S = told(TTFT_TARGET_MS[Rank.REALTIME], TTFT_TARGET_MS[Rank.INTERACTIVE])
 SEPARATE = "-separate"  # ends the name of a policy whose batch work has a fleet of its own
 
 Row = dict[str, object]

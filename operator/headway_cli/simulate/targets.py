@@ -115,8 +115,7 @@ def _finer(cases: Sequence[Case], policy: str, found: Found, choose: Choice) -> 
     """The chosen target, after some between it and its cheaper neighbour were added to those that were found."""
     for _ in range(_HALVINGS):
         now = choose(found)
-        cheaper = None if now is None else _cheaper(found, now)
-        if now is None or cheaper is None:
+        if now is None or (cheaper := _cheaper(found, now)) is None:
             break
         between = math.sqrt(now * cheaper)
         found[between] = _tried(cases, policy, between)
